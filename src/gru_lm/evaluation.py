@@ -1,0 +1,46 @@
+"""Exact perplexity of a model on a stream of tokens, and the baseline to beat."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gru_lm.model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a stream was predicted: ``nats`` is the summed cross-entropy over ``tokens``."""
+
+    nats: float
+    tokens: int
+
+    def as_metrics(self) -> dict[str, float | int]:
+        """Perplexity, bits a token (a character, at that level) and the number of tokens."""
+        mean = self.nats / self.tokens
+        return {
+            "perplexity": math.exp(mean),
+            "bits_per_token": mean / math.log(2),
+            "tokens": self.tokens,
+        }
+
+
+@torch.inference_mode()
+def evaluate(model: LanguageModel, tokens: Tensor, chunk: int = 1000) -> Score:
+    """Predict each token of ``tokens`` (N,) from all before it, the state carried throughout.
+
+    N - 1 tokens are scored, each exactly once; the first has nothing before it. ``chunk`` is the
+    number of steps worked on at a time and changes nothing but memory. The sum is in float64.
+    """
+    tokens = tokens.to(model.device)
+    inputs, targets = tokens[:-1], tokens[1:]
+    state = model.begin_state(1)
+    nats = torch.zeros((), dtype=torch.float64, device=model.device)
+    for X, Y in zip(inputs.split(chunk), targets.split(chunk), strict=True):
+        logits, state = model(X[None], state)  # (T, 1, V), (1, H)
+        nats += F.cross_entropy(logits[:, 0].double(), Y, reduction="sum")
+    return Score(nats.item(), len(targets))

@@ -1,0 +1,110 @@
+"""Writing files whole or not at all.
+
+A file is written under a temporary name beside its target, flushed to the disk and then renamed
+over it. Whoever looks at the target sees the old bytes or the new ones, never a part of them,
+whenever the process dies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from gru_lm.errors import UserError
+
+
+@contextmanager
+def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
+    """Open a binary file that appears at ``path`` only when the block ends without an exception.
+
+    Missing parent folders are made. Raises OSError as the file system reports it (a full disk, a
+    read-only folder); nothing is then left beside the target.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())  # mkstemp's 0600 would survive into shared caches
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` atomically."""
+    with atomic_writer(path) as file:
+        file.write(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` as UTF-8, atomically and without newline translation."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` to ``path`` as indented JSON. NaN and infinity are refused (ValueError)."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, made_by: str) -> dict[str, Any]:
+    """Read the JSON object at ``path``.
+
+    Raises UserError, naming the stage ``made_by`` that writes the file, where it is missing,
+    damaged or not an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise missing(path, made_by) from None
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, made_by, str(error)) from None
+    if not isinstance(value, dict):
+        raise damaged(path, made_by, "it does not hold a JSON object")
+    return value
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write ``array`` to ``path`` in NumPy's .npy format, atomically."""
+    with atomic_writer(path) as file:
+        np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def missing(path: Path, made_by: str) -> UserError:
+    """The error for a file that stage ``made_by`` should have written."""
+    return UserError(f"{path} is missing: run the stage that makes it, dvc repro {made_by}")
+
+
+def damaged(path: Path, made_by: str, why: str) -> UserError:
+    """The error for a file of stage ``made_by`` that cannot be used because of ``why``."""
+    return UserError(
+        f"{path} is damaged ({why}): delete it and make it again with dvc repro {made_by}"
+    )
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush the rename itself to the disk, where the system lets a folder be opened."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,197 @@
+"""Training by truncated backpropagation through time.
+
+One loop trains every variant. It keeps the processor busy with the model alone: the minibatches
+lie on the device, the loss is summed there and read once an epoch, and on a GPU the whole step
+(forward, backward, clipping, update) is one captured CUDA graph.
+
+Source of the method: Zhang et al., Dive into Deep Learning, function ``train_ch8``.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gru_lm.batching import Minibatch, epoch_minibatches, require_enough_tokens
+from gru_lm.errors import UserError
+from gru_lm.model import LanguageModel
+from gru_lm.settings import Train
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the training tokens gave.
+
+    ``number`` counts from 1; ``perplexity`` is that of the minibatches as they were met, before
+    each one's update; ``seconds`` is the wall time.
+    """
+
+    number: int
+    perplexity: float
+    tokens: int
+    seconds: float
+
+
+class Trainer:
+    """Updates ``model`` from minibatches; holds the optimizer and the carried hidden state."""
+
+    def __init__(
+        self, model: LanguageModel, optimizer: torch.optim.Optimizer, clip_norm: float | None
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.clip_norm = clip_norm
+        self._weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        self._captured: dict[tuple[int, int], CapturedStep] = {}
+
+    def train_epoch(self, minibatches: Iterable[Minibatch], carry_state: bool) -> tuple[float, int]:
+        """One update for each (X, Y) of ``minibatches``, each (B, T) of token numbers.
+
+        ``carry_state`` starts each minibatch from the final hidden state of the one before,
+        detached; otherwise each starts from zero. Returns the perplexity over all their tokens
+        and the number of tokens. The perplexity is ``inf`` or ``nan`` where training diverged.
+        """
+        total = torch.zeros((), device=self.model.device)
+        num_tokens = 0
+        state: Tensor | None = None
+        for X, Y in minibatches:
+            if state is None or not carry_state:
+                state = self.model.begin_state(len(X))
+            loss, state = self._step(X, Y, state)
+            total += loss * Y.numel()
+            num_tokens += Y.numel()
+        if num_tokens == 0:
+            raise ValueError("an epoch needs at least one minibatch")
+        return perplexity(total.item() / num_tokens), num_tokens
+
+    def _step(self, X: Tensor, Y: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        if self.model.device.type != "cuda":
+            return self.update(X, Y, state)
+        shape = (X.shape[0], X.shape[1])
+        if shape not in self._captured:
+            self._captured[shape] = CapturedStep(self, X, Y, state)
+        return self._captured[shape](X, Y, state)
+
+    def update(self, X: Tensor, Y: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of the optimizer. Returns the mean cross-entropy before it, and the state."""
+        logits, state = self.model(X, state)  # (T, B, V), (B, H)
+        loss = F.cross_entropy(logits.flatten(0, 1), Y.T.flatten())
+        self.optimizer.zero_grad()
+        loss.backward()
+        if self.clip_norm is not None:
+            clip_gradients(self._weights, self.clip_norm)
+        self.optimizer.step()
+        return loss.detach(), state.detach()
+
+
+class CapturedStep:
+    """``Trainer.update`` as a CUDA graph: one launch in place of hundreds.
+
+    The graph works on fixed buffers, so inputs are copied in, and what it returns is valid until
+    the next call. Weights and optimizer are as before once it is built: the warm-up that a
+    capture needs is undone.
+    """
+
+    def __init__(self, trainer: Trainer, X: Tensor, Y: Tensor, state: Tensor) -> None:
+        self._X, self._Y, self._state = X.clone(), Y.clone(), state.clone()
+        before = [weight.detach().clone() for weight in trainer._weights]
+        memory = [
+            {key: value.clone() for key, value in trainer.optimizer.state[weight].items()}
+            for weight in trainer._weights
+        ]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                trainer.update(self._X, self._Y, self._state)
+        torch.cuda.current_stream().wait_stream(stream)
+        with torch.no_grad():
+            for weight, value, kept in zip(trainer._weights, before, memory, strict=True):
+                weight.copy_(value)
+                for key, buffer in trainer.optimizer.state[weight].items():
+                    if key in kept:
+                        buffer.copy_(kept[key])
+                    else:  # made by the warm-up: Adam's moments and step count start from zero
+                        buffer.zero_()
+        trainer.optimizer.zero_grad()
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._loss, self._next_state = trainer.update(self._X, self._Y, self._state)
+
+    def __call__(self, X: Tensor, Y: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        self._X.copy_(X)
+        self._Y.copy_(Y)
+        self._state.copy_(state)
+        self._graph.replay()
+        return self._loss, self._next_state
+
+
+def clip_gradients(weights: Iterable[Tensor], max_norm: float) -> None:
+    """Scale all gradients so that their joint Euclidean norm is at most ``max_norm``.
+
+    Without reading the norm back from the device (Pascanu et al. 2013, arXiv:1211.5063,
+    algorithm 1).
+    """
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    norm = torch.linalg.vector_norm(
+        torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
+    )
+    scale = (max_norm / norm).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(scale)
+
+
+def perplexity(cross_entropy: float) -> float:
+    """exp of the mean cross-entropy in nats a token; ``inf`` where it is beyond a float."""
+    try:
+        return math.exp(cross_entropy)
+    except OverflowError:
+        return math.inf
+
+
+def make_optimizer(model: LanguageModel, settings: Train) -> torch.optim.Optimizer:
+    """SGD or Adam over the model's weights, able to run inside a CUDA graph."""
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(model.parameters(), settings.lr)
+    return torch.optim.Adam(
+        model.parameters(), settings.lr, capturable=model.device.type == "cuda"
+    )
+
+
+def train(model: LanguageModel, tokens: Tensor, settings: Train) -> Iterator[Epoch]:
+    """Train ``model`` on ``tokens`` (N,) int64, on the model's device; yields after each epoch.
+
+    Raises UserError where ``tokens`` are too few for one minibatch, and where the loss stops
+    being a number.
+    """
+    require_enough_tokens(len(tokens), settings.batch_size, settings.num_steps)
+    tokens = tokens.to(model.device)
+    trainer = Trainer(model, make_optimizer(model, settings), settings.clip_norm)
+    last_finite = math.nan
+    for number in range(1, settings.epochs + 1):
+        start = time.perf_counter()
+        minibatches = epoch_minibatches(
+            tokens,
+            settings.batch_size,
+            settings.num_steps,
+            settings.partition,
+            settings.seed,
+            number,
+        )
+        reached, num_tokens = trainer.train_epoch(
+            minibatches, carry_state=settings.partition == "sequential"
+        )
+        if not math.isfinite(reached):
+            raise UserError(
+                f"training diverged in epoch {number}: the loss is no longer finite (last finite "
+                f"perplexity {last_finite:.4g}); lower train.lr ({settings.lr:g}) or "
+                f"train.clip_norm ({settings.clip_norm})"
+            )
+        last_finite = reached
+        yield Epoch(number, reached, num_tokens, time.perf_counter() - start)

@@ -1,0 +1,40 @@
+"""Measure one trained variant on the training, validation and test splits."""
+
+import argparse
+from pathlib import Path
+from typing import get_args
+
+import torch
+
+from gru_lm.device import choose_device, describe_device
+from gru_lm.errors import run_stage
+from gru_lm.evaluation import evaluate
+from gru_lm.files import write_json
+from gru_lm.model import load_model
+from gru_lm.settings import Variant, load_settings
+from gru_lm.tokens import SPLITS, load_split
+from gru_lm.vocabulary import Vocabulary
+
+PREPARED = Path("data/prepared")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--variant", choices=get_args(Variant), required=True)
+    variant: Variant = parser.parse_args().variant
+
+    device = choose_device(load_settings().device)
+    print(f"evaluate@{variant}: on {describe_device(device)}", flush=True)
+    vocabulary = Vocabulary.load(PREPARED / "vocab.json")
+    model = load_model(Path("models") / variant, vocabulary.fingerprint).to(device)
+    scores = {}
+    for name in SPLITS:
+        tokens = load_split(PREPARED, name, len(vocabulary))
+        score = evaluate(model, torch.from_numpy(tokens.astype("int64")))
+        scores[name] = score.as_metrics()
+        print(f"evaluate@{variant}: {name} perplexity {scores[name]['perplexity']:.4g}")
+    write_json(Path(f"metrics/evaluate/{variant}.json"), scores)
+
+
+if __name__ == "__main__":
+    run_stage("evaluate", main)

@@ -1,0 +1,37 @@
+"""Bring the corpus that params.yaml names to data/raw/corpus.txt, with its provenance beside it."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from gru_lm.corpus import fetch
+from gru_lm.errors import run_stage
+from gru_lm.files import write_json
+from gru_lm.settings import load_settings
+
+RAW = Path("data/raw")
+
+
+def main() -> None:
+    # Killed politely, the stage should still remove its temporary file: as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    settings = load_settings()
+    name = settings.fetch.corpus
+    fetched = fetch(
+        name,
+        settings.corpora[name],
+        settings.fetch,
+        RAW / "corpus.txt",
+        project=Path.cwd(),
+        mirror=os.environ.get("GRU_LM_CORPUS_MIRROR"),
+        warn=lambda line: print(f"fetch: warning: {line}", file=sys.stderr),
+    )
+    # Where the bytes came from, and when, is left out: the same corpus gives the same file.
+    provenance = {"corpus": name, "sha256": fetched.sha256, "bytes": fetched.size}
+    write_json(RAW / "corpus.json", provenance)
+    print(f"fetch: {name}, {fetched.size} bytes, from {fetched.origin}")
+
+
+if __name__ == "__main__":
+    run_stage("fetch", main)

@@ -1,0 +1,61 @@
+"""Let one trained variant write on.
+
+Without --prefix: after each prefix of params.yaml, greedily and at each temperature, into
+samples/<variant>.txt. With --prefix: once, onto the screen.
+"""
+
+import argparse
+from pathlib import Path
+from typing import get_args
+
+import torch
+
+from gru_lm.device import describe_device
+from gru_lm.errors import UserError, run_stage
+from gru_lm.files import write_text
+from gru_lm.model import load_model
+from gru_lm.sampling import generate
+from gru_lm.settings import Variant, load_settings
+from gru_lm.vocabulary import Vocabulary
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--variant", choices=get_args(Variant), required=True)
+    parser.add_argument("--prefix", help="write after this text, onto the screen")
+    parser.add_argument("--length", type=int, help="tokens to write (default: sample.length)")
+    parser.add_argument("--temperature", type=float, help="draw tokens (default: greedy)")
+    parser.add_argument("--top-k", type=int, help="among the k likeliest (default: sample.top_k)")
+    parser.add_argument("--seed", type=int, help="of the draws (default: sample.seed)")
+    given = parser.parse_args()
+
+    settings = load_settings().sample
+    vocabulary = Vocabulary.load(Path("data/prepared/vocab.json"))
+    model = load_model(Path("models") / given.variant, vocabulary.fingerprint)
+    top_k = settings.top_k if given.top_k is None else given.top_k
+    length = settings.length if given.length is None else given.length
+    seed = settings.seed if given.seed is None else given.seed
+    if length < 1:
+        raise UserError(f"--length = {length}: must be at least 1")
+    if top_k is not None and top_k < 1:
+        raise UserError(f"--top-k = {top_k}: must be at least 1")
+
+    def write_on(prefix: str, temperature: float | None) -> str:
+        generator = torch.Generator().manual_seed(seed)
+        return generate(model, vocabulary, prefix, length, temperature, top_k, generator)
+
+    if given.prefix is not None:
+        print(write_on(given.prefix, given.temperature))
+        return
+    # One token at a time leaves a GPU idle: the CPU is faster.
+    print(f"sample@{given.variant}: on {describe_device(model.device)}", flush=True)
+    parts = []
+    for temperature in [None, *settings.temperatures]:
+        parts.append("greedy" if temperature is None else f"temperature {temperature:g}")
+        parts += [f"  {write_on(prefix, temperature)}" for prefix in settings.prefixes]
+        parts.append("")
+    write_text(Path(f"samples/{given.variant}.txt"), "\n".join(parts))
+
+
+if __name__ == "__main__":
+    run_stage("sample", main)
