@@ -73,7 +73,9 @@ def main() -> None:
     write_json(
         Path(f"metrics/timing/{variant}.json"),
         {
-            "tokens_per_second": statistics.median(epoch.tokens / epoch.seconds for epoch in epochs),
+            "tokens_per_second": statistics.median(
+                epoch.tokens / epoch.seconds for epoch in epochs
+            ),
             "seconds": seconds,
             "device": describe_device(device),
             "torch": torch.__version__,

@@ -34,8 +34,8 @@ def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp's 0600 would survive into shared caches
-        os.replace(name, path)
+        Path(name).chmod(0o666 & ~_umask())  # mkstemp's 0600 would survive into shared caches
+        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise

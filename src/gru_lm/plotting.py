@@ -106,7 +106,9 @@ def speed_bars(timings: Mapping[str, Mapping[str, Any]]) -> bytes:
 
 def _held_out_finding(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     chance = float(scores["unigram"]["test"]["perplexity"])
-    models = {name: float(s["test"]["perplexity"]) for name, s in scores.items() if name != "unigram"}
+    models = {
+        name: float(s["test"]["perplexity"]) for name, s in scores.items() if name != "unigram"
+    }
     worse = [name for name, value in models.items() if value > chance]
     if len(worse) == len(models):
         return "Learnt by heart: on unseen text the models do worse than letter counts"

@@ -59,7 +59,9 @@ class CorpusSource(Section):
         if path is not None:
             parts = PurePosixPath(path)
             if not path.strip() or parts.is_absolute() or ".." in parts.parts or "\0" in path:
-                raise ValueError("must be a relative path inside the project, such as corpora/a.txt")
+                raise ValueError(
+                    "must be a relative path inside the project, such as corpora/a.txt"
+                )
         return path
 
     @model_validator(mode="after")

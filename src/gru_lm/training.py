@@ -159,9 +159,7 @@ def make_optimizer(model: LanguageModel, settings: Train) -> torch.optim.Optimiz
     """SGD or Adam over the model's weights, able to run inside a CUDA graph."""
     if settings.optimizer == "sgd":
         return torch.optim.SGD(model.parameters(), settings.lr)
-    return torch.optim.Adam(
-        model.parameters(), settings.lr, capturable=model.device.type == "cuda"
-    )
+    return torch.optim.Adam(model.parameters(), settings.lr, capturable=model.device.type == "cuda")
 
 
 def train(model: LanguageModel, tokens: Tensor, settings: Train) -> Iterator[Epoch]:
