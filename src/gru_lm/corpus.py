@@ -8,7 +8,6 @@ the place of an earlier corpus.
 from __future__ import annotations
 
 import email.utils
-import errno
 import hashlib
 import http.client
 import random
@@ -37,6 +36,8 @@ CHUNK = 1 << 16  # bytes read at a time
 SLOWEST = 1024  # bytes a second: a body slower than this on average is given up
 LONGEST_WAIT = 30.0  # seconds between two tries, whatever Retry-After asks for
 MAX_REDIRECTS = 10
+
+WEB_PAGE = "apparently a web page such as a log-in form"
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,8 @@ def fetch(
     ``project`` is the folder that ``source.path`` starts from, ``mirror`` a folder or an http(s)
     base URL (None: no mirror). ``warn`` gets one line where the mirror does not deliver.
 
-    Raises UnreachableError where no address delivers, UserError where the project's own file
-    cannot be used, and OSError, naming the target, where it cannot be written. The target then is
-    what it was before.
+    Raises UnreachableError where no address delivers, and UserError where the project's own file
+    cannot be used or the target not be written. The target then is what it was before.
     """
     try:
         if source.sha256 and target.is_file():
@@ -91,14 +91,11 @@ def fetch(
             else:
                 origin = _try_places(name, source, options, mirror, warn, file)
             return _fetched(origin, file)
-    except OSError as error:
-        if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
-            raise UserError(
-                f"{target} cannot be written, as something else is in the way "
-                f"({error.strerror}: {error.filename2 or error.filename}): move it away"
-            ) from None
-        error.filename = error.filename or str(target)  # a full disk is reported without a name
-        raise
+    except OSError as error:  # only the target's: a source's have become _Failed
+        raise UserError(
+            f"{target} cannot be written ({error.strerror or error}): check its folder, your "
+            "permission to write there and the disk's free space"
+        ) from error
 
 
 def _copy_own(
@@ -113,7 +110,7 @@ def _copy_own(
         if not real.is_relative_to(project.resolve()):
             raise _Failed("it leads out of the project")
         _store(_read(real), file, options.max_bytes)
-        _check(file, source.sha256, page_is_fine=True)
+        _check(file, source.sha256, page_is_fine=True, said="it holds")
     except _Failed as failure:
         raise UserError(f"corpora.{name}.path = {path!r}: {failure}") from None
     return path
@@ -170,7 +167,7 @@ def _take(place: str | Path, source: CorpusSource, options: Fetch, file: IO[byte
         _store(_read(place), file, options.max_bytes)
     else:
         _download(place, options, page_is_fine or source.sha256 is not None, file)
-    _check(file, source.sha256, page_is_fine)
+    _check(file, source.sha256, page_is_fine, said="reached, but sent")
     return _shown(str(place))
 
 
@@ -206,25 +203,19 @@ def _too_large(max_bytes: int) -> _Failed:
     return _Failed(f"larger than fetch.max_bytes allows ({max_bytes} bytes)")
 
 
-def _check(file: IO[bytes], sha256: str | None, page_is_fine: bool) -> None:
-    """Raise _Failed where ``file`` does not hold the corpus."""
+def _check(file: IO[bytes], sha256: str | None, page_is_fine: bool, said: str) -> None:
+    """Raise _Failed, which starts with ``said``, where ``file`` does not hold the corpus."""
     file.seek(0)
     start = file.read(512)
-    page = re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html|head|script)\b", start, re.I)
-    hint = ", apparently a web page such as a log-in form" if page else ""
     if not start:
-        raise _Failed("reached, but sent an empty file")
+        raise _Failed(f"{said} nothing")
+    page = re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html|head|script)\b", start, re.I)
     if sha256 is None:
         if page and not page_is_fine:
-            raise _a_web_page()
-        return
-    actual = _fetched("", file).sha256
-    if actual != sha256:
-        raise _Failed(f"reached, but sent other bytes{hint} (SHA-256 {actual}, expected {sha256})")
-
-
-def _a_web_page() -> _Failed:
-    return _Failed("reached, but sent a web page, such as a log-in form, in place of a text")
+            raise _Failed(f"{said} something else, {WEB_PAGE}")
+    elif (actual := _fetched("", file).sha256) != sha256:
+        hint = f", {WEB_PAGE}" if page else ""
+        raise _Failed(f"{said} other bytes{hint} (SHA-256 {actual}, expected {sha256})")
 
 
 def _fetched(origin: str, file: IO[bytes]) -> Fetched:
@@ -288,13 +279,13 @@ def _download(url: str, options: Fetch, page_is_fine: bool, file: IO[bytes]) -> 
     partial = _Partial(file)
     partial.start_over()
     with _Session() as session:
-        for tries_left in reversed(range(options.retries + 1)):
+        for failures in range(options.retries + 1):
             try:
                 return _try(session, url, options, page_is_fine, partial)
             except _Failed as failure:
-                if not failure.passing or tries_left == 0:
+                if not failure.passing or failures == options.retries:
                     raise
-                wait = max(failure.wait, _backoff(options, options.retries - tries_left))
+                wait = max(failure.wait, _backoff(options, failures))
             time.sleep(wait)
 
 
@@ -324,7 +315,7 @@ def _try(
         if response.status_code == 200:
             partial.start_over()
         if not page_is_fine and "text/html" in response.headers.get("Content-Type", "").lower():
-            raise _a_web_page()
+            raise _Failed(f"reached, but sent something else, {WEB_PAGE}")
         at, length = partial.file.tell(), response.raw.length_remaining
         if length is not None and at + length > options.max_bytes:
             raise _too_large(options.max_bytes)
@@ -395,7 +386,8 @@ def _next_hop(here: str, location: str | None) -> str:
     if location is None:
         raise _Failed("redirects without saying where to")
     try:
-        hop = urljoin(here, location)
+        # http.client reads headers as Latin-1, but servers send addresses in UTF-8.
+        hop = urljoin(here, location.encode("latin-1").decode("utf-8"))
         parts = urlsplit(hop)
         _ = parts.port  # computed, and judged, when it is read
     except ValueError:
@@ -486,7 +478,10 @@ def _retry_after(field: str, now: float) -> float:
 
 
 def _network_failure(error: Exception, timeout: float) -> _Failed:
-    """Say in a few words what the libraries wrap in several exceptions and in the address."""
+    """Say in a few words what the libraries wrap in several exceptions and in the address.
+
+    The libraries' own words are avoided: they may hold an address with its secrets.
+    """
     root: BaseException = error
     while cause := root.__cause__ or root.__context__:
         root = cause
@@ -502,6 +497,10 @@ def _network_failure(error: Exception, timeout: float) -> _Failed:
         reason = "closed the connection or did not answer in HTTP"
     elif isinstance(root, OSError) and root.strerror:
         reason = root.strerror.lower()
+    elif isinstance(root, requests.exceptions.InvalidSchema):  # no other schemes come so far
+        reason = "the environment's SOCKS proxy needs the Python package PySocks"
+    elif type(root) is OSError:  # such as a REQUESTS_CA_BUNDLE that does not exist
+        reason = str(root)
     else:
         reason = f"not a usable address or answer ({type(root).__name__})"
     may_pass = (

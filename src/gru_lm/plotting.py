@@ -42,13 +42,7 @@ def training_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> bytes:
     )
     axes.set_yscale("log")
     _plain_log_ticks(axes)
-    last = {variant: rows[-1][1] for variant, rows in curves.items()}
-    reached = [v for v in last if last[v] <= TEXTBOOK_PERPLEXITY + 0.05]
-    verb = "reach" if len(reached) == len(last) else "fall short of"
-    axes.set_title(
-        f"{'Both' if len(last) == 2 else 'The'} variants {verb} the textbook's perplexity: "
-        + ", ".join(f"{variant} {value:.2f}" for variant, value in last.items())
-    )
+    axes.set_title(_training_finding({variant: rows[-1][1] for variant, rows in curves.items()}))
     axes.set_xlabel("epoch")
     axes.set_ylabel("training perplexity (log scale)")
     axes.legend(frameon=False)
@@ -91,11 +85,14 @@ def speed_bars(timings: Mapping[str, Mapping[str, Any]]) -> bytes:
     )
     axes.bar_label(
         bars,
-        [f"{speed:,.0f}  ({timings[name]['device']})" for speed, name in zip(speeds, names)],
+        [
+            f"{speed:,.0f}  ({timings[name]['device']})"
+            for speed, name in zip(speeds, names, strict=True)
+        ],
         padding=4,
         fontsize=9,
     )
-    axes.set_xlim(0, max(speeds) * 1.35)
+    axes.set_xlim(0, max(speeds) * 1.5)
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_xlabel("training speed (tokens a second, median over epochs)")
@@ -104,10 +101,20 @@ def speed_bars(timings: Mapping[str, Mapping[str, Any]]) -> bytes:
     return _png(figure)
 
 
+def _training_finding(last: Mapping[str, float]) -> str:
+    values = ", ".join(f"{variant} {value:.2f}" for variant, value in last.items())
+    short = [name for name, value in last.items() if round(value, 1) > TEXTBOOK_PERPLEXITY]
+    if not short:
+        return f"Every variant reaches the textbook's perplexity: {values}"
+    return f"{' and '.join(short).capitalize()} not at the textbook's perplexity: {values}"
+
+
 def _held_out_finding(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     chance = float(scores["unigram"]["test"]["perplexity"])
     models = {
-        name: float(s["test"]["perplexity"]) for name, s in scores.items() if name != "unigram"
+        name: float(by_split["test"]["perplexity"])
+        for name, by_split in scores.items()
+        if name != "unigram"
     }
     worse = [name for name, value in models.items() if value > chance]
     if len(worse) == len(models):
@@ -122,7 +129,7 @@ def _figure(height: float = 4.2) -> tuple[Figure, Axes]:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
-    axes.title.set_size(11)
+    axes.title.set_fontsize(11)
     return figure, axes
 
 

@@ -57,7 +57,7 @@ def load_split(folder: Path, name: str, vocab_size: int) -> np.ndarray:
     """
     path = split_path(folder, name)
     try:
-        tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+        tokens: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise missing(path, "prepare") from None
     except (ValueError, EOFError) as error:

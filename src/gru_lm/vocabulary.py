@@ -8,11 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 import numpy as np
 
-from gru_lm.errors import UserError
 from gru_lm.files import damaged, read_json, write_json
 from gru_lm.text import Normalize, TokenLevel, join, tokenize
 
@@ -75,7 +74,7 @@ class Vocabulary:
         return self.encode_tokens(tokenize(text, self.normalize, self.level))
 
     def decode(self, numbers: Iterable[int]) -> str:
-        """The text that ``numbers`` spell. Raises IndexError for a number outside the vocabulary."""
+        """The text that ``numbers`` spell. Raises IndexError for a number out of range."""
         return join([self.tokens[number] for number in numbers], self.level)
 
     @property
@@ -85,7 +84,7 @@ class Vocabulary:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the tokens and rules: a model keeps it, and is used with no other vocabulary."""
+        """SHA-256 of the tokens and rules, by which a model knows its own vocabulary."""
         return hashlib.sha256(json.dumps(self._document()).encode()).hexdigest()
 
     def save(self, path: Path) -> None:
@@ -103,18 +102,9 @@ class Vocabulary:
         if level not in get_args(TokenLevel) or normalize not in get_args(Normalize):
             raise damaged(path, "prepare", "'level' or 'normalize' is unknown")
         try:
-            return cls(tuple(tokens), level, normalize)
+            return cls(tuple(tokens), cast(TokenLevel, level), cast(Normalize, normalize))
         except ValueError as error:
             raise damaged(path, "prepare", str(error)) from None
 
     def _document(self) -> dict[str, object]:
         return {"level": self.level, "normalize": self.normalize, "tokens": list(self.tokens)}
-
-
-def require_known(vocabulary: Vocabulary, fingerprint: str, model: str) -> None:
-    """Raise UserError unless a model with ``fingerprint`` was trained on ``vocabulary``."""
-    if vocabulary.fingerprint != fingerprint:
-        raise UserError(
-            f"{model} was trained with another vocabulary than data/prepared/vocab.json: "
-            f"train it again with dvc repro"
-        )

@@ -1,0 +1,190 @@
+"""A small but real run of the whole pipeline, made once a session and copied by the tests."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+# What a clone holds of the pipeline: neither results nor the cache.
+SOURCES = (
+    "dvc.yaml",
+    "params.yaml",
+    "stages",
+    "src",
+    "corpora",
+    ".dvc/config",
+    ".dvc/.gitignore",
+    ".dvcignore",
+    ".gitignore",
+)
+
+# A run of seconds: params.yaml's keys, dotted, and their values here.
+SMALL = {
+    "device": "cpu",
+    "fetch.corpus": "sample",
+    "prepare.split.train": 600,
+    "prepare.split.val": 300,
+    "prepare.split.test": 300,
+    "model.hidden_size": 8,
+    "train.epochs": 3,
+    "train.batch_size": 4,
+    "train.num_steps": 8,
+    "sample.length": 10,
+}
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A copy of the project in a folder of its own, and how to run commands in it."""
+
+    root: Path
+    env: dict[str, str]
+
+    def run(
+        self, *command: str | Path, code: int | None = 0, timeout: float = 240
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``command`` in the root; it must exit with ``code`` (None: with any but 0)."""
+        result = subprocess.run(
+            [str(part) for part in command],
+            cwd=self.root,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=timeout,
+        )
+        expected = result.returncode != 0 if code is None else result.returncode == code
+        assert expected, (
+            f"{' '.join(map(str, command))}: exit status {result.returncode}\n"
+            f"{result.stdout}\n{result.stderr}"
+        )
+        return result
+
+    def dvc(self, *arguments: str | Path, code: int | None = 0, timeout: float = 240) -> str:
+        """What ``dvc ARGUMENTS`` prints on stdout."""
+        return self.run("dvc", *arguments, code=code, timeout=timeout).stdout
+
+    def git(self, *arguments: str | Path) -> str:
+        """What ``git ARGUMENTS`` prints on stdout."""
+        return self.run("git", *arguments).stdout
+
+    def stage(self, name: str, *arguments: str, code: int | None = 0) -> str:
+        """What a stage run by hand, without DVC, prints on stdout."""
+        return self.run("python", "-m", f"stages.{name}", *arguments, code=code).stdout
+
+    def repro(self) -> list[str]:
+        """Bring the pipeline up to date; returns the stages that really ran, in their order."""
+        return ran(self.dvc("repro"))
+
+    def commit(self, message: str) -> None:
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", message)
+
+    def set_params(self, values: dict[str, Any]) -> None:
+        """Change dotted keys of params.yaml."""
+        path = self.root / "params.yaml"
+        params = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for key, value in values.items():
+            *sections, last = key.split(".")
+            section = params
+            for name in sections:
+                section = section[name]
+            assert last in section, f"params.yaml has no key {key}"
+            section[last] = value
+        path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+
+    def edit(self, path: str, old: str, new: str) -> None:
+        """Replace the one place in the file ``path`` that reads ``old``."""
+        file = self.root / path
+        text = file.read_text(encoding="utf-8")
+        assert text.count(old) == 1, f"{path} should hold {old!r} once"
+        file.write_text(text.replace(old, new), encoding="utf-8")
+
+    def append(self, path: str, line: str) -> None:
+        with (self.root / path).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def lock(self) -> dict[str, Any]:
+        """dvc.lock's stages: dvc.yaml with every variable filled in, and the hashes."""
+        return yaml.safe_load((self.root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+
+    def copy(self, root: Path) -> Pipeline:
+        """The same in the new folder ``root``, DVC's cache and the results included."""
+        shutil.copytree(self.root, root, symlinks=True)
+        return Pipeline(root, self.env)
+
+
+def ran(output: str) -> list[str]:
+    """The stages that DVC says it ran."""
+    return re.findall(r"^Running stage '([^']+)':", output, re.MULTILINE)
+
+
+def clean_environment(home: Path) -> dict[str, str]:
+    """The environment for DVC, git and Python: nothing of this user's settings reaches them.
+
+    ``dvc`` and ``python`` are those of the environment that runs the tests. One thread a stage:
+    on a busy machine, two that wait for each other make the small nn.GRU a hundred times slower.
+    """
+    foreign = re.compile(r"(GIT|DVC|DVCLIVE|GRU_LM|PYTHON|XDG)_?\w*|\w+_proxy", re.IGNORECASE)
+    env = {name: value for name, value in os.environ.items() if not foreign.fullmatch(name)}
+    person = {"NAME": "Test", "EMAIL": "test@example.org"}
+    return env | {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)]),
+        "HOME": str(home),
+        "OMP_NUM_THREADS": "1",
+        "DVC_NO_ANALYTICS": "1",
+        "DVC_SITE_CACHE_DIR": str(home / "site-cache"),
+        "DVC_GLOBAL_CONFIG_DIR": str(home / "global"),
+        "DVC_SYSTEM_CONFIG_DIR": str(home / "system"),
+        "GIT_CONFIG_NOSYSTEM": "1",
+        **{f"GIT_{role}_{key}": v for role in ("AUTHOR", "COMMITTER") for key, v in person.items()},
+    }
+
+
+@pytest.fixture(scope="session")
+def unrun_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """A git repository with the project and small params, committed, nothing run. Copy it."""
+    root = tmp_path_factory.mktemp("unrun") / "project"
+    for name in SOURCES:
+        source, target = PROJECT / name, root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(
+                source, target, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+            )
+        elif source.exists():
+            shutil.copy2(source, target)
+    pipeline = Pipeline(root, clean_environment(tmp_path_factory.mktemp("home")))
+    pipeline.set_params(SMALL)
+    pipeline.git("init", "--quiet", "--initial-branch=main")
+    pipeline.commit("The project, with small params")
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def finished_pipeline(
+    unrun_pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory
+) -> Pipeline:
+    """The same after one ``dvc repro``, its results committed. Tests must not change it."""
+    pipeline = unrun_pipeline.copy(tmp_path_factory.mktemp("finished") / "project")
+    pipeline.dvc("repro")
+    pipeline.commit("Results")
+    return pipeline
+
+
+@pytest.fixture
+def pipeline(finished_pipeline: Pipeline, tmp_path: Path) -> Pipeline:
+    """A copy of the finished pipeline that a test may change."""
+    return finished_pipeline.copy(tmp_path / "project")

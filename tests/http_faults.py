@@ -1,0 +1,296 @@
+"""A web server on 127.0.0.1 that misbehaves on demand.
+
+    with FaultyServer() as server:
+        url = server.add("/book.txt", status(503), whole(BOOK))
+
+The first request for /book.txt is answered by the first behaviour, the second by the second, and
+every further one by the last. ``server.requests`` and ``server.sent`` tell what really happened.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+PIECE = 16_384  # bytes that the server sends at a time
+
+
+@dataclass
+class Request:
+    """What a client asked for: ``path`` as in the request line, ``at`` in monotonic seconds."""
+
+    path: str
+    headers: dict[str, str]
+    at: float
+
+
+class FaultyServer(ThreadingHTTPServer):
+    """Answers by the behaviours added for a path; 404 for any other path."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Exchange)
+        self.requests: list[Request] = []
+        self.sent = 0  # bytes of bodies handed to the system
+        self.stopping = threading.Event()
+        self.behaviours: dict[str, tuple[Behaviour, ...]] = {}
+        self._served: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> FaultyServer:
+        # The poll interval is what shutdown waits for.
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopping.set()
+        self.shutdown()
+        self.server_close()
+
+    def add(self, path: str, *behaviours: Behaviour) -> str:
+        """Let ``path`` behave so; return its address."""
+        self.behaviours[path] = behaviours
+        self._served[path] = 0
+        return self.url(path)
+
+    def url(self, path: str, host: str = "127.0.0.1", user: str = "") -> str:
+        return f"http://{user}{'@' if user else ''}{host}:{self.server_address[1]}{path}"
+
+    def asked(self, path: str) -> list[Request]:
+        return [request for request in self.requests if request.path == path]
+
+    def next_behaviour(self, request: Request) -> Behaviour:
+        with self._lock:
+            self.requests.append(request)
+            behaviours = self.behaviours.get(request.path, (status(404),))
+            number = self._served.get(request.path, 0)
+            self._served[request.path] = number + 1
+        return behaviours[min(number, len(behaviours) - 1)]
+
+    def count(self, size: int) -> None:
+        with self._lock:
+            self.sent += size
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is what many of the tests are about."""
+
+
+class Exchange(BaseHTTPRequestHandler):
+    """One request and its answer; the connection is closed after it."""
+
+    protocol_version = "HTTP/1.1"
+    server: FaultyServer
+
+    def do_GET(self) -> None:
+        self.close_connection = True
+        request = Request(self.path, dict(self.headers.items()), time.monotonic())
+        self.server.next_behaviour(request)(self)
+
+    def start(self, code: int = 200, **headers: Any) -> None:
+        """Send the status line and headers; Content_Type stands for Content-Type."""
+        self.send_response(code)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+        self.wfile.flush()
+
+    def body(self, data: bytes) -> None:
+        for start in range(0, len(data), PIECE):
+            piece = data[start : start + PIECE]
+            self.wfile.write(piece)
+            self.server.count(len(piece))
+
+    def hang(self) -> None:
+        """Say nothing more until the test is over."""
+        self.server.stopping.wait(60)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+Behaviour = Callable[[Exchange], None]
+
+
+def status(code: int, **headers: Any) -> Behaviour:
+    """An answer with this status and a short body."""
+
+    def behave(exchange: Exchange) -> None:
+        body = b"" if code in (204, 304) else b"sorry\n"
+        exchange.start(code, Content_Length=len(body), **headers)
+        exchange.body(body)
+
+    return behave
+
+
+def whole(data: bytes, code: int = 200, **headers: Any) -> Behaviour:
+    """``data`` as it should be sent; a header given here replaces the right one."""
+
+    def behave(exchange: Exchange) -> None:
+        exchange.start(code, **({"Content_Length": len(data)} | headers))
+        exchange.body(data)
+
+    return behave
+
+
+def unframed(data: bytes, **headers: Any) -> Behaviour:
+    """``data`` without its length: it ends where the connection does."""
+
+    def behave(exchange: Exchange) -> None:
+        exchange.start(**headers)
+        exchange.body(data)
+
+    return behave
+
+
+def zipped(data: bytes, cut: int | None = None, **headers: Any) -> Behaviour:
+    """``data`` compressed, though nobody asked; only the first ``cut`` bytes of it."""
+    return unframed(gzip.compress(data, mtime=0)[:cut], Content_Encoding="gzip", **headers)
+
+
+def cut_off(data: bytes, at: int, **headers: Any) -> Behaviour:
+    """The first ``at`` bytes of ``data`` under the Content-Length of all of it."""
+    return whole(data[:at], **({"Content_Length": len(data)} | headers))
+
+
+def cut_off_chunks(data: bytes) -> Behaviour:
+    """Chunked transfer that ends within a chunk."""
+
+    def behave(exchange: Exchange) -> None:
+        exchange.start(Transfer_Encoding="chunked")
+        exchange.body(b"%x\r\n" % len(data) + data[: len(data) // 2])
+
+    return behave
+
+
+def chunked(data: bytes) -> Behaviour:
+    """Chunked transfer done right."""
+
+    def behave(exchange: Exchange) -> None:
+        exchange.start(Transfer_Encoding="chunked")
+        for start in range(0, len(data), PIECE):
+            piece = data[start : start + PIECE]
+            exchange.body(b"%x\r\n" % len(piece) + piece + b"\r\n")
+        exchange.body(b"0\r\n\r\n")
+
+    return behave
+
+
+def silent(exchange: Exchange) -> None:
+    """No answer at all, on an open connection."""
+    exchange.hang()
+
+
+def stalled(data: bytes, at: int) -> Behaviour:
+    """The first ``at`` bytes, and then nothing, on an open connection."""
+
+    def behave(exchange: Exchange) -> None:
+        exchange.start(Content_Length=len(data))
+        exchange.body(data[:at])
+        exchange.hang()
+
+    return behave
+
+
+def dripping(data: bytes, pieces: int, pause: float) -> Behaviour:
+    """``data`` in so many pieces with ``pause`` seconds after each."""
+
+    def behave(exchange: Exchange) -> None:
+        exchange.start(Content_Length=len(data))
+        size = -(-len(data) // pieces)
+        for start in range(0, len(data), size):
+            exchange.body(data[start : start + size])
+            if exchange.server.stopping.wait(pause):
+                return
+
+    return behave
+
+
+def endless(code: int = 200, **headers: Any) -> Behaviour:
+    """A body without length or end."""
+
+    def behave(exchange: Exchange) -> None:
+        exchange.start(code, **headers)
+        while not exchange.server.stopping.is_set():
+            exchange.body(b"All work and no play\n" * 1000)
+
+    return behave
+
+
+def reset(exchange: Exchange) -> None:
+    """The connection is reset instead of an answer."""
+    linger = struct.pack("ii", 1, 0)  # close sends RST at once
+    exchange.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    exchange.connection.close()
+
+
+def hung_up(exchange: Exchange) -> None:
+    """The connection is closed instead of an answer."""
+
+
+def gibberish(exchange: Exchange) -> None:
+    """An answer that is not HTTP."""
+    exchange.wfile.write(b"SSH-2.0-OpenSSH_9.6\r\n")
+
+
+def redirect(to: str | None, code: int = 302) -> Behaviour:
+    """A redirect; ``to`` None leaves out its Location."""
+    return whole(b"moved\n", code, **({} if to is None else {"Location": to}))
+
+
+def resumable(
+    data: bytes,
+    validator: str,
+    first: int,
+    content_range: str = "bytes {start}-{last}/{size}",
+    later_validator: str | None = None,
+) -> Behaviour:
+    """A server that knows ranges, and cuts off the whole body after ``first`` bytes.
+
+    ``validator`` is its ETag (in quotes) or Last-Modified; ``later_validator`` the one that comes
+    with the rest; ``content_range`` what it says of the rest.
+    """
+
+    def headers(value: str) -> dict[str, str]:
+        return {"Last_Modified" if value.endswith("GMT") else "ETag": value}
+
+    def behave(exchange: Exchange) -> None:
+        asked = re.fullmatch(r"bytes=(\d+)-", exchange.headers.get("Range", ""))
+        if asked and exchange.headers.get("If-Range") == validator:
+            start, last = int(asked[1]), len(data) - 1
+            field = content_range.format(start=start, last=last, size=len(data))
+            answer = whole(
+                data[start:], 206, Content_Range=field, **headers(later_validator or validator)
+            )
+        else:
+            answer = cut_off(data, first, **headers(validator))
+        answer(exchange)
+
+    return behave
+
+
+def closed_port() -> int:
+    """A port of 127.0.0.1 that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+def members(data: bytes, count: int) -> list[bytes]:
+    """``data`` as a gzip file of several members."""
+    size = -(-len(data) // count)
+    pieces = [data[start : start + size] for start in range(0, len(data), size)]
+    return [gzip.compress(piece, mtime=0) for piece in pieces]
+
+
+def bomb(size: int) -> bytes:
+    """A small gzip file that unpacks to ``size`` zero bytes."""
+    return gzip.compress(bytes(1 << 20), mtime=0) * (size >> 20)

@@ -1,0 +1,182 @@
+"""What the tests hold the project against: the definitions, written a second time and plainly.
+
+Nothing here imports the project. Everything is slow on purpose: loops over steps, one-hot
+products, index arithmetic, and gradients from autograd over the bare equations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# ---------------------------------------------------------------------------------- minibatches
+
+
+def sequential_partition(
+    stream: Sequence[int], batch_size: int, num_steps: int, offset: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Sequential partitioning as the textbook defines it, by the position of each single token.
+
+    After ``offset`` skipped tokens, the longest stretch that fills ``batch_size`` equally long
+    rows, and leaves each token a successor, is written row by row; minibatch k is the k-th block
+    of ``num_steps`` columns. A last, narrower block is dropped.
+    """
+    row_length = (len(stream) - 1 - offset) // batch_size
+    minibatches = []
+    for block in range(row_length // num_steps):
+        X = np.empty((batch_size, num_steps), dtype=np.int64)
+        Y = np.empty_like(X)
+        for row in range(batch_size):
+            for step in range(num_steps):
+                position = offset + row * row_length + block * num_steps + step
+                X[row, step] = stream[position]
+                Y[row, step] = stream[position + 1]
+        minibatches.append((X, Y))
+    return minibatches
+
+
+def random_pieces(
+    stream: Sequence[int], num_steps: int, offset: int
+) -> set[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """The (input, target) pieces among which random sampling chooses, after ``offset`` tokens."""
+    rest = list(stream)[offset:]
+    pieces = set()
+    begin = 0
+    while begin + num_steps + 1 <= len(rest):
+        inside = rest[begin : begin + num_steps + 1]
+        pieces.add((tuple(inside[:-1]), tuple(inside[1:])))
+        begin += num_steps
+    return pieces
+
+
+# ------------------------------------------------------------------------------------ equations
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1.0 / (1.0 + np.exp(-x))
+
+
+def gru_numpy(
+    weights: Mapping[str, Tensor], tokens: np.ndarray, state: np.ndarray, reset: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """The GRU's equations in float64 NumPy: one-hot inputs, one step after the other.
+
+    ``tokens`` (B, T), ``state`` (B, H); returns the logits (T, B, V) and the final state.
+    """
+    w = {name: weight.detach().double().numpy() for name, weight in weights.items()}
+    H = np.asarray(state, dtype=np.float64)
+    logits = []
+    for t in range(tokens.shape[1]):
+        X = np.eye(w["W_xz"].shape[0])[tokens[:, t]]  # (B, V)
+        Z = _sigmoid(X @ w["W_xz"] + H @ w["W_hz"] + w["b_z"])
+        R = _sigmoid(X @ w["W_xr"] + H @ w["W_hr"] + w["b_r"])
+        if reset == "before":
+            candidate = np.tanh(X @ w["W_xh"] + (R * H) @ w["W_hh"] + w["b_h"])
+        else:
+            candidate = np.tanh(X @ w["W_xh"] + w["b_h"] + R * (H @ w["W_hh"] + w["b_hh"]))
+        H = Z * H + (1.0 - Z) * candidate
+        logits.append(H @ w["W_hq"] + w["b_q"])
+    return np.stack(logits), H
+
+
+def as_nn_gru(w: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The weights of a "reset after" GRU as ``nn.GRU`` and ``nn.Linear`` name and stack them.
+
+    ``nn.GRU`` stacks the gates in the order reset, update, new, has its matrices transposed, and
+    two biases a gate: those of the first two gates only ever act as their sum.
+    """
+    nothing = torch.zeros_like(w["b_r"])
+    gru = {
+        "weight_ih_l0": torch.cat([w["W_xr"].T, w["W_xz"].T, w["W_xh"].T]),
+        "weight_hh_l0": torch.cat([w["W_hr"].T, w["W_hz"].T, w["W_hh"].T]),
+        "bias_ih_l0": torch.cat([w["b_r"], w["b_z"], w["b_h"]]),
+        "bias_hh_l0": torch.cat([nothing, nothing, w["b_hh"]]),
+    }
+    return gru, {"weight": w["W_hq"].T, "bias": w["b_q"]}
+
+
+# ------------------------------------------------------------------------------------- training
+
+Forward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Minibatch = tuple[Tensor, Tensor]
+
+
+def textbook_forward(w: Mapping[str, Tensor], reset: str) -> Forward:
+    """One-hot inputs (T, B, V) and state (B, H) to logits (T * B, V) and state, by the equations."""
+
+    def forward(one_hot: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = []
+        for X in one_hot:
+            Z = torch.sigmoid(X @ w["W_xz"] + H @ w["W_hz"] + w["b_z"])
+            R = torch.sigmoid(X @ w["W_xr"] + H @ w["W_hr"] + w["b_r"])
+            if reset == "before":
+                H_tilde = torch.tanh(X @ w["W_xh"] + (R * H) @ w["W_hh"] + w["b_h"])
+            else:
+                H_tilde = torch.tanh(X @ w["W_xh"] + w["b_h"] + R * (H @ w["W_hh"] + w["b_hh"]))
+            H = Z * H + (1 - Z) * H_tilde
+            outputs.append(H @ w["W_hq"] + w["b_q"])
+        return torch.cat(outputs), H
+
+    return forward
+
+
+def nn_gru_forward(gru: torch.nn.GRU, linear: torch.nn.Linear) -> Forward:
+    """The same for torch's own layers."""
+
+    def forward(one_hot: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
+        outputs, last = gru(one_hot, H.unsqueeze(0))
+        return linear(outputs.reshape(-1, outputs.shape[-1])), last.squeeze(0)
+
+    return forward
+
+
+def train_textbook(
+    weights: Sequence[Tensor],
+    forward: Forward,
+    sizes: tuple[int, int],
+    epochs: Sequence[Sequence[Minibatch]],
+    lr: float,
+    clip: float | None,
+    carry_state: bool,
+    adam: bool = False,
+) -> list[float]:
+    """The textbook's training loop, in place on ``weights``; the perplexity of each epoch.
+
+    ``sizes`` are those of the vocabulary and of the state. Gradients are clipped by hand to the
+    joint norm ``clip``; the step is plain gradient descent, or torch's Adam.
+    """
+    vocab_size, hidden_size = sizes
+    optimizer = torch.optim.Adam(list(weights), lr=lr) if adam else None
+    perplexities = []
+    for minibatches in epochs:
+        nats, count, state = 0.0, 0, None
+        for X, Y in minibatches:
+            if state is None or not carry_state:
+                state = torch.zeros(X.shape[0], hidden_size, dtype=weights[0].dtype)
+            else:
+                state = state.detach()
+            one_hot = torch.eye(vocab_size, dtype=weights[0].dtype)[X.T]
+            logits, state = forward(one_hot, state)
+            log_probabilities = logits - logits.logsumexp(dim=1, keepdim=True)
+            wanted = Y.T.reshape(-1)
+            loss = -log_probabilities[torch.arange(len(wanted)), wanted].mean()
+            gradients = list(torch.autograd.grad(loss, list(weights)))
+            norm = math.sqrt(sum(float((gradient.double() ** 2).sum()) for gradient in gradients))
+            if clip is not None and norm > clip:
+                gradients = [gradient * (clip / norm) for gradient in gradients]
+            if optimizer is not None:
+                for weight, gradient in zip(weights, gradients, strict=True):
+                    weight.grad = gradient
+                optimizer.step()
+            else:
+                with torch.no_grad():
+                    for weight, gradient in zip(weights, gradients, strict=True):
+                        weight -= lr * gradient
+            nats += float(loss) * Y.numel()
+            count += Y.numel()
+        perplexities.append(math.exp(nats / count))
+    return perplexities

@@ -1,0 +1,96 @@
+"""Each stage's deps in dvc.yaml are exactly the project's files that it imports when it runs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import PROJECT, Pipeline
+
+# Those that compute with torch; the others must start without it.
+WITH_TORCH = {"train", "evaluate", "sample"}
+
+# Runs a module as `python -m` does; then writes the names of all modules and their files to REPORT.
+RUNNER = """
+import json, os, runpy, sys
+
+report, module, *arguments = sys.argv[1:]
+sys.argv = [module, *arguments]
+try:
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+finally:
+    loaded = {name: getattr(m, "__file__", None) for name, m in list(sys.modules.items())}
+    with open(report, "w") as file:
+        json.dump(loaded, file)
+"""
+
+
+def declared_stages() -> list[str]:
+    """The stages of dvc.yaml, those with a matrix once for each of its combinations."""
+    names = []
+    for name, stage in yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"].items():
+        matrix = itertools.product(*stage.get("matrix", {}).values())
+        names += [f"{name}@{'-'.join(map(str, item))}" if item else name for item in matrix]
+    return names
+
+
+def packages() -> list[str]:
+    folders = [path.parent for path in PROJECT.glob("src/*/__init__.py")]
+    return ["stages", *sorted(folder.name for folder in folders)]
+
+
+def project_files(loaded: dict[str, str | None], root: Path) -> set[str]:
+    """The files among ``loaded`` that belong to the project, relative to ``root``."""
+    files = {Path(file).resolve() for file in loaded.values() if file}
+    for file in files:
+        belongs = file.is_relative_to(root.resolve()) or not file.is_relative_to(PROJECT / "src")
+        assert belongs, f"{file} was imported, not the copy of it that lies beside the stage"
+    return {
+        file.relative_to(root.resolve()).as_posix()
+        for file in files
+        if file.is_relative_to(root.resolve())
+    }
+
+
+@pytest.fixture(scope="module")
+def workspace(finished_pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    return finished_pipeline.copy(tmp_path_factory.mktemp("imports") / "project")
+
+
+def test_every_declared_stage_is_in_the_lock(workspace: Pipeline) -> None:
+    assert set(declared_stages()) == set(workspace.lock())
+
+
+@pytest.mark.parametrize("stage", declared_stages())
+def test_deps_are_what_the_stage_imports(stage: str, workspace: Pipeline, tmp_path: Path) -> None:
+    recorded = workspace.lock()[stage]
+    python, dash_m, module, *arguments = shlex.split(recorded["cmd"])
+    assert (python, dash_m) == ("python", "-m")
+
+    workspace.run("python", "-c", RUNNER, tmp_path / "loaded.json", module, *arguments)
+    loaded = json.loads((tmp_path / "loaded.json").read_text())
+
+    script = module.replace(".", "/") + ".py"  # it ran as __main__, which is gone by now
+    imported = project_files(loaded, workspace.root) | {script}
+    deps = {dep["path"] for dep in recorded["deps"] if dep["path"].endswith(".py")}
+    missing, superfluous = sorted(imported - deps), sorted(deps - imported)
+    assert not missing and not superfluous, (
+        f"deps of {stage} in dvc.yaml: missing {missing}, superfluous {superfluous}"
+    )
+    assert ("torch" in loaded) == (stage.partition("@")[0] in WITH_TORCH)
+
+
+@pytest.mark.parametrize("package", packages())
+def test_importing_a_package_imports_no_module(package: str, workspace: Pipeline) -> None:
+    code = (
+        "import sys; sys.path.insert(0, 'src'); before = set(sys.modules); "
+        f"import {package}; print(*(set(sys.modules) - before))"
+    )
+    loaded = workspace.run("python", "-c", code).stdout.split()
+    assert {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names == {package}
+    assert [name for name in loaded if name.startswith(package)] == [package]

@@ -1,0 +1,446 @@
+"""The whole pipeline under DVC, on the bundled corpus and with small models."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import math
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from conftest import PROJECT, SMALL, Pipeline, ran
+from safetensors.numpy import load_file
+
+VARIANTS = ("scratch", "concise")
+SPLITS = ("train", "val", "test")
+BY_VARIANT = [
+    f"{stage}@{variant}" for stage in ("train", "evaluate", "sample") for variant in VARIANTS
+]
+STAGES = ["fetch", "prepare", "baseline", *BY_VARIANT, "plot"]
+PICTURES = ("plots/training.png", "plots/held_out.png", "plots/speed.png")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_tsv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def is_timing(path: str) -> bool:
+    """Whether two equal runs may differ in this output."""
+    return path.startswith("metrics/timing/") or path == "plots/speed.png"
+
+
+# What a run leaves behind
+
+
+def test_the_corpus_is_the_one_chosen(finished_pipeline: Pipeline) -> None:
+    raw = (finished_pipeline.root / "data/raw/corpus.txt").read_bytes()
+    assert raw == (PROJECT / "corpora/sample.txt").read_bytes()
+    assert read_json(finished_pipeline.root / "data/raw/corpus.json") == {
+        "corpus": "sample",
+        "sha256": hashlib.sha256(raw).hexdigest(),
+        "bytes": len(raw),
+    }
+
+
+def test_the_vocabulary_and_the_splits_fit(finished_pipeline: Pipeline) -> None:
+    prepared = finished_pipeline.root / "data/prepared"
+    tokens = read_json(prepared / "vocab.json")["tokens"]
+    assert tokens[0] == "<unk>"
+    assert sorted(tokens[1:]) == [" ", *"abcdefghijklmnopqrstuvwxyz"]
+    text = ""
+    for split in SPLITS:
+        numbers = np.load(prepared / f"{split}.npy", allow_pickle=False)
+        assert numbers.shape == (SMALL[f"prepare.split.{split}"],)
+        assert numbers.dtype.kind == "u"
+        text += "".join(tokens[number] for number in numbers)
+    raw = (PROJECT / "corpora/sample.txt").read_text(encoding="utf-8").lower()
+    letters = "".join(character for character in raw if "a" <= character <= "z")
+    assert letters.startswith(text.replace(" ", ""))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_trained_model_is_whole(variant: str, finished_pipeline: Pipeline) -> None:
+    folder = finished_pipeline.root / "models" / variant
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    config = read_json(folder / "config.json")
+    hidden_size = SMALL["model.hidden_size"]
+    assert (config["variant"], config["hidden_size"]) == (variant, hidden_size)
+    weights = load_file(folder / "model.safetensors")
+    assert all(np.isfinite(weight).all() for weight in weights.values())
+    trained = read_json(finished_pipeline.root / f"metrics/train/{variant}.json")
+    assert trained["parameters"] == sum(weight.size for weight in weights.values())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_curve_has_one_row_an_epoch(variant: str, finished_pipeline: Pipeline) -> None:
+    root = finished_pipeline.root
+    rows = read_tsv(root / f"dvclive/{variant}/plots/metrics/train/perplexity.tsv")
+    assert {"step", "perplexity"} <= rows[0].keys()
+    assert [int(row["step"]) for row in rows] == [1, 2, 3]
+    curve = [float(row["perplexity"]) for row in rows]
+    assert curve == sorted(curve, reverse=True), "three epochs should each improve on the last"
+    trained = read_json(root / f"metrics/train/{variant}.json")
+    live = read_json(root / f"dvclive/{variant}/metrics.json")
+    assert trained["epochs"] == live["step"] == len(rows)
+    # The curve's numbers are text, and may be rounded.
+    assert trained["perplexity"] == live["train"]["perplexity"] == pytest.approx(curve[-1])
+
+
+@pytest.mark.parametrize("name", [*VARIANTS, "unigram"])
+def test_the_evaluation_covers_each_split(name: str, finished_pipeline: Pipeline) -> None:
+    scores = read_json(finished_pipeline.root / f"metrics/evaluate/{name}.json")
+    assert list(scores) == list(SPLITS)
+    for split, score in scores.items():
+        assert score.keys() == {"perplexity", "bits_per_token", "tokens"}
+        assert score["tokens"] == SMALL[f"prepare.split.{split}"] - 1
+        assert 1 < score["perplexity"] < 28
+        assert math.log2(score["perplexity"]) == pytest.approx(score["bits_per_token"])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_timing_names_the_device(variant: str, finished_pipeline: Pipeline) -> None:
+    timing = read_json(finished_pipeline.root / f"metrics/timing/{variant}.json")
+    assert {"tokens_per_second", "seconds", "device"} <= timing.keys()
+    assert timing["tokens_per_second"] > 0
+    assert timing["seconds"] > 0
+    assert "CPU" in timing["device"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_samples_continue_the_prefixes(variant: str, finished_pipeline: Pipeline) -> None:
+    params = yaml.safe_load((finished_pipeline.root / "params.yaml").read_text())["sample"]
+    lines = (finished_pipeline.root / f"samples/{variant}.txt").read_text().splitlines()
+    for prefix in params["prefixes"]:
+        texts = [line.strip(" ") for line in lines if line.strip().startswith(prefix)]
+        assert len(texts) == 1 + len(params["temperatures"])
+    drawn = [line.removeprefix("  ") for line in lines if line.startswith("  ")]
+    lengths = [len(prefix) + params["length"] for prefix in params["prefixes"]]
+    assert [len(text) for text in drawn] == lengths * (1 + len(params["temperatures"]))
+
+
+@pytest.mark.parametrize("picture", PICTURES)
+def test_the_pictures_are_png(picture: str, finished_pipeline: Pipeline) -> None:
+    data = (finished_pipeline.root / picture).read_bytes()
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    assert data.endswith(b"IEND\xaeB`\x82")
+
+
+def test_dvc_yaml_declares_what_the_stages_write(finished_pipeline: Pipeline) -> None:
+    root = finished_pipeline.root
+    document = yaml.safe_load((root / "dvc.yaml").read_text())
+    stages = finished_pipeline.lock()
+    assert sorted(stages) == sorted(STAGES)
+    outs = {out["path"] for stage in stages.values() for out in stage["outs"]}
+
+    assert document["params"] == ["params.yaml"]
+    metrics = set(document["metrics"])
+    assert metrics == {
+        path for path in outs if path.startswith(("metrics/", "dvclive/")) and path[-5:] == ".json"
+    }
+    assert all((root / path).is_file() for path in metrics)
+
+    files: set[str] = set()
+    for plot in document["plots"]:
+        if isinstance(plot, str):
+            files.add(plot)
+        else:
+            (options,) = plot.values()
+            files |= options["y"].keys()
+    assert files == {path for path in outs if path.endswith((".tsv", ".png"))}
+
+    artifacts = document["artifacts"]
+    assert {name: artifact["path"] for name, artifact in artifacts.items()} == {
+        variant: f"models/{variant}" for variant in VARIANTS
+    }
+    assert all(artifact["type"] == "model" for artifact in artifacts.values())
+
+
+# What runs again after a change
+
+
+def test_a_second_run_runs_nothing(pipeline: Pipeline) -> None:
+    assert json.loads(pipeline.dvc("status", "--json")) == {}
+    assert pipeline.repro() == []
+    assert pipeline.git("status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        pytest.param(
+            lambda pipeline: pipeline.set_params({"sample.length": 11}),
+            {"sample@scratch", "sample@concise"},
+            id="sample.length",
+        ),
+        pytest.param(
+            lambda pipeline: pipeline.append("src/gru_lm/plotting.py", "# changed"),
+            {"plot"},
+            id="plotting.py",
+        ),
+        pytest.param(
+            lambda pipeline: pipeline.append("src/gru_lm/concise.py", "# changed"),
+            {"train@concise", "evaluate@concise", "sample@concise", "plot"},
+            id="concise.py",
+        ),
+    ],
+)
+def test_a_change_reruns_only_what_depends_on_it(
+    change: Callable[[Pipeline], None], expected: set[str], pipeline: Pipeline
+) -> None:
+    change(pipeline)
+    assert set(pipeline.repro()) == expected
+    assert json.loads(pipeline.dvc("status", "--json")) == {}
+
+
+# Experiments
+
+
+@pytest.fixture(scope="module")
+def experiments(
+    finished_pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Pipeline, dict[str, list[str]]]:
+    """A pipeline after three experiments, and the stages that each of them ran.
+
+    slow: in the workspace, with a lower learning rate; after: from the queue, with the other
+    place of the reset gate; traced: from the queue, with an edited library.
+    """
+    pipeline = finished_pipeline.copy(tmp_path_factory.mktemp("experiments") / "project")
+    stages = {"slow": ran(pipeline.dvc("exp", "run", "-S", "train.lr=0.5", "--name", "slow"))}
+    pipeline.dvc("exp", "run", "--queue", "-S", "model.scratch.reset=after", "--name", "after")
+    trace_evaluation(pipeline)
+    pipeline.dvc("exp", "run", "--queue", "-S", "sample.length=11", "--name", "traced")
+    try:
+        # The worker inherits stdout: through a pipe, its start would be waited for to its end.
+        with (pipeline.root.parent / "worker.log").open("w") as log:
+            subprocess.run(
+                ["dvc", "queue", "start", "-j", "1"],
+                cwd=pipeline.root,
+                env=pipeline.env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                timeout=60,
+                check=True,
+            )
+        wait_for_queue(pipeline, ["after", "traced"])
+    finally:
+        pipeline.run("dvc", "queue", "stop", "--kill")
+    for name in ("after", "traced"):
+        stages[name] = ran(pipeline.dvc("queue", "logs", name))
+    return pipeline, stages
+
+
+def wait_for_queue(pipeline: Pipeline, names: list[str], limit: float = 180) -> None:
+    """Wait until each experiment of the queue has succeeded."""
+    start = time.monotonic()
+    while True:
+        status = pipeline.dvc("queue", "status")
+        states = {
+            name: line.split()[-1]
+            for line in status.splitlines()
+            for name in names
+            if f" {name} " in line
+        }
+        if set(states) == set(names) and set(states.values()) == {"Success"}:
+            return
+        if "Failed" in states.values() or time.monotonic() - start > limit:
+            logs = [pipeline.run("dvc", "queue", "logs", name, code=None).stdout for name in names]
+            pytest.fail("\n".join([status, *logs]))
+        time.sleep(1)
+
+
+def trace_evaluation(pipeline: Pipeline) -> None:
+    """Let the library write the file that it was imported from into the metrics."""
+    pipeline.edit(
+        "src/gru_lm/evaluation.py",
+        '"tokens": self.tokens,\n',
+        '"tokens": self.tokens,\n            "source": __file__,\n',
+    )
+
+
+def experiment_file(pipeline: Pipeline, name: str, path: str) -> str:
+    """The file ``path`` as the experiment ``name`` left it."""
+    references = pipeline.git("for-each-ref", "--format=%(refname)", "refs/exps").split()
+    (reference,) = [one for one in references if one.endswith(f"/{name}")]
+    return pipeline.git("show", f"{reference}:{path}")
+
+
+def test_an_experiment_reruns_only_what_depends_on_its_params(
+    experiments: tuple[Pipeline, dict[str, list[str]]],
+) -> None:
+    _, stages = experiments
+    assert sorted(stages["slow"]) == sorted([*BY_VARIANT, "plot"])
+    assert sorted(stages["after"]) == sorted(
+        ["train@scratch", "evaluate@scratch", "sample@scratch", "plot"]
+    )
+
+
+def test_an_experiment_changes_the_results(
+    experiments: tuple[Pipeline, dict[str, list[str]]], finished_pipeline: Pipeline
+) -> None:
+    pipeline, _ = experiments
+
+    def scores(name: str) -> dict[str, Any]:
+        path = "metrics/evaluate/{}.json"
+        return {v: experiment_file(pipeline, name, path.format(v)) for v in VARIANTS}
+
+    before = finished_pipeline.root / "metrics/evaluate"
+    slow, after = scores("slow"), scores("after")
+    for variant in VARIANTS:
+        assert slow[variant] != (before / f"{variant}.json").read_text()
+    assert after["scratch"] != slow["scratch"]
+    assert after["concise"] == slow["concise"]
+
+
+def test_exp_show_lists_experiments_with_their_metrics(
+    experiments: tuple[Pipeline, dict[str, list[str]]],
+) -> None:
+    pipeline, stages = experiments
+    table = list(csv.DictReader(io.StringIO(pipeline.dvc("exp", "show", "--csv"))))
+    rows = {row["Experiment"]: row for row in table}
+    assert stages.keys() <= rows.keys()
+    for name in stages:
+        for variant in VARIANTS:
+            column = f"metrics/evaluate/{variant}.json:test.perplexity"
+            recorded = json.loads(
+                experiment_file(pipeline, name, f"metrics/evaluate/{variant}.json")
+            )
+            assert float(rows[name][column]) == recorded["test"]["perplexity"]
+            assert float(rows[name][f"metrics/timing/{variant}.json:tokens_per_second"]) > 0
+    assert rows["after"]["model.scratch.reset"] == "after"
+    assert float(rows["slow"]["train.lr"]) == 0.5
+
+
+def test_diffs_against_the_commit(experiments: tuple[Pipeline, dict[str, list[str]]]) -> None:
+    pipeline, _ = experiments
+    params = json.loads(pipeline.dvc("params", "diff", "--json"))
+    assert params == {"params.yaml": {"train.lr": {"old": 1.0, "new": 0.5, "diff": -0.5}}}
+    metrics = json.loads(pipeline.dvc("metrics", "diff", "--json"))
+    for variant in VARIANTS:
+        change = metrics[f"metrics/evaluate/{variant}.json"]["val.perplexity"]
+        assert change["diff"] == change["new"] - change["old"] != 0
+    assert "metrics/evaluate/unigram.json" not in metrics
+
+
+@pytest.mark.parametrize("command", ["show", "diff"])
+def test_plots_become_a_page(
+    command: str, experiments: tuple[Pipeline, dict[str, list[str]]], tmp_path: Path
+) -> None:
+    pipeline, _ = experiments
+    pipeline.dvc("plots", command, "--out", tmp_path)
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "Training perplexity by epoch" in page
+    for picture in PICTURES:
+        assert Path(picture).name in page
+
+
+def test_an_experiment_away_from_the_workspace_uses_its_own_library(
+    experiments: tuple[Pipeline, dict[str, list[str]]], pipeline: Pipeline
+) -> None:
+    """Neither the workspace's nor the installed one (treeverse/dvc issue 10419)."""
+    trace_evaluation(pipeline)
+    output = pipeline.dvc("exp", "run", "--temp", "--name", "traced")
+    assert set(ran(output)) == {"evaluate@scratch", "evaluate@concise", "plot"}
+    queued, _ = experiments
+    for run in (pipeline, queued):
+        for variant in VARIANTS:
+            scores = json.loads(experiment_file(run, "traced", f"metrics/evaluate/{variant}.json"))
+            for score in scores.values():
+                assert "source" in score, "another library than the edited one was used"
+                source = Path(score["source"])
+                assert source.is_relative_to((run.root / ".dvc/tmp/exps").resolve())
+                assert source.parts[-3:] == ("src", "gru_lm", "evaluation.py")
+
+
+# Without DVC, again, and without network
+
+
+def test_each_stage_runs_without_dvc(
+    unrun_pipeline: Pipeline, finished_pipeline: Pipeline, tmp_path: Path
+) -> None:
+    plain = unrun_pipeline.copy(tmp_path / "project")
+    for folder in (".dvc", ".git"):
+        shutil.rmtree(plain.root / folder)
+    plain.stage("fetch")
+    plain.stage("prepare")
+    for variant in VARIANTS:
+        for stage in ("train", "evaluate", "sample"):
+            plain.stage(stage, "--variant", variant)
+    plain.stage("baseline")
+    plain.stage("plot")
+    for stage in finished_pipeline.lock().values():
+        for out in stage["outs"]:
+            path = out["path"]
+            mine, other = plain.root / path, finished_pipeline.root / path
+            if mine.is_dir():
+                assert sorted(f.name for f in mine.iterdir()) == [
+                    "config.json",
+                    "model.safetensors",
+                ]
+                pairs = [(f, other / f.name) for f in mine.iterdir()]
+            else:
+                pairs = [(mine, other)]
+            for a, b in pairs:
+                assert a.is_file()
+                assert is_timing(path) or a.read_bytes() == b.read_bytes(), f"{a.name} differs"
+
+
+def test_sampling_by_hand_prints_one_line(pipeline: Pipeline) -> None:
+    given = ["--prefix", "time traveller", "--length", "5", "--temperature", "0.8"]
+    output = pipeline.stage("sample", "--variant", "scratch", *given)
+    assert output.startswith("time traveller")
+    assert len(output) == len("time traveller") + 5 + len("\n")
+    assert output.count("\n") == 1
+    assert pipeline.git("status", "--porcelain") == ""
+
+
+def test_two_runs_give_the_same_bytes(
+    unrun_pipeline: Pipeline, finished_pipeline: Pipeline, tmp_path: Path
+) -> None:
+    unrun_pipeline.run("git", "clone", "--quiet", ".", tmp_path / "clone")
+    clone = Pipeline(tmp_path / "clone", unrun_pipeline.env)
+    assert sorted(clone.repro()) == sorted(STAGES)
+
+    def hashes(pipeline: Pipeline) -> dict[str, str]:
+        outs = [out for stage in pipeline.lock().values() for out in stage["outs"]]
+        return {out["path"]: out["md5"] for out in outs if not is_timing(out["path"])}
+
+    assert hashes(clone) == hashes(finished_pipeline)
+
+
+def test_a_corpus_out_of_reach_stops_the_run(pipeline: Pipeline) -> None:
+    addresses = ["http://127.0.0.1:9/timemachine.txt", "http://127.0.0.1:9/elsewhere/book.txt"]
+    pipeline.set_params(
+        {
+            "fetch.corpus": "time_machine",
+            "fetch.retries": 0,
+            "fetch.timeout": 5.0,
+            "corpora.time_machine.urls": addresses,
+        }
+    )
+    raw = pipeline.root / "data/raw"
+    before = {path.name: path.read_bytes() for path in raw.iterdir()}
+    result = pipeline.run("dvc", "repro", code=None)
+    assert ran(result.stdout) == ["fetch"]
+    output = result.stdout + result.stderr
+    (line,) = [line for line in output.splitlines() if line.startswith("fetch: error:")]
+    for address in addresses:
+        assert address in line
+    assert "dvc exp run -S fetch.corpus=sample" in line
+    assert "GRU_LM_CORPUS_MIRROR" in line
+    assert "Traceback" not in output
+    assert {path.name: path.read_bytes() for path in raw.iterdir()} == before
