@@ -105,13 +105,6 @@ class Pipeline:
             section[last] = value
         path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
 
-    def edit(self, path: str, old: str, new: str) -> None:
-        """Replace the one place in the file ``path`` that reads ``old``."""
-        file = self.root / path
-        text = file.read_text(encoding="utf-8")
-        assert text.count(old) == 1, f"{path} should hold {old!r} once"
-        file.write_text(text.replace(old, new), encoding="utf-8")
-
     def append(self, path: str, line: str) -> None:
         with (self.root / path).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
