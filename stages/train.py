@@ -1,6 +1,10 @@
-"""Train one variant; log the perplexity of each epoch, keep the weights, note the speed."""
+"""Train one variant; log the perplexity of each epoch, keep the weights, note the speed.
+
+A run that was killed goes on from its last checkpoint when it is started again.
+"""
 
 import argparse
+import signal
 import statistics
 import sys
 import time
@@ -11,13 +15,14 @@ import torch
 from dvclive import Live
 from tqdm import tqdm
 
+from gru_lm.checkpoint import Checkpoints, fingerprint
 from gru_lm.device import choose_device, describe_device
-from gru_lm.errors import run_stage
+from gru_lm.errors import Interrupted, run_stage
 from gru_lm.files import write_json
 from gru_lm.model import build_model
 from gru_lm.settings import Variant, load_settings
 from gru_lm.tokens import load_split
-from gru_lm.training import train
+from gru_lm.training import make_optimizer, train
 from gru_lm.vocabulary import Vocabulary
 
 PREPARED = Path("data/prepared")
@@ -32,55 +37,114 @@ def main() -> None:
     vocabulary = Vocabulary.load(PREPARED / "vocab.json")
     tokens = torch.from_numpy(load_split(PREPARED, "train", len(vocabulary)).astype("int64"))
     device = choose_device(settings.device)
-    print(f"train@{variant}: on {describe_device(device)}", flush=True)
+    _say(variant, f"on {describe_device(device)}")
 
     torch.manual_seed(settings.train.seed)
-    model = build_model(variant, len(vocabulary), **settings.model.options(variant)).to(device)
+    options = settings.model.options(variant)
+    model = build_model(variant, len(vocabulary), **options).to(device)
+    optimizer = make_optimizer(model, settings.train)
+
+    checkpoints = Checkpoints.of(
+        Path(".checkpoints"),
+        variant,
+        {
+            "options": options,
+            "train": settings.train.model_dump(),
+            "vocabulary": vocabulary.fingerprint,
+            "tokens": fingerprint(PREPARED / "train.npy"),
+            "code": fingerprint(*_loaded_modules()),
+            "device": describe_device(device),
+            "torch": torch.__version__,
+        },
+    )
+    curve = checkpoints.resume(model, optimizer, warn=lambda line: _say(variant, line))
+    resumed_from = len(curve)
+    if resumed_from:
+        _say(variant, f"going on after epoch {resumed_from} of a run that was interrupted")
 
     start = time.perf_counter()
-    epochs = []
+    speeds = []
+    stop = StopRequest()
     interactive = sys.stderr.isatty()
     with (
         Live(f"dvclive/{variant}", save_dvc_exp=False, dvcyaml=False) as live,
-        tqdm(total=settings.train.epochs, unit="epoch", disable=not interactive) as bar,
+        tqdm(
+            total=settings.train.epochs, initial=resumed_from, unit="epoch", disable=not interactive
+        ) as bar,
     ):
-        for epoch in train(model, tokens, settings.train):
-            epochs.append(epoch)
+        for number, perplexity in enumerate(curve, start=1):
+            live.step = number
+            live.log_metric("train/perplexity", perplexity)
+        for epoch in train(model, tokens, settings.train, optimizer, resumed_from + 1):
+            curve.append(epoch.perplexity)
             live.step = epoch.number
             live.log_metric("train/perplexity", epoch.perplexity)
             live.make_summary()
-            speed = epoch.tokens / epoch.seconds
-            bar.set_postfix_str(f"perplexity {epoch.perplexity:.3f}, {speed:,.0f} tokens/s")
+            speeds.append(epoch.tokens / epoch.seconds)
+            progress = f"perplexity {epoch.perplexity:.3f}, {speeds[-1]:,.0f} tokens/s"
+            bar.set_postfix_str(progress)
             bar.update()
             if not interactive and epoch.number % max(1, settings.train.epochs // 10) == 0:
-                print(
-                    f"train@{variant}: epoch {epoch.number}, perplexity {epoch.perplexity:.3f}, "
-                    f"{speed:,.0f} tokens/s",
-                    flush=True,
-                )
+                _say(variant, f"epoch {epoch.number}, {progress}")
+            last = epoch.number == settings.train.epochs
+            if not last and (stop.asked or epoch.number % settings.checkpoint.every == 0):
+                checkpoints.save(model, optimizer, curve)
+                if stop.asked:
+                    raise Interrupted(
+                        f"interrupted after epoch {epoch.number}; run it again to go on from there"
+                    )
     seconds = time.perf_counter() - start
 
     model.save(Path("models") / variant, vocabulary.fingerprint)
     write_json(
         Path(f"metrics/train/{variant}.json"),
         {
-            "perplexity": epochs[-1].perplexity,
-            "epochs": len(epochs),
-            "tokens_per_epoch": epochs[-1].tokens,
+            "perplexity": curve[-1],
+            "epochs": len(curve),
             "parameters": sum(weight.numel() for weight in model.parameters()),
         },
     )
     write_json(
         Path(f"metrics/timing/{variant}.json"),
         {
-            "tokens_per_second": statistics.median(
-                epoch.tokens / epoch.seconds for epoch in epochs
-            ),
+            "tokens_per_second": statistics.median(speeds),
             "seconds": seconds,
+            "epochs_timed": len(speeds),
             "device": describe_device(device),
             "torch": torch.__version__,
         },
     )
+    checkpoints.remove()
+
+
+class StopRequest:
+    """Turns the first SIGINT or SIGTERM into a request to stop after the running epoch.
+
+    A second one ends the process at once.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: object) -> None:
+        self.asked = True
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _loaded_modules() -> list[Path]:
+    """This script and the library's modules that it uses."""
+    files = [
+        module.__file__
+        for name, module in sys.modules.items()
+        if name.startswith("gru_lm") and module.__file__
+    ]
+    return [Path(__file__), *map(Path, sorted(files))]
+
+
+def _say(variant: str, line: str) -> None:
+    print(f"train@{variant}: {line}", flush=True)
 
 
 if __name__ == "__main__":

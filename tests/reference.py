@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# For matrices this small a second thread only waits: on a busy machine, a hundred times longer.
+torch.set_num_threads(1)
+
 # ---------------------------------------------------------------------------------- minibatches
 
 
@@ -106,7 +109,7 @@ Minibatch = tuple[Tensor, Tensor]
 
 
 def textbook_forward(w: Mapping[str, Tensor], reset: str) -> Forward:
-    """One-hot inputs (T, B, V) and state (B, H) to logits (T * B, V) and state, by the equations."""
+    """By the equations, from one-hot (T, B, V) and state (B, H): logits (T * B, V) and state."""
 
     def forward(one_hot: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
         outputs = []
@@ -176,7 +179,7 @@ def train_textbook(
                 with torch.no_grad():
                     for weight, gradient in zip(weights, gradients, strict=True):
                         weight -= lr * gradient
-            nats += float(loss) * Y.numel()
+            nats += loss.item() * Y.numel()
             count += Y.numel()
         perplexities.append(math.exp(nats / count))
     return perplexities

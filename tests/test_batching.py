@@ -78,8 +78,7 @@ def test_random_deals_each_piece_once(length, batch_size, num_steps, data):
 def test_random_deals_in_random_order():
     stream = torch.arange(401)
     starts = [
-        int(X[0, 0])
-        for X, _ in random_minibatches(stream, 1, 4, 0, np.random.default_rng(0))
+        int(X[0, 0]) for X, _ in random_minibatches(stream, 1, 4, 0, np.random.default_rng(0))
     ]
     assert sorted(starts) == list(range(0, 400, 4))
     assert starts != sorted(starts)
@@ -126,9 +125,7 @@ def test_enough_tokens_means_a_minibatch_for_every_offset(length, batch_size, nu
             minibatches = list(sequential_minibatches(stream, batch_size, num_steps, offset))
         else:
             generator = np.random.default_rng(0)
-            minibatches = list(
-                random_minibatches(stream, batch_size, num_steps, offset, generator)
-            )
+            minibatches = list(random_minibatches(stream, batch_size, num_steps, offset, generator))
         assert minibatches, f"no minibatch at offset {offset}"
 
 

@@ -17,7 +17,9 @@ MIRROR = os.environ.get("GRU_LM_CORPUS_MIRROR", "")
 BOOK = Path(MIRROR) / "timemachine.txt"
 few = settings(deadline=None, max_examples=60)
 # Letters of all kinds beside digits, signs and line ends, so that runs of them are common.
-prose = st.text(st.sampled_from("abzAZ  \n\n\t09.,'-_\u00e9\u00df\u0130\u212a\u2028") | st.characters())
+prose = st.text(
+    st.sampled_from("abzAZ  \n\n\t09.,'-_\u00e9\u00df\u0130\u212a\u2028") | st.characters()
+)
 
 
 def letters_by_hand(text: str) -> str:
@@ -32,7 +34,9 @@ def letters_by_hand(text: str) -> str:
                 words.append(word)
                 word = ""
         words += [word] if word else []
-        result.append(" ".join(words).translate(str.maketrans(string.ascii_uppercase, string.ascii_lowercase)))
+        result.append(
+            " ".join(words).translate(str.maketrans(string.ascii_uppercase, string.ascii_lowercase))
+        )
     return "".join(result)
 
 
@@ -45,7 +49,14 @@ def test_letters_rule_is_the_textbooks(text):
 
 def test_letters_rule_on_a_known_text():
     text = "The Time Machine, by H. G. Wells [1898]\n\n\n  I\nCaf\u00e9 42!\n"
-    assert normalized_lines(text, "letters") == ["the time machine by h g wells", "", "", "i", "caf", ""]
+    assert normalized_lines(text, "letters") == [
+        "the time machine by h g wells",
+        "",
+        "",
+        "i",
+        "caf",
+        "",
+    ]
     assert "".join(tokenize(text, "letters", "char")) == "the time machine by h g wellsicaf"
     words = tokenize(text, "letters", "word")
     assert words == ["the", "time", "machine", "by", "h", "g", "wells", "i", "caf"]

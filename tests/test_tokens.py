@@ -41,7 +41,9 @@ def test_fractions_are_rounded_down(length, percents):
     for name, percent in zip(splits, percents, strict=True):
         exact = Fraction(percent, 100) * length
         assert len(splits[name]) in {math.floor(exact), math.ceil(exact) - 1}
-    assert np.concatenate(list(splits.values())).tolist() == list(range(sum(map(len, splits.values()))))
+    assert np.concatenate(list(splits.values())).tolist() == list(
+        range(sum(map(len, splits.values())))
+    )
 
 
 def test_fractions_of_a_known_corpus():

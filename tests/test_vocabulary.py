@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gru_lm.errors import UserError
 from gru_lm.text import tokenize
-from gru_lm.vocabulary import Vocabulary, require_known
+from gru_lm.vocabulary import Vocabulary
 
 few = settings(deadline=None, max_examples=80)
 
@@ -188,10 +188,3 @@ def test_fingerprint_changes_with_tokens_and_rules():
     prints = [vocabulary.fingerprint, *(other.fingerprint for other in others)]
     assert len(set(prints)) == len(prints)
     assert Vocabulary(("<unk>", "a", "b"), "char", "none").fingerprint == vocabulary.fingerprint
-
-
-def test_require_known_lets_only_the_same_vocabulary_pass():
-    vocabulary = Vocabulary(("<unk>", "a"))
-    require_known(vocabulary, vocabulary.fingerprint, "models/scratch")
-    with pytest.raises(UserError, match="models/scratch was trained with another vocabulary"):
-        require_known(vocabulary, "0" * 64, "models/scratch")

@@ -33,6 +33,12 @@ class UnreachableError(UserError):
     exit_code = EXIT_UNREACHABLE
 
 
+class Interrupted(UserError):
+    """The user stopped the stage, and what was reached is kept."""
+
+    exit_code = EXIT_INTERRUPTED
+
+
 def run_stage(name: str, main: Callable[[], None]) -> None:
     """Run a stage's ``main`` and end the process; a user's error becomes one line on stderr.
 

@@ -160,6 +160,12 @@ class Train(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
 
 
+class Checkpoint(Section):
+    """How often the training keeps a checkpoint, in epochs. It changes no result."""
+
+    every: Count
+
+
 class Sample(Section):
     """The text to generate after each prefix: greedily, and at each temperature.
 
@@ -182,6 +188,7 @@ class Settings(Section):
     prepare: Prepare
     model: Model
     train: Train
+    checkpoint: Checkpoint
     sample: Sample
 
     @model_validator(mode="after")

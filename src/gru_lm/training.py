@@ -162,17 +162,26 @@ def make_optimizer(model: LanguageModel, settings: Train) -> torch.optim.Optimiz
     return torch.optim.Adam(model.parameters(), settings.lr, capturable=model.device.type == "cuda")
 
 
-def train(model: LanguageModel, tokens: Tensor, settings: Train) -> Iterator[Epoch]:
+def train(
+    model: LanguageModel,
+    tokens: Tensor,
+    settings: Train,
+    optimizer: torch.optim.Optimizer | None = None,
+    first_epoch: int = 1,
+) -> Iterator[Epoch]:
     """Train ``model`` on ``tokens`` (N,) int64, on the model's device; yields after each epoch.
+
+    To go on with an interrupted run, give the ``optimizer`` it had (``make_optimizer``, with its
+    memory restored) and the number of the ``first_epoch`` still to do.
 
     Raises UserError where ``tokens`` are too few for one minibatch, and where the loss stops
     being a number.
     """
     require_enough_tokens(len(tokens), settings.batch_size, settings.num_steps)
     tokens = tokens.to(model.device)
-    trainer = Trainer(model, make_optimizer(model, settings), settings.clip_norm)
+    trainer = Trainer(model, optimizer or make_optimizer(model, settings), settings.clip_norm)
     last_finite = math.nan
-    for number in range(1, settings.epochs + 1):
+    for number in range(first_epoch, settings.epochs + 1):
         start = time.perf_counter()
         minibatches = epoch_minibatches(
             tokens,

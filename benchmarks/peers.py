@@ -1,0 +1,111 @@
+"""The textbook's package d2l, kept apart from the project's environment.
+
+d2l is installed without its dependencies, which pin versions years old, into a folder of its own
+that is on ``sys.path`` only while d2l is imported. It imports some packages only to draw or to
+load pictures and tables; its recurrent part uses none of them, so that empty stand-ins in the same
+folder serve.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+FOLDER: Final = ROOT / ".bench" / "peers"
+REQUIREMENTS: Final = Path(__file__).with_name("peers.txt")
+D2L_VERSION: Final = "0.17.6"
+STAND_INS: Final = {  # package: the names that d2l imports from it
+    "IPython": ("display",),
+    "PIL": ("Image",),
+    "matplotlib": ("pyplot",),
+    "matplotlib_inline": ("backend_inline",),
+    "pandas": (),
+    "torchvision": ("transforms",),
+}
+
+
+class PeerMissingError(Exception):
+    """A peer cannot be had; the message says why."""
+
+
+def load_d2l(folder: Path | None = None) -> ModuleType:
+    """Import ``d2l.torch`` from ``folder``, or from ``.bench/peers``, installing it there first.
+
+    Nothing is installed into a ``folder`` that is given; stand-ins that it lacks are added.
+    Raises PeerMissingError where d2l is not there, cannot be installed or imported, or is another
+    version than the one compared with.
+    """
+    try:
+        if folder is None:
+            folder = FOLDER
+            if not _holds_d2l(folder):
+                _install(folder)
+        elif not _holds_d2l(folder):
+            raise PeerMissingError("the folder given with --peers holds no package d2l")
+        _add_stand_ins(folder)
+    except OSError as error:
+        raise PeerMissingError(f"the peers' folder cannot be used: {error.strerror}") from error
+    return _import_d2l(folder.resolve())
+
+
+def _holds_d2l(folder: Path) -> bool:
+    return (folder / "d2l" / "torch.py").is_file()
+
+
+def _install(folder: Path) -> None:
+    """Install the peers into ``folder``, which appears only when that has succeeded."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".peers-", dir=folder.parent) as name:
+        fresh = Path(name) / folder.name
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+        command += ["--disable-pip-version-check", "--only-binary", ":all:", "--require-hashes"]
+        command += ["--target", str(fresh), "--requirement", str(REQUIREMENTS)]
+        print(f"installing d2l {D2L_VERSION} into a folder of its own", flush=True)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        except subprocess.TimeoutExpired:
+            raise PeerMissingError("pip had not installed it after 300 seconds") from None
+        if done.returncode != 0:
+            lines = done.stderr.strip().splitlines() or ["no message"]
+            errors = [line for line in lines if line.startswith("ERROR:")] or lines
+            raise PeerMissingError(f"pip could not install it: {errors[-1]}")
+        if folder.exists():
+            shutil.rmtree(folder)
+        fresh.rename(folder)
+
+
+def _add_stand_ins(folder: Path) -> None:
+    for package, names in STAND_INS.items():
+        init = folder / package / "__init__.py"
+        if not init.exists():
+            init.parent.mkdir(exist_ok=True)
+            lines = ['"""An empty stand-in: d2l imports this package, its GRUs do not use it."""']
+            lines += [f"{name} = None" for name in names]
+            init.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _import_d2l(folder: Path) -> ModuleType:
+    """Import d2l from ``folder``; the stand-ins are forgotten again, so that nobody meets them."""
+    others = set(sys.modules)
+    sys.path.insert(0, str(folder))
+    try:
+        package = importlib.import_module("d2l")
+        module = importlib.import_module("d2l.torch")
+    except Exception as error:  # whatever a package that fits no more may raise
+        raise PeerMissingError(f"it cannot be imported: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(folder))
+        for name in set(sys.modules) - others:
+            if name.partition(".")[0] in STAND_INS:
+                del sys.modules[name]
+    version = getattr(package, "__version__", "unknown")
+    if version != D2L_VERSION:
+        raise PeerMissingError(f"its version is {version}, not {D2L_VERSION}")
+    return module

@@ -1,0 +1,151 @@
+"""Checkpoints of a training run, so that a killed one goes on where it was.
+
+A checkpoint is taken between two epochs. There the carried hidden state is none (each epoch
+starts from zero) and no random state is needed (an epoch's minibatches follow from the seed and
+its number), so weights, the optimizer's memory and the curve so far are all there is: a resumed
+run ends with the same bytes as one never interrupted.
+
+Each lies in one file, whose name carries the epoch and its own checksum::
+
+    .checkpoints/<variant>-<key>/000150-<sha256, first 16 digits>.safetensors
+
+The key is a hash of everything that determines the result, so another experiment's checkpoint is
+never picked up. A file is written whole or not at all, and the one before it stays until then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from gru_lm.files import write_bytes
+from gru_lm.model import LanguageModel
+
+KEPT = 2  # the newest, and the one before it in case the newest gets damaged
+NAME = re.compile(r"(\d{6,})-([0-9a-f]{16})\.safetensors")
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one training run, in a ``folder`` of their own."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, root: Path, variant: str, determinants: Mapping[str, Any]) -> Checkpoints:
+        """Those of the run that ``determinants``, a JSON tree, determine altogether."""
+        document = json.dumps(determinants, sort_keys=True)
+        key = hashlib.sha256(document.encode()).hexdigest()[:16]
+        return cls(root / f"{variant}-{key}")
+
+    def save(
+        self, model: LanguageModel, optimizer: torch.optim.Optimizer, curve: list[float]
+    ) -> None:
+        """Keep the run after epoch ``len(curve)``; ``curve`` holds each epoch's perplexity."""
+        tensors = {f"model.{name}": weight for name, weight in model.state_dict().items()}
+        for index, memory in enumerate(_memories(optimizer)):
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in memory.items()}
+        tensors["curve"] = torch.tensor(curve, dtype=torch.float64)
+        data = safetensors.torch.save(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        )
+        digest = hashlib.sha256(data).hexdigest()[:16]
+        write_bytes(self.folder / f"{len(curve):06d}-{digest}.safetensors", data)
+        for old in self._newest_first()[KEPT:]:
+            old.unlink(missing_ok=True)
+
+    def resume(
+        self,
+        model: LanguageModel,
+        optimizer: torch.optim.Optimizer,
+        warn: Callable[[str], None],
+    ) -> list[float]:
+        """Bring ``model`` and ``optimizer`` to the newest sound checkpoint; return its curve.
+
+        The curve is empty where there is none. ``warn`` gets one line for each damaged file,
+        which is passed over.
+        """
+        for path in self._newest_first():
+            try:
+                tensors = _read(path)
+                curve = [float(value) for value in tensors.pop("curve")]
+                if len(curve) != int(path.name.split("-")[0]):
+                    raise ValueError("its curve has another length")
+                model.load_weights(_under(tensors, "model"))
+                for index, weight in enumerate(_weights(optimizer)):
+                    if memory := _under(tensors, f"optimizer.{index}"):
+                        optimizer.state[weight] = {
+                            name: value.to(weight.device)
+                            if value.ndim or _on_device(optimizer)
+                            else value
+                            for name, value in memory.items()
+                        }
+            except (OSError, ValueError, KeyError, SafetensorError) as error:
+                warn(f"checkpoint {path} is damaged ({error}): going on from the one before it")
+                continue
+            return curve
+        return []
+
+    def remove(self) -> None:
+        """Delete all of this run's checkpoints, once it is finished."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _newest_first(self) -> list[Path]:
+        if not self.folder.is_dir():
+            return []
+        return sorted(
+            (path for path in self.folder.iterdir() if NAME.fullmatch(path.name)),
+            key=lambda path: int(path.name.split("-")[0]),
+            reverse=True,
+        )
+
+
+def fingerprint(*paths: Path) -> str:
+    """SHA-256 over the bytes of files, in the order given."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint whose bytes have the checksum in its name."""
+    match = NAME.fullmatch(path.name)
+    data = path.read_bytes()
+    if match is None or hashlib.sha256(data).hexdigest()[:16] != match[2]:
+        raise ValueError("its checksum is not the one in its name")
+    return safetensors.torch.load(data)
+
+
+def _weights(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
+
+
+def _memories(optimizer: torch.optim.Optimizer) -> list[dict[str, Tensor]]:
+    return [dict(optimizer.state.get(weight, {})) for weight in _weights(optimizer)]
+
+
+def _on_device(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the step count lies on the device too, as a captured graph needs it."""
+    return any(group.get("capturable") for group in optimizer.param_groups)
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names start with ``prefix`` and a dot, without it."""
+    start = f"{prefix}."
+    return {
+        name.removeprefix(start): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(start)
+    }

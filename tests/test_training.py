@@ -1,0 +1,328 @@
+"""The training loop against the textbook's, written a second time in reference.py."""
+
+import copy
+import math
+
+import pytest
+import torch
+from reference import nn_gru_forward, textbook_forward, train_textbook
+from torch import nn
+
+from gru_lm.batching import epoch_minibatches
+from gru_lm.concise import ConciseGRU
+from gru_lm.errors import UserError
+from gru_lm.model import build_model
+from gru_lm.settings import Train
+from gru_lm.training import Trainer, clip_gradients, make_optimizer, perplexity, train
+
+V, H = 7, 8
+KINDS = {
+    "scratch-before": ("scratch", {"reset": "before"}),
+    "scratch-after": ("scratch", {"reset": "after"}),
+    "concise": ("concise", {}),
+}
+each_kind = pytest.mark.parametrize("kind", KINDS)
+each_partition = pytest.mark.parametrize("partition", ["sequential", "random"])
+
+
+def settings(**changes):
+    values = {"epochs": 20, "batch_size": 4, "num_steps": 5, "partition": "sequential"}
+    values |= {"optimizer": "sgd", "lr": 1.0, "clip_norm": 1.0, "seed": 0}
+    return Train(**{**values, **changes})
+
+
+def make_model(kind, seed=1, dtype=torch.float32):
+    variant, options = KINDS[kind]
+    torch.manual_seed(seed)
+    model = build_model(variant, V, hidden_size=H, **options)
+    # Weights of scratch start so small that for a while nothing but the biases would learn.
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.3)
+    return model.to(dtype)
+
+
+@pytest.fixture
+def corpus():
+    """A noisy pattern: something to learn, and something that cannot be learnt."""
+    generator = torch.Generator().manual_seed(5)
+    pattern = torch.tensor([0, 1, 2, 0, 3, 4, 0, 5, 6]).repeat(23)
+    noise = torch.randint(V, pattern.shape, generator=generator)
+    return torch.where(torch.rand(pattern.shape, generator=generator) < 0.2, noise, pattern)
+
+
+def textbook(model, kind, corpus, settings):
+    """The reference's perplexities by epoch, from ``model``'s weights and the same minibatches.
+
+    Returns them with the reference's final weights by name.
+    """
+    variant, options = KINDS[kind]
+    mine = {name: w.detach().clone().requires_grad_() for name, w in model.named_parameters()}
+    if variant == "scratch":
+        forward = textbook_forward(mine, options["reset"])
+    else:
+        assert isinstance(model, ConciseGRU)
+        gru, linear = nn.GRU(V, H).to(next(iter(mine.values()))), nn.Linear(H, V)
+        linear = linear.to(next(iter(mine.values())))
+        gru.load_state_dict(model.gru.state_dict())
+        linear.load_state_dict(model.linear.state_dict())
+        mine = {f"gru.{name}": weight for name, weight in gru.named_parameters()}
+        mine |= {f"linear.{name}": weight for name, weight in linear.named_parameters()}
+        forward = nn_gru_forward(gru, linear)
+    sizes = (settings.batch_size, settings.num_steps, settings.partition, settings.seed)
+    epochs = [
+        list(epoch_minibatches(corpus, *sizes, epoch)) for epoch in range(1, settings.epochs + 1)
+    ]
+    reached = train_textbook(
+        list(mine.values()),
+        forward,
+        (V, H),
+        epochs,
+        settings.lr,
+        settings.clip_norm,
+        carry_state=settings.partition == "sequential",
+        adam=settings.optimizer == "adam",
+    )
+    return reached, mine
+
+
+# ------------------------------------------------------------------------ against the textbook
+
+
+@each_partition
+@each_kind
+def test_perplexities_are_the_textbooks(kind, partition, corpus):
+    model = make_model(kind)
+    wanted, _ = textbook(model, kind, corpus, settings(partition=partition))
+    epochs = list(train(model, corpus, settings(partition=partition)))
+    assert [epoch.number for epoch in epochs] == list(range(1, 21))
+    assert [epoch.perplexity for epoch in epochs] == pytest.approx(wanted, rel=1e-4)
+    assert wanted[-1] < 0.8 * wanted[0], "nothing was learnt: the comparison would say little"
+
+
+@each_partition
+@each_kind
+def test_float64_agrees_to_eight_digits(kind, partition, corpus):
+    model = make_model(kind, dtype=torch.float64)
+    wanted, final = textbook(model, kind, corpus, settings(partition=partition))
+    reached = [epoch.perplexity for epoch in train(model, corpus, settings(partition=partition))]
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(weight, final[name], rtol=1e-8, atol=1e-9)
+    assert reached == pytest.approx(wanted, rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "adam", "lr": 0.02},
+        {"optimizer": "adam", "lr": 0.02, "clip_norm": None},
+        {"lr": 0.3, "clip_norm": None},
+        {"clip_norm": 0.05},
+        {"batch_size": 1, "num_steps": 1, "epochs": 2, "lr": 0.1},
+        {"batch_size": 9, "num_steps": 11},
+    ],
+    ids=["adam", "adam-unclipped", "unclipped", "clipped-hard", "smallest", "other-sizes"],
+)
+@pytest.mark.parametrize("kind", ["scratch-before", "concise"])
+def test_other_settings_too(kind, changes, corpus):
+    chosen = settings(**{"epochs": 8, **changes})
+    model = make_model(kind, dtype=torch.float64)
+    wanted, final = textbook(model, kind, corpus, chosen)
+    reached = [epoch.perplexity for epoch in train(model, corpus, chosen)]
+    assert reached == pytest.approx(wanted, rel=1e-6)
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(weight, final[name], rtol=1e-7, atol=1e-8)
+
+
+def test_the_state_is_carried_only_where_asked():
+    """Minibatches whose targets can only be known from the minibatch before."""
+    model = make_model("scratch-before")
+    X, Y = torch.tensor([[1, 2, 3]]), torch.tensor([[2, 3, 4]])
+    results = {}
+    for carry in (True, False):
+        twin = copy.deepcopy(model)
+        trainer = Trainer(twin, torch.optim.SGD(twin.parameters(), 1e-12), None)
+        results[carry], count = trainer.train_epoch([(X, Y), (X, Y)], carry)
+        assert count == 6
+    logits, state = model(X, model.begin_state(1))
+    again, _ = model(X, state)
+    zero = nn.functional.cross_entropy(logits[:, 0], Y[0]).item()
+    carried = nn.functional.cross_entropy(again[:, 0], Y[0]).item()
+    assert results[False] == pytest.approx(math.exp(zero), rel=1e-5)
+    assert results[True] == pytest.approx(math.exp((zero + carried) / 2), rel=1e-5)
+    assert abs(zero - carried) > 1e-3
+
+
+def test_minibatches_of_different_sizes_count_by_their_tokens():
+    model = make_model("scratch-before", dtype=torch.float64)
+    twin = copy.deepcopy(model)
+    short = (torch.tensor([[1, 2]]), torch.tensor([[2, 0]]))
+    long = (torch.tensor([[3, 4, 5, 6]]), torch.tensor([[4, 5, 6, 0]]))
+    nats = 0.0
+    for X, Y in (short, long):
+        logits, _ = twin(X, twin.begin_state(1))
+        nats += nn.functional.cross_entropy(logits[:, 0], Y[0], reduction="sum").item()
+    trainer = Trainer(model, torch.optim.SGD(model.parameters(), 1e-12), None)
+    reached, count = trainer.train_epoch([short, long], carry_state=False)
+    assert count == 6
+    assert reached == pytest.approx(math.exp(nats / 6), rel=1e-6)
+
+
+# ----------------------------------------------------------------------------------- clipping
+
+
+@pytest.mark.parametrize("max_norm", [0.01, 1.0, 5.0])
+def test_clipping_is_torchs(max_norm):
+    generator = torch.Generator().manual_seed(2)
+    mine = [torch.zeros(shape, requires_grad=True) for shape in [(3, 4), (5,), (2, 2)]]
+    theirs = [weight.detach().clone().requires_grad_() for weight in mine]
+    for left, right in zip(mine, theirs, strict=True):
+        left.grad = torch.randn(left.shape, generator=generator) * 3
+        right.grad = left.grad.clone()
+    clip_gradients(mine, max_norm)
+    before = torch.nn.utils.clip_grad_norm_(theirs, max_norm)
+    assert before > 5.0
+    for left, right in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(left.grad, right.grad, rtol=1e-5, atol=1e-6)
+    joint = torch.cat([weight.grad.flatten() for weight in mine]).norm().item()
+    assert joint == pytest.approx(max_norm, rel=1e-5)
+
+
+def test_small_gradients_are_left_alone():
+    weight = torch.zeros(3, requires_grad=True)
+    other = torch.zeros(2, requires_grad=True)  # without a gradient
+    weight.grad = torch.tensor([0.3, -0.4, 0.1])
+    clip_gradients([weight, other], 1.0)
+    assert weight.grad.tolist() == torch.tensor([0.3, -0.4, 0.1]).tolist()
+    assert other.grad is None
+
+
+def test_zero_gradients_stay_zero():
+    weight = torch.zeros(3, requires_grad=True)
+    weight.grad = torch.zeros(3)
+    clip_gradients([weight], 1.0)
+    assert weight.grad.tolist() == [0.0, 0.0, 0.0]
+
+
+# ------------------------------------------------------------------------------------- promises
+
+
+@each_partition
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@each_kind
+def test_the_same_seed_gives_the_same_bits(kind, optimizer, partition, corpus):
+    def trained(seed):
+        model = make_model(kind, seed=1)
+        chosen = settings(epochs=3, optimizer=optimizer, lr=0.1, partition=partition, seed=seed)
+        reached = [epoch.perplexity for epoch in train(model, corpus, chosen)]
+        return reached, model.state_dict()
+
+    (first, weights), (second, again), (third, other) = trained(0), trained(0), trained(4)
+    assert first == second
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    assert first != third
+    assert not all(torch.equal(weights[name], other[name]) for name in weights)
+
+
+def test_epochs_report_their_tokens_and_time(corpus):
+    chosen = settings(epochs=2, partition="random", batch_size=4, num_steps=5)
+    for epoch in train(make_model("scratch-before"), corpus, chosen):
+        assert epoch.tokens in {180, 200}  # 9 or 10 minibatches of 20 from 207 tokens
+        assert 0 < epoch.seconds < 60
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_divergence_names_the_epoch_and_the_learning_rate(kind, corpus):
+    model = make_model(kind)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(30)
+    chosen = settings(lr=1000.0, clip_norm=None, epochs=30)
+    survived = 0
+    with pytest.raises(UserError) as caught:
+        for epoch in train(model, corpus, chosen):
+            assert math.isfinite(epoch.perplexity)
+            survived = epoch.number
+    message = str(caught.value)
+    assert f"diverged in epoch {survived + 1}:" in message
+    assert "train.lr (1000)" in message
+    assert len(message.splitlines()) == 1
+
+
+def test_weights_that_are_not_numbers_are_found_in_the_first_epoch(corpus):
+    model = make_model("scratch-before")
+    with torch.no_grad():
+        model.b_q[0] = math.nan
+    with pytest.raises(UserError, match="diverged in epoch 1:"):
+        next(train(model, corpus, settings()))
+
+
+def test_too_few_tokens_are_refused_before_training():
+    model = make_model("scratch-before")
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(UserError, match=r"train\.batch_size = 4"):
+        next(train(model, torch.zeros(25, dtype=torch.int64), settings()))
+    assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
+    with pytest.raises(ValueError, match="at least one minibatch"):
+        Trainer(model, make_optimizer(model, settings()), 1.0).train_epoch([], True)
+
+
+def test_perplexity_of_known_losses():
+    assert perplexity(0.0) == 1.0
+    assert perplexity(math.log(28)) == pytest.approx(28)
+    assert perplexity(1e6) == math.inf
+    assert math.isnan(perplexity(math.nan))
+
+
+@each_kind
+def test_a_pattern_that_needs_memory_is_learnt(kind):
+    """0 0 1 0 0 1: without memory, what follows a 0 is a coin's toss (perplexity 1.59)."""
+    torch.manual_seed(0)
+    variant, options = KINDS[kind]
+    model = build_model(variant, 2, hidden_size=H, **options)
+    stream = torch.tensor([0, 0, 1]).repeat(60)
+    chosen = settings(epochs=25, optimizer="adam", lr=0.05)
+    reached = [epoch.perplexity for epoch in train(model, stream, chosen)]
+    assert reached[0] > 1.6
+    assert reached[-1] < 1.2
+
+
+# ------------------------------------------------------------------------------------------ GPU
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+each_optimizer = pytest.mark.parametrize("optimizer, lr", [("sgd", 1.0), ("adam", 0.01)])
+
+
+@pytest.mark.gpu
+@needs_gpu
+@each_partition
+@each_optimizer
+@each_kind
+def test_gpu_gives_the_cpus_perplexities(kind, optimizer, lr, partition, corpus):
+    chosen = settings(epochs=5, optimizer=optimizer, lr=lr, partition=partition)
+    model = make_model(kind)
+    twin = copy.deepcopy(model).cuda()
+    on_cpu = [epoch.perplexity for epoch in train(model, corpus, chosen)]
+    on_gpu = [epoch.perplexity for epoch in train(twin, corpus, chosen)]
+    assert next(twin.parameters()).device.type == "cuda"
+    assert on_gpu == pytest.approx(on_cpu, rel=1e-3)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@each_optimizer
+@each_kind
+def test_capturing_leaves_no_trace(kind, optimizer, lr, corpus):
+    """Captured updates equal eager ones, also where a second shape is captured in mid-training."""
+    chosen = settings(optimizer=optimizer, lr=lr)
+    captured = make_model(kind).cuda()
+    eager = copy.deepcopy(captured)
+    trainers = [Trainer(m, make_optimizer(m, chosen), 1.0) for m in (captured, eager)]
+    stream = corpus.cuda()
+    for batch_size in (4, 4, 3, 4):
+        X, Y = next(epoch_minibatches(stream, batch_size, 5, "sequential", 0, batch_size))
+        reached, _ = trainers[0].train_epoch([(X, Y)], carry_state=False)
+        loss, _ = trainers[1].update(X, Y, eager.begin_state(batch_size))
+        assert reached == pytest.approx(math.exp(loss.item()), rel=1e-5)
+        for left, right in zip(captured.parameters(), eager.parameters(), strict=True):
+            torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-6)
