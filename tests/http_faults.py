@@ -190,11 +190,11 @@ def silent(exchange: Exchange) -> None:
     exchange.hang()
 
 
-def stalled(data: bytes, at: int) -> Behaviour:
+def stalled(data: bytes, at: int, **headers: Any) -> Behaviour:
     """The first ``at`` bytes, and then nothing, on an open connection."""
 
     def behave(exchange: Exchange) -> None:
-        exchange.start(Content_Length=len(data))
+        exchange.start(**({"Content_Length": len(data)} | headers))
         exchange.body(data[:at])
         exchange.hang()
 

@@ -37,15 +37,13 @@ from http_faults import FaultyServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gru_lm import corpus
+from gru_lm.errors import run_stage
+from gru_lm.files import atomic_writer
+from gru_lm.settings import Fetch
+from stages import fetch as stage
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "src")]
-
-from gru_lm import corpus  # noqa: E402
-from gru_lm.errors import run_stage  # noqa: E402
-from gru_lm.files import atomic_writer  # noqa: E402
-from gru_lm.settings import Fetch  # noqa: E402
-from stages import fetch as stage  # noqa: E402
-
 BOOK = "".join(random.Random(0).choices("abcdefgh \n", k=200_000)).encode()
 OTHER = BOOK[:-1] + b"!"
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -220,6 +218,11 @@ FAULTS: dict[str, tuple[faults.Behaviour, str, int]] = {
     "a page": (faults.whole(PAGE, Content_Type="text/html"), "apparently a web page", 1),
     "empty": (faults.whole(b""), "reached, but sent nothing", 1),
     "long": (faults.whole(BOOK * 2), f"fetch.max_bytes allows ({MAX_BYTES} bytes)", 1),
+    "long by its own account": (
+        faults.stalled(BOOK, 0, Content_Length=10**12),
+        f"fetch.max_bytes allows ({MAX_BYTES} bytes)",
+        1,
+    ),
     "endless": (faults.endless(), f"fetch.max_bytes allows ({MAX_BYTES} bytes)", 1),
     "gzip bomb": (
         faults.unframed(faults.bomb(1 << 28), Content_Encoding="gzip"),
@@ -411,7 +414,21 @@ def test_a_cut_off_transfer_is_continued(
     [
         pytest.param(faults.whole(BOOK), 2, id="the server knows no ranges"),
         pytest.param(faults.status(416), 3, id="it cannot satisfy the range"),
-        pytest.param(faults.resumable(BOOK, TAG, 0, "bytes 0-{last}/{size}"), 3, id="other start"),
+        pytest.param(
+            faults.whole(BOOK, 206, ETag=TAG, Content_Range="bytes 0-199999/200000"),
+            3,
+            id="other start",
+        ),
+        pytest.param(
+            faults.whole(
+                BOOK[150_000:-9], 206, ETag=TAG, Content_Range="bytes 150000-199999/200000"
+            ),
+            3,
+            id="too short for its range",
+        ),
+        pytest.param(
+            faults.resumable(BOOK, TAG, 0, "bytes 0-{last}/{size}"), 3, id="other start, if true"
+        ),
         pytest.param(faults.resumable(BOOK, TAG, 0, "bytes {start}-9/{size}"), 3, id="a part"),
         pytest.param(faults.resumable(BOOK, TAG, 0, "bytes {start}-{last}/*"), 3, id="no size"),
         pytest.param(faults.resumable(BOOK, TAG, 0, "{start}"), 3, id="senseless"),
@@ -483,15 +500,17 @@ def test_an_unknown_checksum_is_recorded(project: Project, server: FaultyServer)
     assert len(server.requests) == 2, "nothing says that the file there is the right one"
 
 
-@pytest.mark.parametrize("headers", [{"Content_Type": "text/html; charset=utf-8"}, {}])
+@pytest.mark.parametrize(
+    ("body", "kind"), [(b"Please log in.\n", "text/html; charset=utf-8"), (PAGE, "text/plain")]
+)
 def test_a_page_is_refused_unless_the_address_is_one_of_a_page(
-    headers: dict[str, Any], project: Project, server: FaultyServer
+    body: bytes, kind: str, project: Project, server: FaultyServer
 ) -> None:
-    page = faults.whole(PAGE, **headers)
+    page = faults.whole(body, Content_Type=kind)
     project.use(urls=[server.add("/book.txt", page)], sha256=None)
     assert "reached, but sent something else, apparently a web page" in project.fetch(None).error
     project.use(urls=[server.add("/book.HTML?x=1", page)], sha256=None)
-    project.fetch(PAGE)
+    project.fetch(body)
 
 
 def test_the_checksum_outweighs_the_content_type(project: Project, server: FaultyServer) -> None:
@@ -607,14 +626,17 @@ def test_credentials_in_a_redirect_are_not_used(project: Project, server: Faulty
     assert authorizations(server) == [None, None]
 
 
-def test_netrc_is_not_read(project: Project, server: FaultyServer) -> None:
+@pytest.mark.parametrize("user", ["", "user:secret"])
+def test_netrc_is_not_read(user: str, project: Project, server: FaultyServer) -> None:
     netrc = project.folder / "netrc"
-    netrc.write_text("default login user password secret\n")
+    netrc.write_text("default login somebody password else\n")
     netrc.chmod(0o600)
     project.env["NETRC"] = str(netrc)
-    project.use(urls=[server.add("/book.txt", faults.whole(BOOK))])
+    there = server.add("/book.txt", faults.whole(BOOK)).replace("127.0.0.1", "localhost")
+    server.add("/start", faults.redirect(there))
+    project.use(urls=[server.url("/start", user=user)])
     project.fetch(BOOK)
-    assert authorizations(server) == [None]
+    assert authorizations(server) == [BASIC if user else None, None]
 
 
 @pytest.mark.parametrize("fault", ["404", "silent", "cut off", "other bytes", "to itself"])

@@ -162,8 +162,9 @@ def _take(place: str | Path, source: CorpusSource, options: Fetch, file: IO[byte
     # A log-in page comes with status 200 like a book does; where no checksum tells them apart,
     # only an address that asks for a page may give one.
     page_is_fine = re.search(r"\.html?([?#]|$)", str(place), re.IGNORECASE) is not None
+    file.seek(0)  # what an earlier place left
+    file.truncate()
     if isinstance(place, Path):
-        _empty(file)
         _store(_read(place), file, options.max_bytes)
     else:
         _download(place, options, page_is_fine or source.sha256 is not None, file)
@@ -172,11 +173,6 @@ def _take(place: str | Path, source: CorpusSource, options: Fetch, file: IO[byte
 
 
 # Bytes: reading, storing, checking
-
-
-def _empty(file: IO[bytes]) -> None:
-    file.seek(0)
-    file.truncate()
 
 
 def _read(path: Path) -> Iterator[bytes]:
@@ -251,7 +247,8 @@ class _Partial:
     validator: str | None = None
 
     def start_over(self) -> None:
-        _empty(self.file)
+        self.file.seek(0)
+        self.file.truncate()
         self.validator = None
 
     def request_headers(self) -> dict[str, str]:
@@ -275,9 +272,8 @@ class _Partial:
 
 
 def _download(url: str, options: Fetch, page_is_fine: bool, file: IO[bytes]) -> None:
-    """Write the body at ``url`` to ``file``, with further tries after failures that may pass."""
+    """Write the body at ``url`` to the empty ``file``; failures that may pass are tried again."""
     partial = _Partial(file)
-    partial.start_over()
     with _Session() as session:
         for failures in range(options.retries + 1):
             try:

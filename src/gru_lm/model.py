@@ -72,7 +72,13 @@ class LanguageModel(nn.Module, ABC):
         )
 
     def load_weights(self, tensors: Mapping[str, Tensor]) -> Self:
-        """Take over ``tensors`` by name. Raises ValueError where a name or a shape is not ours."""
+        """Take over ``tensors`` by name. Raises ValueError as ``require_fitting`` does."""
+        self.require_fitting(tensors)
+        self.load_state_dict(dict(tensors))
+        return self
+
+    def require_fitting(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise ValueError where a name or a shape among ``tensors`` is not this model's."""
         mine = self.state_dict()
         if unknown := sorted(tensors.keys() ^ mine.keys()):
             raise ValueError(f"missing or unknown weights: {', '.join(unknown)}")
@@ -81,8 +87,6 @@ class LanguageModel(nn.Module, ABC):
                 raise ValueError(
                     f"{name} has the shape {tuple(tensors[name].shape)}, not {tuple(weight.shape)}"
                 )
-        self.load_state_dict(dict(tensors))
-        return self
 
 
 def build_model(variant: str, vocab_size: int, **options: Any) -> LanguageModel:
@@ -112,13 +116,15 @@ def load_model(folder: Path, vocabulary_fingerprint: str) -> LanguageModel:
         variant = config.pop("variant")
         if variant != folder.name:
             raise ValueError(f"it describes the variant {variant!r}")
-        model = build_model(variant, **config)
-    except (KeyError, TypeError, ValueError, RuntimeError, MemoryError) as error:
-        raise damaged(folder / CONFIG, stage, str(error)) from None
+        with torch.device("meta"):  # sizes without memory: they may be anything
+            model = build_model(variant, **config)
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise damaged(folder / CONFIG, stage, str(error).split("\n")[0][:200]) from None
     path = folder / WEIGHTS
     try:
         tensors = safetensors.torch.load_file(path)
-        return model.load_weights(tensors)
+        model.require_fitting(tensors)
+        return model.to_empty(device="cpu").load_weights(tensors)
     except FileNotFoundError:
         raise missing(path, stage) from None
     except (SafetensorError, ValueError, json.JSONDecodeError) as error:

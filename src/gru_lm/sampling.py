@@ -50,8 +50,12 @@ def _pick(
     """One token (1, 1) from ``logits`` (1, V)."""
     if temperature is None:
         return logits.argmax(-1, keepdim=True)
-    logits = logits.cpu() / temperature
-    if top_k is not None and top_k < logits.shape[-1]:
-        threshold = logits.topk(top_k).values[:, -1:]
-        logits = logits.masked_fill(logits < threshold, float("-inf"))
-    return torch.multinomial(logits.softmax(-1), 1, generator=generator).to(logits.device)
+    # Against the largest, in float64: no temperature, however small, overflows.
+    scores = logits.cpu().double()
+    scores = (scores - scores.max()) / temperature
+    if top_k is not None and top_k < scores.shape[-1]:
+        likeliest = scores.topk(top_k).indices
+        scores = torch.full_like(scores, -torch.inf).scatter(
+            -1, likeliest, scores.gather(-1, likeliest)
+        )
+    return torch.multinomial(scores.softmax(-1), 1, generator=generator).to(logits.device)

@@ -247,11 +247,32 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+def _read_as_yaml_1_2(loader: type[yaml.SafeLoader]) -> None:
+    """Give ``loader`` the booleans, integers and floats of YAML 1.2's core schema.
+
+    In YAML 1.1 ``no`` is false, ``0700`` is 448 and ``1:30`` is 90.
+    """
+    tags = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float")}
+    loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in tags]
+        for first, resolvers in loader.yaml_implicit_resolvers.items()
+    }
+    for kind, pattern, first in (
+        ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+        ("int", r"[-+]?\d+", "-+0123456789"),
+        (
+            "float",
+            r"[-+]?(\.\d+|\d+\.\d*|\d+(?=[eE]))([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+            "-+.0123456789",
+        ),
+    ):
+        loader.add_implicit_resolver(
+            f"tag:yaml.org,2002:{kind}", re.compile(f"^(?:{pattern})$"), list(first)
+        )
+    loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
+
+
+_read_as_yaml_1_2(_Loader)
 
 
 def _yaml_problem(error: Exception) -> str:

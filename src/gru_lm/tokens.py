@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +22,7 @@ def split_tokens(tokens: np.ndarray, split: Split) -> dict[str, np.ndarray]:
     Raises UserError where the corpus holds too few tokens.
     """
     sizes = {
-        name: max(2, int(size * len(tokens))) if isinstance(size, float) else size
+        name: max(2, math.floor(size * len(tokens) + 1e-6)) if isinstance(size, float) else size
         for name in SPLITS
         for size in (getattr(split, name),)
     }
@@ -57,10 +58,10 @@ def load_split(folder: Path, name: str, vocab_size: int) -> np.ndarray:
     """
     path = split_path(folder, name)
     try:
-        tokens: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        tokens: np.ndarray = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise missing(path, "prepare") from None
-    except (ValueError, EOFError) as error:
+    except Exception as error:  # NumPy reads the header as Python and raises almost anything
         raise damaged(path, "prepare", str(error)) from None
     if tokens.ndim != 1 or tokens.dtype.kind != "u" or len(tokens) < 2:
         raise damaged(path, "prepare", "it is not a row of token numbers")

@@ -57,7 +57,7 @@ class Trainer:
         detached; otherwise each starts from zero. Returns the perplexity over all their tokens
         and the number of tokens. The perplexity is ``inf`` or ``nan`` where training diverged.
         """
-        total = torch.zeros((), device=self.model.device)
+        total = torch.zeros((), dtype=torch.float64, device=self.model.device)
         num_tokens = 0
         state: Tensor | None = None
         for X, Y in minibatches:

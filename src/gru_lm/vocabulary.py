@@ -75,7 +75,12 @@ class Vocabulary:
 
     def decode(self, numbers: Iterable[int]) -> str:
         """The text that ``numbers`` spell. Raises IndexError for a number out of range."""
-        return join([self.tokens[number] for number in numbers], self.level)
+        tokens = []
+        for number in numbers:
+            if number < 0:
+                raise IndexError(f"token number {number} is negative")
+            tokens.append(self.tokens[number])
+        return join(tokens, self.level)
 
     @property
     def dtype(self) -> np.dtype:

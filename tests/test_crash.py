@@ -1,0 +1,205 @@
+"""Real training processes, really killed: what is resumed ends with the same bytes."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from gru_lm.vocabulary import Vocabulary
+
+ROOT = Path(__file__).resolve().parents[1]
+KILLS = 5  # for each variant and partition: 20 in all
+RESULTS = ("models", "dvclive", "metrics/train")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with params.yaml and prepared data: all that the training stage reads."""
+    folder = tmp_path_factory.mktemp("crash")
+    generator = np.random.default_rng(0)
+    text = "".join(generator.choice(list("abcde fgh"), 300))
+    vocabulary = Vocabulary.build(text)
+    (folder / "data/prepared").mkdir(parents=True)
+    vocabulary.save(folder / "data/prepared/vocab.json")
+    np.save(folder / "data/prepared/train.npy", vocabulary.encode(text))
+    return folder
+
+
+def copy_with_params(prepared: Path, target: Path, **train: object) -> Path:
+    """A copy of the folder, trained with small params and a checkpoint after every epoch."""
+    (target / "data").mkdir(parents=True)
+    (target / "data/prepared").symlink_to(prepared / "data/prepared")
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["device"] = "cpu"
+    params["model"]["hidden_size"] = 96
+    params["train"] |= {"epochs": 40, "batch_size": 8, "num_steps": 10, "lr": 0.5} | train
+    params["checkpoint"]["every"] = 1
+    (target / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    return target
+
+
+def start(folder: Path, variant: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "stages.train", "--variant", variant],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(folder: Path, variant: str) -> str:
+    process = start(folder, variant)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    return output
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """Every byte that the stage promises to be the same again: all but the timings."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for kind in RESULTS
+        for path in sorted((folder / kind).rglob("*"))
+        if path.is_file()
+    }
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob(".checkpoints/*/0*.safetensors"))
+
+
+def moments(seed: int) -> Iterator[tuple[str, float]]:
+    """When to kill: seconds after the first new checkpoint, or inside the write of one."""
+    generator = random.Random(seed)
+    for number in range(KILLS):
+        yield ("write", 5.0) if number % 2 else ("moment", generator.uniform(0.0, 0.3))
+
+
+def kill(folder: Path, variant: str, kind: str, delay: float) -> bool:
+    """Start the training and kill it at the moment asked for; whether it was still running."""
+    before = set(checkpoint_files(folder))
+    process = start(folder, variant)
+    while process.poll() is None and set(checkpoint_files(folder)) <= before:
+        time.sleep(0.002)
+    if kind == "write":
+        deadline = time.monotonic() + delay
+        while process.poll() is None and time.monotonic() < deadline:
+            if any(folder.glob(".checkpoints/*/.*.tmp")):
+                break
+    else:
+        time.sleep(delay)
+    running = process.poll() is None
+    process.kill()
+    process.communicate()
+    return running
+
+
+@pytest.mark.parametrize("partition", ["sequential", "random"])
+@pytest.mark.parametrize("variant", ["scratch", "concise"])
+def test_killed_training_ends_with_the_same_bytes(
+    prepared: Path, tmp_path: Path, variant: str, partition: str
+) -> None:
+    optimizer = "adam" if partition == "random" else "sgd"
+    options = {"partition": partition, "optimizer": optimizer, "epochs": 120}
+    if optimizer == "adam":
+        options["lr"] = 0.005
+    calm = copy_with_params(prepared, tmp_path / "calm", **options)
+    finish(calm, variant)
+
+    stormy = copy_with_params(prepared, tmp_path / "stormy", **options)
+    killed = sum(kill(stormy, variant, *moment) for moment in moments(seed=len(variant)))
+    assert killed == KILLS, "a run ended before it could be killed: make the runs longer"
+    assert not (stormy / "models").exists()
+    assert "going on after epoch" in finish(stormy, variant)
+    assert results(stormy) == results(calm)
+    assert not checkpoint_files(stormy), "a finished run removes its checkpoints"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_polite_stop_keeps_the_epoch_reached(
+    prepared: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    folder = copy_with_params(prepared, tmp_path / "run", epochs=2000)
+    params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    params["checkpoint"]["every"] = 1000
+    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    process = start(folder, "scratch")
+    log = folder / "dvclive/scratch/plots/metrics/train/perplexity.tsv"
+    while process.poll() is None and not log.exists():
+        time.sleep(0.01)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in output
+    assert "interrupted after epoch" in output
+    [kept] = checkpoint_files(folder)
+    assert f"epoch {int(kept.name.split('-')[0])};" in output
+    assert not (folder / "models").exists()
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    prepared: Path, tmp_path: Path
+) -> None:
+    calm = copy_with_params(prepared, tmp_path / "calm", epochs=120)
+    finish(calm, "scratch")
+    folder = copy_with_params(prepared, tmp_path / "run", epochs=120)
+    while len(checkpoint_files(folder)) < 2:
+        assert kill(folder, "scratch", "moment", 0.2)
+    newest = checkpoint_files(folder)[-1]
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    before = int(checkpoint_files(folder)[-2].name.split("-")[0])
+
+    output = finish(folder, "scratch")
+    assert f"{newest.relative_to(folder)} is damaged" in output
+    assert f"going on after epoch {before} " in output
+    assert results(folder) == results(calm)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 1}, {"lr": 0.25}, {"epochs": 119}, {"partition": "random"}, {"clip_norm": None}],
+    ids=lambda change: next(iter(change)),
+)
+def test_another_experiments_checkpoint_is_never_picked_up(
+    prepared: Path, tmp_path: Path, change: dict[str, object]
+) -> None:
+    folder = copy_with_params(prepared, tmp_path / "run", epochs=120)
+    assert kill(folder, "scratch", "moment", 0.05)
+    assert checkpoint_files(folder)
+    params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    params["train"] |= change
+    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    process = start(folder, "scratch")
+    time.sleep(0.1)
+    assert process.stdout is not None
+    line = process.stdout.readline() + process.stdout.readline()
+    process.kill()
+    process.communicate()
+    assert "going on after epoch" not in line
+
+
+def test_divergence_stops_with_one_line_and_no_model(prepared: Path, tmp_path: Path) -> None:
+    folder = copy_with_params(prepared, tmp_path / "run", lr=1000.0, clip_norm=None, epochs=120)
+    process = start(folder, "scratch")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    [error] = [line for line in output.splitlines() if "error:" in line]
+    assert "diverged in epoch" in error
+    assert "last finite perplexity" in error
+    assert "train.lr" in error
+    assert "Traceback" not in output
+    assert not (folder / "models").exists()
