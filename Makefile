@@ -34,7 +34,7 @@ repro: $(READY)
 	fi
 
 test: lint
-	pytest
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	ruff check .

@@ -237,7 +237,8 @@ FAULTS: dict[str, tuple[faults.Behaviour, str, int]] = {
     "to a bad port": (faults.redirect("http://127.0.0.1:99999/"), "a malformed address", 1),
     "to no host": (faults.redirect("https:///book.txt"), "not a usable", 1),
     "to a bad bracket": (faults.redirect("http://[::1/book.txt"), "a malformed address", 1),
-    "to itself": (faults.redirect("/book.txt"), "redirects in a loop, back to http://127.0", 1),
+    "to itself": (faults.redirect("/book.txt"), "in a loop, back to http://127.0.0.1:", 1),
+    "to a part of itself": (faults.redirect("#top"), "in a loop, back to http://127.0.0.1:", 1),
 }
 
 
@@ -425,6 +426,17 @@ def test_a_cut_off_transfer_is_continued(
             ),
             3,
             id="too short for its range",
+        ),
+        pytest.param(
+            faults.whole(
+                BOOK[150_000:],
+                206,
+                ETag=TAG,
+                Content_Range="bytes 150000-199999/200000",
+                Content_Encoding="gzip",
+            ),
+            3,
+            id="encoded otherwise",
         ),
         pytest.param(
             faults.resumable(BOOK, TAG, 0, "bytes 0-{last}/{size}"), 3, id="other start, if true"

@@ -49,16 +49,13 @@ def run_stage(name: str, main: Callable[[], None]) -> None:
     except UserError as error:
         _stop(name, str(error), error.exit_code)
     except OSError as error:
+        if error.filename is None:
+            raise  # no file of the user's: a defect
         remedy = {
             errno.ENOSPC: "free some disk space and run the stage again",
             errno.EDQUOT: "free some disk space and run the stage again",
-            errno.EACCES: "check the permissions of the file and its folder",
-            errno.EROFS: "check that the folder is writable",
-        }.get(error.errno or 0)
-        if remedy is None:
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        _stop(name, f"{error.strerror}{where}: {remedy}", EXIT_USER_ERROR)
+        }.get(error.errno or 0, "check the path, its folder and your permissions there")
+        _stop(name, f"{error.filename}: {error.strerror}: {remedy}", EXIT_USER_ERROR)
     except KeyboardInterrupt:
         _stop(name, "interrupted", EXIT_INTERRUPTED)
 
