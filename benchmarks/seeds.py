@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
@@ -22,6 +21,7 @@ from typing import Any, get_args
 
 import torch
 
+from benchmarks.common import machine_name
 from gru_lm.model import build_model
 from gru_lm.settings import Variant, load_settings
 from gru_lm.tokens import load_split
@@ -66,7 +66,11 @@ def main() -> None:
             f"(median of the last 50 epochs {result['median_of_last_50']:.4f})"
         )
     RESULT.parent.mkdir(parents=True, exist_ok=True)
-    document = {"machine": platform.machine(), "torch": torch.__version__, "runs": runs}
+    document = {
+        "machine": machine_name(torch.device("cpu")),
+        "torch": torch.__version__,
+        "runs": runs,
+    }
     RESULT.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 

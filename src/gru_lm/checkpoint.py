@@ -24,9 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from gru_lm.files import write_bytes
@@ -57,7 +58,7 @@ class Checkpoints:
         for index, memory in enumerate(_memories(optimizer)):
             tensors |= {f"optimizer.{index}.{name}": value for name, value in memory.items()}
         tensors["curve"] = torch.tensor(curve, dtype=torch.float64)
-        data = safetensors.torch.save(
+        data = to_bytes(
             {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         )
         digest = hashlib.sha256(data).hexdigest()[:16]
@@ -125,7 +126,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     data = path.read_bytes()
     if match is None or hashlib.sha256(data).hexdigest()[:16] != match[2]:
         raise ValueError("its checksum is not the one in its name")
-    return safetensors.torch.load(data)
+    return from_bytes(data)
 
 
 def _weights(optimizer: torch.optim.Optimizer) -> list[Tensor]:
