@@ -16,6 +16,8 @@ RAW = Path("data/raw")
 def main() -> None:
     # Killed politely, the stage should still remove its temporary file: as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shell's background jobs start with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     settings = load_settings()
     name = settings.fetch.corpus
     fetched = fetch(
