@@ -37,7 +37,7 @@ from http_faults import FaultyServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gru_lm import corpus
+from gru_lm import corpus, download
 from gru_lm.errors import run_stage
 from gru_lm.files import atomic_writer
 from gru_lm.settings import Fetch
@@ -366,23 +366,23 @@ def test_retry_after_is_honoured(project: Project, server: FaultyServer) -> None
 
 def test_retry_after_as_seconds_or_a_date_has_a_cap() -> None:
     now = 1_700_000_000.0
-    assert corpus._retry_after("7", now) == 7
-    assert corpus._retry_after("99999", now) == corpus._retry_after("9" * 400, now) == 30
-    assert corpus._retry_after(formatdate(now + 5, usegmt=True), now) == 5
-    assert corpus._retry_after(formatdate(now - 5, usegmt=True), now) == 0
-    assert corpus._retry_after("", now) == corpus._retry_after("soon", now) == 0
+    assert download._retry_after("7", now) == 7
+    assert download._retry_after("99999", now) == download._retry_after("9" * 400, now) == 30
+    assert download._retry_after(formatdate(now + 5, usegmt=True), now) == 5
+    assert download._retry_after(formatdate(now - 5, usegmt=True), now) == 0
+    assert download._retry_after("", now) == download._retry_after("soon", now) == 0
 
 
 @given(st.text())
 @settings(deadline=None)
 def test_retry_after_never_breaks_the_wait(field: str) -> None:
-    assert 0 <= corpus._retry_after(field, 1_700_000_000.0) <= 30
+    assert 0 <= download._retry_after(field, 1_700_000_000.0) <= 30
 
 
 def test_the_back_off_grows_is_random_and_has_a_cap() -> None:
     options = Fetch(corpus="book", timeout=20.0, retries=10, max_bytes=1)
     for failures, longest in [(0, 0.5), (1, 1.0), (2, 2.0), (9, 30.0)]:
-        waits = {corpus._backoff(options, failures) for _ in range(50)}
+        waits = {download._backoff(options, failures) for _ in range(50)}
         assert longest / 2 <= min(waits) < max(waits) <= longest
 
 
@@ -597,10 +597,10 @@ def test_a_loop_of_redirects_is_named(project: Project, server: FaultyServer) ->
 
 
 def test_a_redirect_from_https_to_http_is_refused() -> None:
-    assert corpus._next_hop("http://a.org/x", "https://a.org/y") == "https://a.org/y"
-    assert corpus._next_hop("https://a.org/x", "//b.org/y") == "https://b.org/y"
-    with pytest.raises(corpus._Failed, match=r"from https to plain http://b\.org/y, which"):
-        corpus._next_hop("https://a.org/x", "http://user:secret@b.org/y?secret")
+    assert download._next_hop("http://a.org/x", "https://a.org/y") == "https://a.org/y"
+    assert download._next_hop("https://a.org/x", "//b.org/y") == "https://b.org/y"
+    with pytest.raises(download.SourceFailed, match=r"from https to plain http://b\.org/y, which"):
+        download._next_hop("https://a.org/x", "http://user:secret@b.org/y?secret")
 
 
 # Credentials
