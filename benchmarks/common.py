@@ -9,14 +9,18 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.peers import ROOT
-from gru_lm.settings import Train
+from benchmarks.peers import D2L_VERSION, ROOT, PeerMissingError, load_d2l
+from gru_lm.batching import require_enough_tokens
+from gru_lm.errors import UserError
+from gru_lm.files import write_json
+from gru_lm.settings import Train, load_settings
 from gru_lm.text import read_text, tokenize
 from gru_lm.tokens import load_split
 from gru_lm.vocabulary import Vocabulary
@@ -32,6 +36,55 @@ class Corpus:
     tokens: Tensor
     vocab_size: int
     source: str
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What both sides of a comparison train on and with, and the ``head`` of its result."""
+
+    corpus: Corpus
+    settings: Train
+    hidden_size: int
+    head: dict[str, Any]
+
+
+def set_up(benchmark: str, device: torch.device) -> Experiment:
+    """The experiment of params.yaml, as far as the textbook's loop leaves a choice.
+
+    Raises UserError where the corpus is too short for a minibatch.
+    """
+    parameters = load_settings(ROOT / "params.yaml")
+    settings, corpus = textbook_settings(parameters.train), load_corpus()
+    require_enough_tokens(len(corpus.tokens), settings.batch_size, settings.num_steps)
+    head = {
+        "benchmark": benchmark,
+        **describe_machine(device),
+        "peer": f"d2l {D2L_VERSION}",
+        "sizes": {
+            "corpus": corpus.source,
+            "tokens": len(corpus.tokens),
+            "vocabulary": corpus.vocab_size,
+            "batch_size": settings.batch_size,
+            "num_steps": settings.num_steps,
+            "hidden_size": parameters.model.hidden_size,
+            "lr": settings.lr,
+            "clip_norm": settings.clip_norm,
+            "seed": settings.seed,
+        },
+    }
+    return Experiment(corpus, settings, parameters.model.hidden_size, head)
+
+
+def require_d2l(folder: Path | None, head: dict[str, Any], output: Path) -> ModuleType:
+    """The package d2l (see ``load_d2l``).
+
+    Raises UserError where it cannot be had, after noting in ``output`` that it is missing.
+    """
+    try:
+        return load_d2l(folder)
+    except PeerMissingError as error:
+        write_json(output, {**head, "missing": {"d2l": str(error)}})
+        raise UserError(f"missing: d2l ({error}); noted in {output}") from error
 
 
 def load_corpus() -> Corpus:

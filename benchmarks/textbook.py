@@ -29,20 +29,18 @@ from benchmarks.chapter import get_params, gru, init_gru_state
 from benchmarks.common import (
     RESULTS,
     Corpus,
-    describe_machine,
     file_name,
-    load_corpus,
     machine_name,
     positive,
-    textbook_settings,
+    require_d2l,
+    set_up,
 )
-from benchmarks.peers import D2L_VERSION, ROOT, PeerMissingError, load_d2l
-from gru_lm.batching import Minibatch, epoch_minibatches, require_enough_tokens
+from gru_lm.batching import Minibatch, epoch_minibatches
 from gru_lm.device import DeviceChoice, choose_device
-from gru_lm.errors import UserError, run_stage
+from gru_lm.errors import run_stage
 from gru_lm.files import write_json
 from gru_lm.model import build_model
-from gru_lm.settings import Train, Variant, load_settings
+from gru_lm.settings import Train, Variant
 from gru_lm.training import Trainer, make_optimizer
 
 PAIRS: tuple[Variant, ...] = ("scratch", "concise")
@@ -220,33 +218,15 @@ def main() -> None:
     choice: DeviceChoice = arguments.device
     device = choose_device(choice)
     output = arguments.output or RESULTS / file_name("textbook", device)
-    parameters = load_settings(ROOT / "params.yaml")
-    settings, hidden_size = textbook_settings(parameters.train), parameters.model.hidden_size
-    corpus = load_corpus()
-    require_enough_tokens(len(corpus.tokens), settings.batch_size, settings.num_steps)
+    experiment = set_up("textbook", device)
+    corpus, settings, hidden_size = experiment.corpus, experiment.settings, experiment.hidden_size
     result: dict[str, Any] = {
-        "benchmark": "textbook",
-        **describe_machine(device),
-        "peer": f"d2l {D2L_VERSION}",
-        "sizes": {
-            "corpus": corpus.source,
-            "tokens": len(corpus.tokens),
-            "vocabulary": corpus.vocab_size,
-            "batch_size": settings.batch_size,
-            "num_steps": settings.num_steps,
-            "hidden_size": hidden_size,
-            "lr": settings.lr,
-            "clip_norm": settings.clip_norm,
-        },
+        **experiment.head,
         "alternations": arguments.alternations,
         "epochs_per_turn": arguments.epochs_per_turn,
         "warm_up_turns": WARM_UP_TURNS,
     }
-    try:
-        d2l = load_d2l(arguments.peers)
-    except PeerMissingError as error:
-        write_json(output, {**result, "missing": {"d2l": str(error)}})
-        raise UserError(f"missing: d2l ({error}); noted in {output}") from error
+    d2l = require_d2l(arguments.peers, result, output)
 
     print(f"on {machine_name(device)}, {result['threads']} CPU threads, torch {result['torch']}")
     torch.manual_seed(settings.seed)

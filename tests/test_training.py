@@ -5,7 +5,12 @@ import math
 
 import pytest
 import torch
-from reference import nn_gru_forward, textbook_forward, train_textbook
+from reference import (
+    nn_gru_forward,
+    textbook_forward,
+    train_textbook,
+    train_textbook_to_the_bit,
+)
 from torch import nn
 
 from gru_lm.batching import epoch_minibatches
@@ -56,19 +61,7 @@ def textbook(model, kind, corpus, settings):
 
     Returns them with the reference's final weights by name.
     """
-    variant, options = KINDS[kind]
-    mine = {name: w.detach().clone().requires_grad_() for name, w in model.named_parameters()}
-    if variant == "scratch":
-        forward = textbook_forward(mine, options["reset"])
-    else:
-        assert isinstance(model, ConciseGRU)
-        gru, linear = nn.GRU(V, H).to(next(iter(mine.values()))), nn.Linear(H, V)
-        linear = linear.to(next(iter(mine.values())))
-        gru.load_state_dict(model.gru.state_dict())
-        linear.load_state_dict(model.linear.state_dict())
-        mine = {f"gru.{name}": weight for name, weight in gru.named_parameters()}
-        mine |= {f"linear.{name}": weight for name, weight in linear.named_parameters()}
-        forward = nn_gru_forward(gru, linear)
+    mine, forward = reference_of(model, kind)
     sizes = (settings.batch_size, settings.num_steps, settings.partition, settings.seed)
     epochs = [
         list(epoch_minibatches(corpus, *sizes, epoch)) for epoch in range(1, settings.epochs + 1)
@@ -86,6 +79,25 @@ def textbook(model, kind, corpus, settings):
     return reached, mine
 
 
+def reference_of(model, kind):
+    """Copies of ``model``'s weights by name, and the reference's forward function over them."""
+    variant, options = KINDS[kind]
+    V, H = model.vocab_size, model.hidden_size
+    mine = {name: w.detach().clone().requires_grad_() for name, w in model.named_parameters()}
+    if variant == "scratch":
+        forward = textbook_forward(mine, options["reset"])
+    else:
+        assert isinstance(model, ConciseGRU)
+        gru, linear = nn.GRU(V, H).to(next(iter(mine.values()))), nn.Linear(H, V)
+        linear = linear.to(next(iter(mine.values())))
+        gru.load_state_dict(model.gru.state_dict())
+        linear.load_state_dict(model.linear.state_dict())
+        mine = {f"gru.{name}": weight for name, weight in gru.named_parameters()}
+        mine |= {f"linear.{name}": weight for name, weight in linear.named_parameters()}
+        forward = nn_gru_forward(gru, linear)
+    return mine, forward
+
+
 # ------------------------------------------------------------------------ against the textbook
 
 
@@ -98,6 +110,24 @@ def test_perplexities_are_the_textbooks(kind, partition, corpus):
     assert [epoch.number for epoch in epochs] == list(range(1, 21))
     assert [epoch.perplexity for epoch in epochs] == pytest.approx(wanted, rel=1e-4)
     assert wanted[-1] < 0.8 * wanted[0], "nothing was learnt: the comparison would say little"
+
+
+@each_kind
+def test_float32_agrees_to_the_last_bit(kind):
+    variant, options = KINDS[kind]
+    torch.manual_seed(3)
+    model = build_model(variant, 28, hidden_size=64, **options)
+    tokens = torch.randint(28, (2000,))
+    chosen = settings(batch_size=32, num_steps=12, epochs=6)
+    mine, forward = reference_of(model, kind)
+    epochs = [
+        list(epoch_minibatches(tokens, 32, 12, "sequential", chosen.seed, epoch))
+        for epoch in range(1, 7)
+    ]
+    wanted = train_textbook_to_the_bit(list(mine.values()), forward, (28, 64), epochs)
+    assert [epoch.perplexity for epoch in train(model, tokens, chosen)] == wanted
+    for name, weight in model.named_parameters():
+        assert torch.equal(weight, mine[name]), name
 
 
 @each_partition

@@ -16,7 +16,10 @@ equal. It has one bias more, ``b_hh``, inside the brackets that the gate scales:
     H~ = tanh(X W_xh + b_h + R * (H W_hh + b_hh))
 
 The output layer is Q = H' W_hq + b_q. X is one-hot, so that X W is a row of W: the rows are
-picked, not multiplied.
+picked, not multiplied. Every other product and sum is taken as the textbook writes it, step by step
+and in its order, which makes the training the textbook's bit for bit: floating-point addition is
+not associative, and at a learning rate of 1 a difference in the last bit grows until two runs
+part.
 """
 
 from __future__ import annotations
@@ -78,24 +81,22 @@ class ScratchGRU(LanguageModel):
 
     def forward(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """See ``LanguageModel.forward``."""
-        steps = tokens.T  # (T, B)
-        # The input's part of each gate, for all steps at once: (T, B, H).
-        XW_z = F.embedding(steps, self.W_xz) + self.b_z
-        XW_r = F.embedding(steps, self.W_xr) + self.b_r
-        XW_h = F.embedding(steps, self.W_xh) + self.b_h
-        W_hz, W_hr, W_hh = self.W_hz, self.W_hr, self.W_hh
+        W_x = torch.cat([self.W_xz, self.W_xr, self.W_xh], dim=1)  # (V, 3H)
+        W_hz, W_hr, W_hh, W_hq = self.W_hz, self.W_hr, self.W_hh, self.W_hq
+        b_z, b_r, b_h, b_q = self.b_z, self.b_r, self.b_h, self.b_q
         H = state  # (B, H)
-        states = []
-        for XW_zt, XW_rt, XW_ht in zip(XW_z.unbind(), XW_r.unbind(), XW_h.unbind(), strict=True):
-            Z = torch.sigmoid(torch.addmm(XW_zt, H, W_hz))
-            R = torch.sigmoid(torch.addmm(XW_rt, H, W_hr))
+        logits = []
+        for x in tokens.T.contiguous():
+            XW_xz, XW_xr, XW_xh = F.embedding(x, W_x).chunk(3, dim=1)  # each (B, H)
+            Z = torch.sigmoid(XW_xz + H @ W_hz + b_z)
+            R = torch.sigmoid(XW_xr + H @ W_hr + b_r)
             if self.reset == "before":
-                H_tilde = torch.tanh(torch.addmm(XW_ht, R * H, W_hh))
+                H_tilde = torch.tanh(XW_xh + (R * H) @ W_hh + b_h)
             else:
-                H_tilde = torch.tanh(XW_ht + R * torch.addmm(self.b_hh, H, W_hh))
-            H = torch.lerp(H_tilde, H, Z)  # Z * H + (1 - Z) * H_tilde in one pass
-            states.append(H)
-        return torch.stack(states) @ self.W_hq + self.b_q, H  # (T, B, V), (B, H)
+                H_tilde = torch.tanh(XW_xh + b_h + R * (H @ W_hh + self.b_hh))
+            H = Z * H + (1 - Z) * H_tilde
+            logits.append(H @ W_hq + b_q)
+        return torch.stack(logits), H  # (T, B, V), (B, H)
 
 
 Model = ScratchGRU
