@@ -22,15 +22,17 @@ def main() -> None:
     corpus = tokenize(text, settings.normalize, settings.tokens)
     if not corpus:
         raise UserError(
-            f"{RAW} holds no token under prepare.normalize = {settings.normalize}: "
-            "choose another corpus or prepare.normalize = none"
+            f"{RAW} holds no token under prepare.normalize = {settings.normalize}: choose another "
+            "corpus" + (" or prepare.normalize = none" if settings.normalize == "letters" else "")
         )
     vocabulary = Vocabulary.build(
         corpus, settings.tokens, settings.normalize, settings.min_freq, settings.reserved_tokens
     )
     splits = split_tokens(vocabulary.encode_tokens(corpus), settings.split)
-    vocabulary.save(PREPARED / "vocab.json")
+    # Without a vocabulary nothing trains: killed in between, no mixture of two corpora is used.
+    (PREPARED / "vocab.json").unlink(missing_ok=True)
     save_splits(PREPARED, splits)
+    vocabulary.save(PREPARED / "vocab.json")
     sizes = ", ".join(f"{len(tokens):,} {name}" for name, tokens in splits.items())
     print(f"prepare: {len(corpus):,} tokens, {len(vocabulary)} in the vocabulary; split: {sizes}")
 

@@ -329,6 +329,22 @@ def test_weights_of_another_model(folder, change, named):
     assert named in message
 
 
+def test_edited_weights(folder):
+    path = folder / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert "model.safetensors is damaged (its checksum" in refusal(folder)
+
+
+def test_weights_of_another_run(folder):
+    torch.manual_seed(2)
+    other = folder.parent / "other"
+    ScratchGRU(V, H).save(other, "f" * 64)
+    (other / "model.safetensors").replace(folder / "model.safetensors")
+    assert "model.safetensors is damaged (its checksum" in refusal(folder)
+
+
 EDITS = {
     "variant-other": {"variant": "concise"},
     "variant-path": {"variant": "../evil"},
@@ -393,6 +409,14 @@ def test_a_size_that_would_fit_into_memory_is_not_believed_either(folder):
     assert result.returncode == 0, result.stderr
     megabytes = int(result.stdout) / 1024
     assert megabytes < 200, f"{megabytes:.0f} MB taken for weights of 1 kB"
+
+
+def test_a_config_without_a_checksum(folder):
+    path = folder / "config.json"
+    config = json.loads(path.read_text("utf-8"))
+    del config["weights"]
+    path.write_text(json.dumps(config), "utf-8")
+    assert "checksum" in refusal(folder)
 
 
 @pytest.mark.parametrize("key", ["variant", "vocab_size", "hidden_size"])

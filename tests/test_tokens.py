@@ -1,5 +1,6 @@
 """The splits, and the arrays they are kept in."""
 
+import hashlib
 import io
 import math
 import stat
@@ -106,7 +107,7 @@ def npz(array):
 
 
 WHOLE = npy(np.arange(10, dtype=np.uint8))
-DAMAGED = {
+NO_TOKENS = {
     "empty": b"",
     "text": b"1 2 3 4",
     "magic-only": WHOLE[:6],
@@ -130,6 +131,15 @@ DAMAGED = {
     "no-token": npy(np.zeros(0, np.uint8)),
     "number-too-large": npy(np.array([1, 10, 2], np.uint8)),
 }
+CHECKSUM = hashlib.sha256(WHOLE).digest()
+EDITED = {
+    "no-checksum": WHOLE,
+    "checksum-of-another": WHOLE + hashlib.sha256(WHOLE[:-1]).digest(),
+    "token-edited": WHOLE[:-1] + b"\x01" + CHECKSUM,
+    "checksum-cut": WHOLE + CHECKSUM[:-1],
+    "checksum-twice": WHOLE + 2 * CHECKSUM,
+}
+DAMAGED = NO_TOKENS | EDITED
 
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED.keys())
@@ -144,8 +154,20 @@ def test_damaged_arrays_say_how_to_mend_them(tmp_path, content):
 
 
 def test_the_whole_array_of_the_table_above_loads(tmp_path):
-    split_path(tmp_path, "train").write_bytes(WHOLE)
+    split_path(tmp_path, "train").write_bytes(WHOLE + CHECKSUM)
     assert load_split(tmp_path, "train", vocab_size=10).tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("content", NO_TOKENS.values(), ids=NO_TOKENS.keys())
+def test_a_right_checksum_makes_no_tokens_of_anything_else(tmp_path, content):
+    split_path(tmp_path, "train").write_bytes(content + hashlib.sha256(content).digest())
+    with pytest.raises(UserError, match="is damaged"):
+        load_split(tmp_path, "train", vocab_size=10)
+
+
+def test_any_program_can_read_an_array(tmp_path):
+    save_splits(tmp_path, {"train": np.array([3, 1, 2], np.uint8)})
+    assert np.load(tmp_path / "train.npy", allow_pickle=False).tolist() == [3, 1, 2]
 
 
 def test_a_missing_array_says_how_to_make_it(tmp_path):

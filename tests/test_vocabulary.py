@@ -86,6 +86,15 @@ def test_impossible_vocabularies_are_refused(tokens):
         Vocabulary(tokens)
 
 
+def test_a_vocabulary_is_its_tokens_and_rules_and_nothing_else():
+    vocabulary = Vocabulary(("<unk>", "a"))
+    assert vocabulary == Vocabulary(("<unk>", "a"), "char", "none")
+    assert len(vocabulary) == 2
+    assert vocabulary == Vocabulary.build("a")
+    assert len({vocabulary, Vocabulary.build("a"), Vocabulary.build("b")}) == 2
+    assert repr(vocabulary) == ("Vocabulary(tokens=('<unk>', 'a'), level='char', normalize='none')")
+
+
 @pytest.mark.parametrize("number", [3, 99, -1])
 def test_decode_refuses_numbers_outside(number):
     with pytest.raises(IndexError):
@@ -158,6 +167,14 @@ DAMAGED = {
 }
 
 
+@pytest.mark.parametrize("rules", [("byte", "none"), ("char", "lower"), ("byte", "lower")])
+def test_unknown_rules_are_refused_under_a_right_checksum(tmp_path, rules):
+    path = tmp_path / "vocab.json"
+    Vocabulary(("<unk>", "a"), *rules).save(path)
+    with pytest.raises(UserError, match="'level' or 'normalize' is unknown"):
+        Vocabulary.load(path)
+
+
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED.keys())
 def test_damaged_files_say_how_to_mend_them(tmp_path, content):
     path = tmp_path / "vocab.json"
@@ -169,6 +186,21 @@ def test_damaged_files_say_how_to_mend_them(tmp_path, content):
     assert "dvc repro prepare" in message
     assert len(message.splitlines()) == 1
     assert len(message) < 500
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [{"tokens": ["<unk>", "b"]}, {"normalize": "none"}, {"level": "word"}, {"sha256": "0" * 64}],
+    ids=lambda edit: next(iter(edit)),
+)
+def test_an_edited_file_is_found_out(tmp_path, edit):
+    path = tmp_path / "vocab.json"
+    Vocabulary(("<unk>", "a"), "char", "letters").save(path)
+    document = json.loads(path.read_text("utf-8"))
+    assert document.keys() == GOOD.keys() | {"sha256"}
+    path.write_text(json.dumps(document | edit), "utf-8")
+    with pytest.raises(UserError, match=r"is damaged \(its checksum is wrong\)"):
+        Vocabulary.load(path)
 
 
 def test_a_missing_file_says_how_to_make_it(tmp_path):

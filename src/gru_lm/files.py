@@ -7,6 +7,7 @@ whenever the process dies.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -18,6 +19,8 @@ from typing import IO, Any
 import numpy as np
 
 from gru_lm.errors import UserError
+
+SHA256_SIZE = 32  # bytes
 
 
 @contextmanager
@@ -78,9 +81,34 @@ def read_json(path: Path, made_by: str) -> dict[str, Any]:
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """Write ``array`` to ``path`` in NumPy's .npy format, atomically."""
+    """Write ``array`` to ``path`` in NumPy's .npy format, atomically.
+
+    The SHA-256 of all that ends the file. NumPy ignores what follows an array, so that any
+    program can read it.
+    """
     with atomic_writer(path) as file:
         np.lib.format.write_array(file, array, allow_pickle=False)
+        file.seek(0)
+        file.write(hashlib.file_digest(file, "sha256").digest())  # type: ignore[arg-type]
+
+
+def read_array(path: Path, made_by: str) -> np.ndarray:
+    """The array that ``write_array`` wrote to ``path``, memory-mapped and read-only.
+
+    Raises UserError, naming the stage ``made_by`` that writes the file, where it is missing or
+    damaged.
+    """
+    try:
+        array: np.ndarray = np.lib.format.open_memmap(path, mode="r")
+        data = np.memmap(path, mode="r")
+    except FileNotFoundError:
+        raise missing(path, made_by) from None
+    except Exception as error:  # NumPy reads the header as Python and raises almost anything
+        raise damaged(path, made_by, str(error)) from None
+    digest = hashlib.sha256(data[:-SHA256_SIZE])  # type: ignore[arg-type]  # an array serves
+    if digest.digest() != data[-SHA256_SIZE:].tobytes():
+        raise damaged(path, made_by, "its checksum is wrong")
+    return array
 
 
 def missing(path: Path, made_by: str) -> UserError:

@@ -7,6 +7,7 @@ know only this interface.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 from abc import ABC, abstractmethod
@@ -59,7 +60,8 @@ class LanguageModel(nn.Module, ABC):
     def save(self, folder: Path, vocabulary_fingerprint: str) -> None:
         """Write the weights and all that is needed to build the model again into ``folder``."""
         tensors = {name: weight.detach().cpu() for name, weight in self.state_dict().items()}
-        write_bytes(folder / WEIGHTS, safetensors.torch.save(tensors))
+        data = safetensors.torch.save(tensors)
+        write_bytes(folder / WEIGHTS, data)
         write_json(
             folder / CONFIG,
             {
@@ -68,6 +70,7 @@ class LanguageModel(nn.Module, ABC):
                 "hidden_size": self.hidden_size,
                 **self.options,
                 "vocabulary": vocabulary_fingerprint,
+                "weights": hashlib.sha256(data).hexdigest(),
             },
         )
 
@@ -112,6 +115,7 @@ def load_model(folder: Path, vocabulary_fingerprint: str) -> LanguageModel:
             f"{folder} was trained with another vocabulary than the present one: "
             f"train it again, dvc repro {stage}"
         )
+    checksum = config.pop("weights", None)
     try:
         variant = config.pop("variant")
         if variant != folder.name:
@@ -124,6 +128,8 @@ def load_model(folder: Path, vocabulary_fingerprint: str) -> LanguageModel:
     try:
         tensors = safetensors.torch.load_file(path)
         model.require_fitting(tensors)
+        if hashlib.sha256(path.read_bytes()).hexdigest() != checksum:
+            raise ValueError(f"its checksum is not the one in {CONFIG}")
         return model.to_empty(device="cpu").load_weights(tensors)
     except FileNotFoundError:
         raise missing(path, stage) from None

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from gru_lm.errors import UserError
-from gru_lm.files import damaged, missing, write_array
+from gru_lm.files import damaged, read_array, write_array
 from gru_lm.settings import Split
 
 SPLITS: Final = ("train", "val", "test")
@@ -57,12 +57,7 @@ def load_split(folder: Path, name: str, vocab_size: int) -> np.ndarray:
     Raises UserError where the array is missing, damaged or holds a number outside the vocabulary.
     """
     path = split_path(folder, name)
-    try:
-        tokens: np.ndarray = np.lib.format.open_memmap(path, mode="r")
-    except FileNotFoundError:
-        raise missing(path, "prepare") from None
-    except Exception as error:  # NumPy reads the header as Python and raises almost anything
-        raise damaged(path, "prepare", str(error)) from None
+    tokens = read_array(path, "prepare")
     if tokens.ndim != 1 or tokens.dtype.kind != "u" or len(tokens) < 2:
         raise damaged(path, "prepare", "it is not a row of token numbers")
     if int(tokens.max()) >= vocab_size:

@@ -89,12 +89,12 @@ class Vocabulary:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the tokens and rules, by which a model knows its own vocabulary."""
+        """SHA-256 of the tokens and rules, kept in their file and with each model of them."""
         return hashlib.sha256(json.dumps(self._document()).encode()).hexdigest()
 
     def save(self, path: Path) -> None:
         """Write everything needed to encode and decode later to ``path`` as JSON."""
-        write_json(path, self._document())
+        write_json(path, {**self._document(), "sha256": self.fingerprint})
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:
@@ -107,9 +107,12 @@ class Vocabulary:
         if level not in get_args(TokenLevel) or normalize not in get_args(Normalize):
             raise damaged(path, "prepare", "'level' or 'normalize' is unknown")
         try:
-            return cls(tuple(tokens), cast(TokenLevel, level), cast(Normalize, normalize))
+            vocabulary = cls(tuple(tokens), cast(TokenLevel, level), cast(Normalize, normalize))
         except ValueError as error:
             raise damaged(path, "prepare", str(error)) from None
+        if document.get("sha256") != vocabulary.fingerprint:
+            raise damaged(path, "prepare", "its checksum is wrong")
+        return vocabulary
 
     def _document(self) -> dict[str, object]:
         return {"level": self.level, "normalize": self.normalize, "tokens": list(self.tokens)}
