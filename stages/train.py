@@ -16,13 +16,13 @@ from dvclive import Live
 from tqdm import tqdm
 
 from gru_lm.checkpoint import Checkpoints, fingerprint
-from gru_lm.device import choose_device, describe_device
+from gru_lm.device import choose_device, describe_device, make_deterministic
 from gru_lm.errors import Interrupted, run_stage
 from gru_lm.files import write_json
-from gru_lm.model import build_model
-from gru_lm.settings import Variant, load_settings
+from gru_lm.model import LanguageModel, build_model
+from gru_lm.settings import Settings, Variant, load_settings
 from gru_lm.tokens import load_split
-from gru_lm.training import make_optimizer, train
+from gru_lm.training import Diverged, make_optimizer, train
 from gru_lm.vocabulary import Vocabulary
 
 PREPARED = Path("data/prepared")
@@ -39,6 +39,8 @@ def main() -> None:
     device = choose_device(settings.device)
     _say(variant, f"on {describe_device(device)}")
 
+    if settings.train.deterministic:
+        make_deterministic()
     torch.manual_seed(settings.train.seed)
     options = settings.model.options(variant)
     model = build_model(variant, len(vocabulary), **options).to(device)
@@ -63,36 +65,13 @@ def main() -> None:
         _say(variant, f"going on after epoch {resumed_from} of a run that was interrupted")
 
     start = time.perf_counter()
-    speeds = []
-    stop = StopRequest()
-    interactive = sys.stderr.isatty()
-    with (
-        Live(f"dvclive/{variant}", save_dvc_exp=False, dvcyaml=False) as live,
-        tqdm(
-            total=settings.train.epochs, initial=resumed_from, unit="epoch", disable=not interactive
-        ) as bar,
-    ):
-        for number, perplexity in enumerate(curve, start=1):
-            live.step = number
-            live.log_metric("train/perplexity", perplexity)
-        for epoch in train(model, tokens, settings.train, optimizer, resumed_from + 1):
-            curve.append(epoch.perplexity)
-            live.step = epoch.number
-            live.log_metric("train/perplexity", epoch.perplexity)
-            live.make_summary()
-            speeds.append(epoch.tokens / epoch.seconds)
-            progress = f"perplexity {epoch.perplexity:.3f}, {speeds[-1]:,.0f} tokens/s"
-            bar.set_postfix_str(progress)
-            bar.update()
-            if not interactive and epoch.number % max(1, settings.train.epochs // 10) == 0:
-                _say(variant, f"epoch {epoch.number}, {progress}")
-            last = epoch.number == settings.train.epochs
-            if not last and (stop.asked or epoch.number % settings.checkpoint.every == 0):
-                checkpoints.save(model, optimizer, curve)
-                if stop.asked:
-                    raise Interrupted(
-                        f"interrupted after epoch {epoch.number}; run it again to go on from there"
-                    )
+    try:
+        speeds = _train(variant, settings, model, tokens, optimizer, checkpoints, curve)
+    except Diverged:
+        if curve:
+            checkpoints.save(model, optimizer, curve)
+            _say(variant, f"the weights of the epoch before are kept in {checkpoints.folder}")
+        raise
     seconds = time.perf_counter() - start
 
     model.save(Path("models") / variant, vocabulary.fingerprint)
@@ -115,6 +94,51 @@ def main() -> None:
         },
     )
     checkpoints.remove()
+
+
+def _train(
+    variant: Variant,
+    settings: Settings,
+    model: LanguageModel,
+    tokens: torch.Tensor,
+    optimizer: torch.optim.Optimizer,
+    checkpoints: Checkpoints,
+    curve: list[float],
+) -> list[float]:
+    """Train the epochs that ``curve`` lacks and add their perplexities to it.
+
+    Each epoch is logged and shown as it ends. Returns the tokens a second of each.
+    """
+    speeds: list[float] = []
+    stop = StopRequest()
+    epochs, resumed_from = settings.train.epochs, len(curve)
+    interactive = sys.stderr.isatty()
+    with (
+        Live(f"dvclive/{variant}", save_dvc_exp=False, dvcyaml=False) as live,
+        tqdm(total=epochs, initial=resumed_from, unit="epoch", disable=not interactive) as bar,
+    ):
+        for number, perplexity in enumerate(curve, start=1):
+            live.step = number
+            live.log_metric("train/perplexity", perplexity)
+        for epoch in train(model, tokens, settings.train, optimizer, resumed_from + 1):
+            curve.append(epoch.perplexity)
+            live.step = epoch.number
+            live.log_metric("train/perplexity", epoch.perplexity)
+            live.make_summary()
+            speeds.append(epoch.tokens / epoch.seconds)
+            progress = f"perplexity {epoch.perplexity:.3f}, {speeds[-1]:,.0f} tokens/s"
+            bar.set_postfix_str(progress)
+            bar.update()
+            if not interactive and epoch.number % max(1, epochs // 10) == 0:
+                _say(variant, f"epoch {epoch.number}, {progress}")
+            last = epoch.number == epochs
+            if not last and (stop.asked or epoch.number % settings.checkpoint.every == 0):
+                checkpoints.save(model, optimizer, curve)
+                if stop.asked:
+                    raise Interrupted(
+                        f"interrupted after epoch {epoch.number}; run it again to go on from there"
+                    )
+    return speeds
 
 
 class StopRequest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import load_file
 
+from gru_lm.tokens import save_splits
 from gru_lm.vocabulary import Vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,7 +34,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vocabulary = Vocabulary.build(text)
     (folder / "data/prepared").mkdir(parents=True)
     vocabulary.save(folder / "data/prepared/vocab.json")
-    np.save(folder / "data/prepared/train.npy", vocabulary.encode(text))
+    save_splits(folder / "data/prepared", {"train": vocabulary.encode(text)})
     return folder
 
 
@@ -193,7 +196,7 @@ def test_another_experiments_checkpoint_is_never_picked_up(
 
 
 def test_divergence_stops_with_one_line_and_no_model(prepared: Path, tmp_path: Path) -> None:
-    folder = copy_with_params(prepared, tmp_path / "run", lr=1000.0, clip_norm=None, epochs=120)
+    folder = copy_with_params(prepared, tmp_path / "run", lr=40.0, clip_norm=None, epochs=120)
     process = start(folder, "scratch")
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1
@@ -203,3 +206,10 @@ def test_divergence_stops_with_one_line_and_no_model(prepared: Path, tmp_path: P
     assert "train.lr" in error
     assert "Traceback" not in output
     assert not (folder / "models").exists()
+    match = re.search(r"diverged in epoch (\d+)", error)
+    assert match is not None
+    newest = checkpoint_files(folder)[-1]
+    assert int(newest.name.split("-")[0]) == int(match[1]) - 1 >= 1
+    assert str(newest.parent.relative_to(folder)) in output
+    tensors = load_file(newest)
+    assert all(np.isfinite(tensor).all() for tensor in tensors.values())

@@ -15,10 +15,19 @@ from torch import nn
 
 from gru_lm.batching import epoch_minibatches
 from gru_lm.concise import ConciseGRU
+from gru_lm.device import make_deterministic
 from gru_lm.errors import UserError
 from gru_lm.model import build_model
 from gru_lm.settings import Train
-from gru_lm.training import Trainer, clip_gradients, make_optimizer, perplexity, train
+from gru_lm.training import (
+    Diverged,
+    Snapshot,
+    Trainer,
+    clip_gradients,
+    make_optimizer,
+    perplexity,
+    train,
+)
 
 V, H = 7, 8
 KINDS = {
@@ -32,7 +41,7 @@ each_partition = pytest.mark.parametrize("partition", ["sequential", "random"])
 
 def settings(**changes):
     values = {"epochs": 20, "batch_size": 4, "num_steps": 5, "partition": "sequential"}
-    values |= {"optimizer": "sgd", "lr": 1.0, "clip_norm": 1.0, "seed": 0}
+    values |= {"optimizer": "sgd", "lr": 1.0, "clip_norm": 1.0, "seed": 0, "deterministic": False}
     return Train(**{**values, **changes})
 
 
@@ -269,14 +278,45 @@ def test_divergence_names_the_epoch_and_the_learning_rate(kind, corpus):
             weight.mul_(30)
     chosen = settings(lr=1000.0, clip_norm=None, epochs=30)
     survived = 0
-    with pytest.raises(UserError) as caught:
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(Diverged) as caught:
         for epoch in train(model, corpus, chosen):
             assert math.isfinite(epoch.perplexity)
             survived = epoch.number
+            before = copy.deepcopy(model.state_dict())
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, before[name]), f"{name} is not as before the epoch that diverged"
     message = str(caught.value)
     assert f"diverged in epoch {survived + 1}:" in message
     assert "train.lr (1000)" in message
     assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize("steps_before", [0, 2])
+def test_a_snapshot_brings_weights_and_optimizer_back(steps_before, corpus):
+    model = make_model("scratch-before")
+    optimizer = make_optimizer(model, settings(optimizer="adam", lr=0.1))
+
+    def step():
+        tokens = corpus[:20].reshape(4, 5)
+        logits, _ = model(tokens, model.begin_state(4))
+        optimizer.zero_grad()
+        logits.square().mean().backward()
+        optimizer.step()
+
+    for _ in range(steps_before):
+        step()
+    weights = copy.deepcopy(model.state_dict())
+    memory = copy.deepcopy([dict(optimizer.state[weight]) for weight in model.parameters()])
+    snapshot = Snapshot(optimizer)
+    step()
+    assert not torch.equal(model.W_hh, weights["W_hh"])
+    snapshot.restore()
+    for name, weight in model.named_parameters():
+        assert torch.equal(weight, weights[name])
+    for weight, kept in zip(model.parameters(), memory, strict=True):
+        for key, value in optimizer.state[weight].items():
+            assert torch.equal(value, kept[key] if steps_before else torch.zeros_like(value))
 
 
 def test_weights_that_are_not_numbers_are_found_in_the_first_epoch(corpus):
@@ -356,3 +396,21 @@ def test_capturing_leaves_no_trace(kind, optimizer, lr, corpus):
         assert reached == pytest.approx(math.exp(loss.item()), rel=1e-5)
         for left, right in zip(captured.parameters(), eager.parameters(), strict=True):
             torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@each_kind
+def test_deterministic_training_gives_the_same_bits_on_a_gpu(kind, corpus):
+    def trained():
+        model = make_model(kind).cuda()
+        reached = [epoch.perplexity for epoch in train(model, corpus, settings(epochs=5))]
+        return reached, {name: weight.cpu() for name, weight in model.state_dict().items()}
+
+    make_deterministic()
+    try:
+        (first, weights), (second, again) = trained(), trained()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert first == second
+    assert all(torch.equal(weights[name], again[name]) for name in weights)

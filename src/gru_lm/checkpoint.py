@@ -32,6 +32,7 @@ from torch import Tensor
 
 from gru_lm.files import write_bytes
 from gru_lm.model import LanguageModel
+from gru_lm.training import weights_of
 
 KEPT = 2  # the newest, and the one before it in case the newest gets damaged
 NAME = re.compile(r"(\d{6,})-([0-9a-f]{16})\.safetensors")
@@ -84,7 +85,7 @@ class Checkpoints:
                 if len(curve) != int(path.name.split("-")[0]):
                     raise ValueError("its curve has another length")
                 model.load_weights(_under(tensors, "model"))
-                for index, weight in enumerate(_weights(optimizer)):
+                for index, weight in enumerate(weights_of(optimizer)):
                     if memory := _under(tensors, f"optimizer.{index}"):
                         optimizer.state[weight] = {
                             name: value.to(weight.device)
@@ -129,12 +130,8 @@ def _read(path: Path) -> dict[str, Tensor]:
     return from_bytes(data)
 
 
-def _weights(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [weight for group in optimizer.param_groups for weight in group["params"]]
-
-
 def _memories(optimizer: torch.optim.Optimizer) -> list[dict[str, Tensor]]:
-    return [dict(optimizer.state.get(weight, {})) for weight in _weights(optimizer)]
+    return [dict(optimizer.state.get(weight, {})) for weight in weights_of(optimizer)]
 
 
 def _on_device(optimizer: torch.optim.Optimizer) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 import torch
@@ -20,6 +21,16 @@ def choose_device(choice: DeviceChoice) -> torch.device:
     if choice == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda")
+
+
+def make_deterministic() -> None:
+    """Have torch use only algorithms that give the same bits in every run on this device.
+
+    To be called before the first work on a GPU: cuBLAS reads its setting when it starts.
+    Source: PyTorch documentation, "Reproducibility".
+    """
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.use_deterministic_algorithms(True)
 
 
 def describe_device(device: torch.device) -> str:

@@ -148,7 +148,11 @@ class Model(Section):
 
 
 class Train(Section):
-    """The training run. ``clip_norm`` bounds the gradient's Euclidean norm; null leaves it."""
+    """The training run.
+
+    ``clip_norm`` bounds the gradient's Euclidean norm; null leaves it. ``deterministic`` asks for
+    the same bytes in every run on a GPU too.
+    """
 
     epochs: Count
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)]
@@ -158,6 +162,7 @@ class Train(Section):
     lr: Annotated[float, Field(gt=0, le=1000)]
     clip_norm: Annotated[float, Field(gt=0, le=1e6)] | None
     seed: Annotated[int, Field(ge=0, lt=2**32)]
+    deterministic: bool
 
 
 class Checkpoint(Section):

@@ -39,6 +39,10 @@ class Epoch:
     seconds: float
 
 
+class Diverged(UserError):
+    """The loss is no longer a finite number."""
+
+
 class Trainer:
     """Updates ``model`` from minibatches; holds the optimizer and the carried hidden state."""
 
@@ -48,7 +52,7 @@ class Trainer:
         self.model = model
         self.optimizer = optimizer
         self.clip_norm = clip_norm
-        self._weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        self._weights = weights_of(optimizer)
         self._captured: dict[tuple[int, int], CapturedStep] = {}
 
     def train_epoch(self, minibatches: Iterable[Minibatch], carry_state: bool) -> tuple[float, int]:
@@ -72,12 +76,12 @@ class Trainer:
         return perplexity(total.item() / num_tokens), num_tokens
 
     def _step(self, X: Tensor, Y: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        if self.model.device.type != "cuda":
-            return self.update(X, Y, state)
-        shape = (X.shape[0], X.shape[1])
-        if shape not in self._captured:
-            self._captured[shape] = CapturedStep(self, X, Y, state)
-        return self._captured[shape](X, Y, state)
+        if self.model.device.type == "cuda":  # GPU only
+            shape = (X.shape[0], X.shape[1])
+            if shape not in self._captured:
+                self._captured[shape] = CapturedStep(self, X, Y, state)
+            return self._captured[shape](X, Y, state)
+        return self.update(X, Y, state)
 
     def update(self, X: Tensor, Y: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One step of the optimizer. Returns the mean cross-entropy before it, and the state."""
@@ -91,7 +95,33 @@ class Trainer:
         return loss.detach(), state.detach()
 
 
-class CapturedStep:
+class Snapshot:
+    """The weights and the optimizer's memory at one moment, to go back to."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+        self._kept = [
+            (
+                weight,
+                weight.detach().clone(),
+                {key: value.clone() for key, value in optimizer.state.get(weight, {}).items()},
+            )
+            for weight in weights_of(optimizer)
+        ]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Bring back what was there, in place."""
+        for weight, value, memory in self._kept:
+            weight.copy_(value)
+            for key, buffer in self._optimizer.state.get(weight, {}).items():
+                if key in memory:
+                    buffer.copy_(memory[key])
+                else:  # made since: Adam's moments and step count start from zero
+                    buffer.zero_()
+
+
+class CapturedStep:  # GPU only
     """``Trainer.update`` as a CUDA graph: one launch in place of hundreds.
 
     The graph works on fixed buffers, so inputs are copied in, and what it returns is valid until
@@ -101,25 +131,14 @@ class CapturedStep:
 
     def __init__(self, trainer: Trainer, X: Tensor, Y: Tensor, state: Tensor) -> None:
         self._X, self._Y, self._state = X.clone(), Y.clone(), state.clone()
-        before = [weight.detach().clone() for weight in trainer._weights]
-        memory = [
-            {key: value.clone() for key, value in trainer.optimizer.state[weight].items()}
-            for weight in trainer._weights
-        ]
+        before = Snapshot(trainer.optimizer)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(3):
                 trainer.update(self._X, self._Y, self._state)
         torch.cuda.current_stream().wait_stream(stream)
-        with torch.no_grad():
-            for weight, value, kept in zip(trainer._weights, before, memory, strict=True):
-                weight.copy_(value)
-                for key, buffer in trainer.optimizer.state[weight].items():
-                    if key in kept:
-                        buffer.copy_(kept[key])
-                    else:  # made by the warm-up: Adam's moments and step count start from zero
-                        buffer.zero_()
+        before.restore()
         trainer.optimizer.zero_grad()
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
@@ -144,6 +163,11 @@ def clip_gradients(weights: Iterable[Tensor], max_norm: float) -> None:
     scale = (max_norm / norm).clamp(max=1.0)
     for gradient in gradients:
         gradient.mul_(scale)
+
+
+def weights_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The tensors that ``optimizer`` updates, in its order."""
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
 
 
 def perplexity(cross_entropy: float) -> float:
@@ -173,15 +197,17 @@ def train(
     To go on with an interrupted run, give the ``optimizer`` it had (``make_optimizer``, with its
     memory restored) and the number of the ``first_epoch`` still to do.
 
-    Raises UserError where ``tokens`` are too few for one minibatch, and where the loss stops
-    being a number.
+    Raises UserError where ``tokens`` are too few for one minibatch. Raises Diverged where the loss
+    stops being a number; model and optimizer are then as they were before that epoch.
     """
     require_enough_tokens(len(tokens), settings.batch_size, settings.num_steps)
     tokens = tokens.to(model.device)
-    trainer = Trainer(model, optimizer or make_optimizer(model, settings), settings.clip_norm)
+    optimizer = optimizer or make_optimizer(model, settings)
+    trainer = Trainer(model, optimizer, settings.clip_norm)
     last_finite = math.nan
     for number in range(first_epoch, settings.epochs + 1):
         start = time.perf_counter()
+        before = Snapshot(optimizer)
         minibatches = epoch_minibatches(
             tokens,
             settings.batch_size,
@@ -194,7 +220,8 @@ def train(
             minibatches, carry_state=settings.partition == "sequential"
         )
         if not math.isfinite(reached):
-            raise UserError(
+            before.restore()
+            raise Diverged(
                 f"training diverged in epoch {number}: the loss is no longer finite (last finite "
                 f"perplexity {last_finite:.4g}); lower train.lr ({settings.lr:g}) or "
                 f"train.clip_norm ({settings.clip_norm})"
