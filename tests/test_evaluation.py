@@ -12,6 +12,7 @@ from reference import as_nn_gru, gru_numpy
 
 from gru_lm.baselines import unigram
 from gru_lm.concise import ConciseGRU
+from gru_lm.errors import UserError
 from gru_lm.evaluation import Score, evaluate
 from gru_lm.scratch import ScratchGRU
 
@@ -101,6 +102,13 @@ def test_metrics_of_a_known_score():
     metrics = Score(nats=30 * math.log(8), tokens=30).as_metrics()
     assert list(metrics) == ["perplexity", "bits_per_token", "tokens"]
     assert metrics == pytest.approx({"perplexity": 8.0, "bits_per_token": 3.0, "tokens": 30})
+
+
+@pytest.mark.parametrize("mean", [710.0, 1e9, math.inf, math.nan])
+def test_a_perplexity_beyond_numbers_is_the_trainings_fault(mean):
+    with pytest.raises(UserError, match=r"train\.lr or train\.clip_norm"):
+        Score(nats=2 * mean, tokens=2).as_metrics()
+    assert Score(nats=2 * 709.0, tokens=2).as_metrics()["perplexity"] > 1e307
 
 
 # ------------------------------------------------------------------------------------- unigram

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gru_lm.errors import UserError
 from gru_lm.model import LanguageModel
 
 
@@ -20,8 +22,16 @@ class Score:
     tokens: int
 
     def as_metrics(self) -> dict[str, float | int]:
-        """Perplexity, bits a token (a character, at that level) and the number of tokens."""
+        """Perplexity, bits a token (a character, at that level) and the number of tokens.
+
+        Raises UserError where the perplexity is not a finite number, as after a bad training.
+        """
         mean = self.nats / self.tokens
+        if not mean < math.log(sys.float_info.max):
+            raise UserError(
+                f"a cross-entropy of {mean:.4g} nats a token is beyond any perplexity: the model "
+                "has learnt nothing; lower train.lr or train.clip_norm and train it again"
+            )
         return {
             "perplexity": math.exp(mean),
             "bits_per_token": mean / math.log(2),
