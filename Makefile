@@ -1,5 +1,6 @@
 # make repro   set up .venv, then run the experiment (or only what has changed since)
 # make test    set up .venv, then lint, types and tests
+# make coverage  the tests again, and which lines and branches they reach
 # make bench   time the training against the textbook's own loop
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ export GIT_COMMITTER_NAME ?= gru-lm
 export GIT_COMMITTER_EMAIL ?= gru-lm@localhost
 endif
 
-.PHONY: repro test lint bench clean
+.PHONY: repro test coverage lint bench clean
 .DEFAULT_GOAL := repro
 
 # The corpus is fetched first by the stage's own script, whose exit status 3 means that no source
@@ -35,6 +36,9 @@ repro: $(READY)
 
 test: lint
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
+
+coverage: $(READY)
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered
 
 lint: $(READY)
 	ruff check .
