@@ -7,8 +7,10 @@ import hashlib
 import io
 import json
 import math
+import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -341,6 +343,35 @@ def test_exp_show_lists_experiments_with_their_metrics(
             assert float(rows[name][f"metrics/timing/{variant}.json:tokens_per_second"]) > 0
     assert rows["after"]["model.scratch.reset"] == "after"
     assert float(rows["slow"]["train.lr"]) == 0.5
+
+
+def test_exp_show_follows_a_running_experiment(pipeline: Pipeline) -> None:
+    step = "dvclive/scratch/metrics.json:step"
+    perplexity = "dvclive/scratch/metrics.json:train.perplexity"
+    process = subprocess.Popen(
+        ["dvc", "exp", "run", "-S", "train.epochs=1000000"],
+        cwd=pipeline.root,
+        env=pipeline.env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    seen: list[tuple[int, float]] = []
+    try:
+        deadline = time.monotonic() + 120
+        while len(seen) < 3 and time.monotonic() < deadline:
+            assert process.poll() is None, "the experiment ended before it could be followed"
+            table = csv.DictReader(io.StringIO(pipeline.dvc("exp", "show", "--csv")))
+            (row,) = [row for row in table if row["Experiment"] in ("", "workspace")][:1]
+            if row.get(step) and int(row[step]) not in {3, *dict(seen)}:  # 3: the finished run's
+                seen.append((int(row[step]), float(row[perplexity])))
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=60)
+    assert len(seen) == 3
+    assert seen == sorted(seen)
+    assert seen[-1][1] < seen[0][1], "training improves from one look to the next"
 
 
 def test_diffs_against_the_commit(experiments: Experiments) -> None:
