@@ -112,6 +112,14 @@ def test_seed_and_epoch_decide_everything(partition):
         assert sum(run != runs[0] for run in runs[1:]) >= 5
 
 
+@pytest.mark.parametrize("partition", ["sequential", "random"])
+def test_an_epoch_is_of_the_partition_asked_for(partition):
+    minibatches = list(epoch_minibatches(torch.arange(300), 3, 7, partition, seed=0, epoch=1))
+    inputs = torch.stack([X for X, _ in minibatches])
+    goes_on = inputs[1:, :, 0] == inputs[:-1, :, -1] + 1
+    assert goes_on.all() if partition == "sequential" else not goes_on.all()
+
+
 @few
 @given(lengths, rows, steps, st.sampled_from(["sequential", "random"]))
 def test_enough_tokens_means_a_minibatch_for_every_offset(length, batch_size, num_steps, partition):

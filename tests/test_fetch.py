@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import errno
+import gzip
 import hashlib
 import io
 import json
@@ -19,19 +20,23 @@ import random
 import re
 import resource
 import signal
+import ssl
 import subprocess
 import sys
 import termios
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.utils import formatdate
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 import http_faults as faults
 import pytest
+import requests
 import yaml
 from http_faults import FaultyServer
 from hypothesis import given, settings
@@ -188,12 +193,12 @@ FAULTS: dict[str, tuple[faults.Behaviour, str, int]] = {
     "stalled": (faults.stalled(BOOK, 1000), f"no answer within {TIMEOUT} seconds", 2),
     "dripping": (faults.dripping(BOOK, 100_000, 0.02), "slower than 1024 bytes a second", 2),
     "reset": (faults.reset, "connection reset by peer", 2),
-    "hung up": (faults.hung_up, "did not answer in HTTP", 2),
-    "gibberish": (faults.gibberish, "did not answer in HTTP", 2),
-    "cut off": (faults.cut_off(BOOK, 150_000), "the body was cut off", 2),
-    "cut off at once": (faults.cut_off(BOOK, 0), "the body was cut off", 2),
-    "chunks cut off": (faults.cut_off_chunks(BOOK), "the body was cut off", 2),
-    "gzip cut off": (faults.zipped(BOOK, 5000), "the body was cut off", 2),
+    "hung up": (faults.hung_up, ": closed the connection or did not answer in HTTP)", 2),
+    "gibberish": (faults.gibberish, ": closed the connection or did not answer in HTTP)", 2),
+    "cut off": (faults.cut_off(BOOK, 150_000), ": the body was cut off)", 2),
+    "cut off at once": (faults.cut_off(BOOK, 0), ": the body was cut off)", 2),
+    "chunks cut off": (faults.cut_off_chunks(BOOK), ": the body was cut off)", 2),
+    "gzip cut off": (faults.zipped(BOOK, 5000), ": the body was cut off)", 2),
     "gzip damaged": (
         faults.unframed(b"\x1f\x8b" + BOOK, Content_Encoding="gzip"),
         "damaged gzip stream",
@@ -201,7 +206,7 @@ FAULTS: dict[str, tuple[faults.Behaviour, str, int]] = {
     ),
     "length too long": (
         faults.whole(BOOK, Content_Length=len(BOOK) + 1),
-        "the body was cut off",
+        ": the body was cut off)",
         2,
     ),
     "length too short": (
@@ -302,6 +307,16 @@ def test_https_from_a_server_without_it(project: Project, server: FaultyServer) 
     assert "[ssl" in project.fetch(None).error
 
 
+def test_a_certificate_that_is_not_valid_is_a_failure_that_stays() -> None:
+    cause = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    cause.verify_message = "self-signed certificate"
+    error = requests.exceptions.SSLError("https://user:secret@a.org")
+    error.__cause__ = cause
+    failure = download._network_failure(error, timeout=1.0)
+    assert str(failure) == "its certificate is not valid (self-signed certificate)"
+    assert not failure.passing
+
+
 def test_settings_of_the_environment_that_cannot_work(project: Project) -> None:
     project.use({"retries": 0}, urls=["https://books.invalid/book.txt"])
     project.env["REQUESTS_CA_BUNDLE"] = "nowhere.pem"
@@ -309,7 +324,8 @@ def test_settings_of_the_environment_that_cannot_work(project: Project) -> None:
     del project.env["REQUESTS_CA_BUNDLE"]
     project.env["all_proxy"] = f"socks5://127.0.0.1:{faults.closed_port()}"
     error = project.fetch(None).error
-    assert "SOCKS proxy needs the Python package PySocks" in error or find_spec("socks")
+    missing = ": the environment's SOCKS proxy needs the Python package PySocks)"
+    assert missing in error or find_spec("socks")
 
 
 def test_without_network_one_line_names_every_address_and_the_remedy(project: Project) -> None:
@@ -362,6 +378,11 @@ def test_retry_after_is_honoured(project: Project, server: FaultyServer) -> None
     project.fetch(BOOK)
     first, second = server.requests
     assert second.at - first.at >= 1.0
+
+
+def test_a_failure_stays_and_asks_for_no_wait_unless_it_says_so() -> None:
+    failure = download.SourceFailed("the reason")
+    assert (str(failure), failure.passing, failure.wait) == ("the reason", False, 0.0)
 
 
 def test_retry_after_as_seconds_or_a_date_has_a_cap() -> None:
@@ -466,6 +487,23 @@ def test_a_transfer_that_cannot_be_continued_starts_over(
     assert requests == 2 or "Range" not in server.requests[2].headers
 
 
+def test_nothing_of_a_longer_part_is_left_behind_a_shorter_whole(
+    project: Project, server: FaultyServer
+) -> None:
+    short = BOOK[:1000]
+    url = server.add("/book.txt", faults.cut_off(BOOK, 150_000), faults.whole(short))
+    project.use(urls=[url], sha256=None)
+    project.fetch(short)
+
+
+def test_a_transfer_that_has_not_begun_is_not_continued(
+    project: Project, server: FaultyServer
+) -> None:
+    project.use(urls=[server.add("/book.txt", faults.resumable(BOOK, TAG, 0), faults.whole(BOOK))])
+    project.fetch(BOOK)
+    assert all("Range" not in request.headers for request in server.requests)
+
+
 @pytest.mark.parametrize(
     "headers", [{}, {"ETag": 'W/"v1"'}, {"ETag": TAG, "Content_Encoding": "gzip"}]
 )
@@ -554,13 +592,30 @@ def test_every_framing_is_understood(
     assert server.requests[0].headers["Accept-Encoding"] == "identity"
 
 
-def test_a_corpus_of_exactly_max_bytes_is_taken(project: Project, server: FaultyServer) -> None:
-    url = server.add("/book.txt", faults.unframed(BOOK))
+@pytest.mark.parametrize("behaviour", [faults.whole(BOOK), faults.unframed(BOOK)])
+def test_a_corpus_of_exactly_max_bytes_is_taken(
+    behaviour: faults.Behaviour, project: Project, server: FaultyServer
+) -> None:
+    url = server.add("/book.txt", behaviour)
     project.use({"max_bytes": len(BOOK)}, urls=[url])
     project.fetch(BOOK)
     project.use({"max_bytes": len(BOOK) - 1}, urls=[url])
     (project.raw / "corpus.txt").write_bytes(b"something else\n")
     assert "fetch.max_bytes" in project.fetch(None).error
+
+
+@pytest.mark.parametrize(
+    "before", [b"", gzip.compress(b"a member")], ids=["first member", "second member"]
+)
+def test_only_gzip_is_taken_for_gzip(before: bytes) -> None:
+    assert b"".join(download._gunzip(iter([before + gzip.compress(b"more")]))).endswith(b"more")
+    with pytest.raises(download.SourceFailed, match="a damaged gzip stream"):
+        list(download._gunzip(iter([before + zlib.compress(b"not gzip, but zlib")])))
+
+
+def test_a_corpus_of_one_byte_is_taken(project: Project, server: FaultyServer) -> None:
+    project.use(urls=[server.add("/book.txt", faults.whole(b"x"))], sha256=sha256(b"x"))
+    project.fetch(b"x")
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
@@ -575,6 +630,24 @@ def test_a_redirect_in_raw_utf_8_is_followed(project: Project, server: FaultySer
     raw = "/bücher.txt".encode().decode("latin-1")  # as http.server encodes headers in Latin-1
     project.use(urls=[server.add("/book.txt", faults.redirect(raw))])
     project.fetch(BOOK)
+
+
+def test_every_answer_is_closed(
+    project: Project, server: FaultyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[tuple[str | None, int]] = []
+    real = requests.Response.close
+
+    def close(response: requests.Response) -> None:
+        closed.append((urlsplit(response.url).path, response.status_code))
+        real(response)
+
+    monkeypatch.setattr(requests.Response, "close", close)
+    parts = (faults.resumable(BOOK, TAG, 150_000), faults.status(416), faults.whole(BOOK))
+    server.add("/book.txt", *parts)
+    project.use(urls=[server.add("/start", faults.redirect("/book.txt"))])
+    project.fetch(BOOK)
+    assert {("/start", 302), ("/book.txt", 200), ("/book.txt", 416)} == set(closed)
 
 
 def test_ten_redirects_are_followed_and_eleven_are_not(
@@ -630,6 +703,18 @@ def test_credentials_stay_with_their_host(project: Project, server: FaultyServer
     assert "secret" not in result.out + result.err
 
 
+@pytest.mark.parametrize(
+    ("user", "sent"), [("user:", "Basic dXNlcjo="), (":secret", "Basic OnNlY3JldA==")]
+)
+def test_half_of_the_credentials_is_sent_too(
+    user: str, sent: str, project: Project, server: FaultyServer
+) -> None:
+    server.add("/book.txt", faults.whole(BOOK))
+    project.use(urls=[server.url("/book.txt", user=user)])
+    project.fetch(BOOK)
+    assert authorizations(server) == [sent]
+
+
 def test_credentials_in_a_redirect_are_not_used(project: Project, server: FaultyServer) -> None:
     server.add("/book.txt", faults.whole(BOOK))
     there = server.url("/book.txt", user="user:secret")
@@ -663,6 +748,12 @@ def test_secrets_of_an_address_are_never_printed(
     result = project.fetch(None)
     assert server.url("/book.txt") in result.error
     assert "secret" not in result.err
+
+
+def test_an_address_is_shown_on_one_line_of_limited_length() -> None:
+    assert download.shown("HTTP://user:secret@a.org/b\nc?d#e") == "HTTP://a.org/b?c"
+    assert download.shown("a folder/who?\t") == "a folder/who??"
+    assert download.shown("x" * 200) == download.shown("x" * 201) == "x" * 200
 
 
 def test_the_proxy_of_the_environment_is_used(project: Project, server: FaultyServer) -> None:
@@ -741,6 +832,15 @@ def test_a_mirror_folder_that_does_not_deliver_is_passed_over_with_a_warning(
     assert result.err.count("\n") == 1
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads from /proc")
+def test_a_mirrors_file_that_cannot_be_read_to_its_end_is_passed_over(
+    project: Project, server: FaultyServer, mirror: Path
+) -> None:
+    (mirror / "book.txt").symlink_to("/proc/self/mem")  # opens, but address 0 is not to be read
+    project.use(urls=[server.add("/book.txt", faults.whole(BOOK))])
+    assert f"mirror {mirror}: Input/output error" in project.fetch(BOOK).err
+
+
 @pytest.mark.parametrize(
     ("behaviour", "reason"),
     [
@@ -816,11 +916,15 @@ def test_a_file_of_the_project_is_copied(checksum: str | None, project: Project)
         (lambda path: path.symlink_to(path), "no such file"),
         (lambda path: path.symlink_to("/etc/hostname"), "it leads out of the project"),
         (lambda path: path.symlink_to(".."), "it leads out of the project"),
+        (lambda path: path.symlink_to("../nothing/here"), "no such file"),
         (lambda path: path.write_bytes(b""), "it holds nothing"),
         (lambda path: path.write_bytes(OTHER), "it holds other bytes (SHA-256"),
         (lambda path: path.write_bytes(BOOK * 2), "fetch.max_bytes"),
     ],
-    ids=["missing", "folder", "pipe", "loop", "link out", "folder out", "empty", "wrong", "long"],
+    ids=[
+        *("missing", "folder", "pipe", "loop", "link out", "folder out", "dangling link out"),
+        *("empty", "wrong", "long"),
+    ],
 )
 def test_a_file_of_the_project_that_cannot_be_used(
     made: Callable[[Path], None], reason: str, project: Project
@@ -830,6 +934,12 @@ def test_a_file_of_the_project_that_cannot_be_used(
     result = project.fetch(None, code=1)
     assert "corpora.book.path = 'own.txt': " in result.error
     assert reason in result.error
+
+
+def test_a_page_of_the_project_is_a_corpus_like_any_other(project: Project) -> None:
+    (project.folder / "own.txt").write_bytes(PAGE)
+    project.use(path="own.txt", sha256=None)
+    project.fetch(PAGE)
 
 
 def test_a_file_beyond_a_linked_folder_is_out_of_the_project(
@@ -1053,6 +1163,8 @@ def test_a_slow_transfer_shows_its_progress_on_a_terminal(
     assert process.wait(20) == 0
     process.communicate()
     assert b"B/s" in shown
+    assert re.search(rb"[1-9]\d*k/200k", shown), "how much of what has come"
+    assert not shown.endswith(b"\n"), "the bar does not stay"
     assert project.files()["corpus.txt"] == BOOK
 
 

@@ -1,9 +1,11 @@
 """Files are written whole or not at all."""
 
+import errno
 import json
 import math
 import os
 import random
+import re
 import stat
 import subprocess
 import sys
@@ -70,6 +72,51 @@ def test_a_rename_that_fails_leaves_nothing(tmp_path):
     assert listing(path) == ["inside"]
 
 
+def test_the_temporary_file_is_hidden_beside_its_target(tmp_path):
+    with atomic_writer(tmp_path / "file.txt"):
+        [name] = listing(tmp_path)
+    assert re.fullmatch(r"\.file\.txt\.\w+\.tmp", name)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are flushed on POSIX systems only")
+def test_the_bytes_are_on_the_disk_before_the_name_and_the_name_before_the_end(
+    tmp_path, monkeypatch
+):
+    real, flushed = os.fsync, []
+
+    def fsync(handle):
+        real(handle)
+        is_folder = stat.S_ISDIR(os.fstat(handle).st_mode)
+        size = None if is_folder else os.fstat(handle).st_size
+        flushed.append((handle, size, (tmp_path / "file.txt").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_bytes(tmp_path / "file.txt", b"new")
+    assert [what for _, *what in flushed] == [[3, False], [None, True]]
+    for handle, *_ in flushed:
+        with pytest.raises(OSError):
+            os.fstat(handle)  # closed
+
+
+def test_an_error_of_the_system_names_the_target_unless_it_names_another_file(tmp_path):
+    path = tmp_path / "file.txt"
+    with pytest.raises(OSError) as caught, atomic_writer(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.filename == str(path)
+    with pytest.raises(OSError) as caught, atomic_writer(path):
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), "another.txt")
+    assert caught.value.filename == "another.txt"
+    with pytest.raises(Fault) as fault, atomic_writer(path):
+        raise Fault
+    assert not hasattr(fault.value, "filename")
+
+
+def test_where_the_temporary_file_is_gone_the_first_error_is_the_one_reported(tmp_path):
+    with pytest.raises(Fault), atomic_writer(tmp_path / "file.txt"):
+        next(tmp_path.iterdir()).unlink()
+        raise Fault
+
+
 def test_missing_folders_are_made(tmp_path):
     write_text(tmp_path / "a" / "b" / "file.txt", "x")
     assert (tmp_path / "a" / "b" / "file.txt").read_text("utf-8") == "x"
@@ -111,6 +158,12 @@ def test_json_comes_back(tmp_path_factory, value):
     write_json(path, value)
     assert read_json(path, "prepare") == value
     assert json.loads(path.read_text("utf-8")) == value
+
+
+def test_json_is_written_for_people_to_read(tmp_path):
+    write_json(tmp_path / "value.json", {"a": ["\u00e9"]})
+    written = (tmp_path / "value.json").read_text("utf-8")
+    assert written == '{\n  "a": [\n    "\u00e9"\n  ]\n}\n'
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
