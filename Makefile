@@ -1,7 +1,9 @@
-# make repro   set up .venv, then run the experiment (or only what has changed since)
-# make test    set up .venv, then lint, types and tests
-# make coverage  the tests again, and which lines and branches they reach
-# make bench   time the training against the textbook's own loop
+# make repro                 set up .venv, then run the experiment (or what has changed since)
+# make test                  set up .venv, then lint, types and tests
+# make coverage              the tests again, and which lines and branches they reach
+# make bench                 time the training against the textbook's own loop
+# make ci-report BASE=main   what the workspace changes against BASE: ci-report/report.md
+# make setup                 only set up .venv
 
 PYTHON ?= python3
 VENV := .venv
@@ -18,7 +20,7 @@ export GIT_COMMITTER_NAME ?= gru-lm
 export GIT_COMMITTER_EMAIL ?= gru-lm@localhost
 endif
 
-.PHONY: repro test coverage lint bench clean
+.PHONY: repro test coverage lint bench setup ci-report clean
 .DEFAULT_GOAL := repro
 
 # The corpus is fetched first by the stage's own script, whose exit status 3 means that no source
@@ -36,6 +38,13 @@ repro: $(READY)
 
 test: lint
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
+
+setup: $(READY)
+
+BASE ?= main
+
+ci-report: $(READY)
+	python -m tools.ci_report --base $(BASE) --output ci-report
 
 coverage: $(READY)
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered

@@ -61,7 +61,8 @@ def held_out_bars(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> byte
         places = [place + (index - (len(scores) - 1) / 2) * width for place in range(len(splits))]
         heights = [float(by_split[split]["perplexity"]) for split in splits]
         bars = axes.bar(places, heights, width * 0.94, color=COLOURS[name], label=LABELS[name])
-        axes.bar_label(bars, [f"{height:.3g}" for height in heights], padding=2, fontsize=9)
+        labels = [f"{height:#.3g}".rstrip(".") for height in heights]  # 1.30, 17.4, 115
+        axes.bar_label(bars, labels, padding=2, fontsize=9)
     axes.set_yscale("log")
     axes.set_ylim(bottom=1)
     axes.margins(y=0.15)

@@ -171,6 +171,12 @@ class Checkpoint(Section):
     every: Count
 
 
+class Gate(Section):
+    """By what share held-out perplexity may rise in a pull request. It changes no result."""
+
+    max_perplexity_rise: Annotated[float, Field(ge=0, le=1e6)]
+
+
 class Sample(Section):
     """The text to generate after each prefix: greedily, and at each temperature.
 
@@ -194,6 +200,7 @@ class Settings(Section):
     model: Model
     train: Train
     checkpoint: Checkpoint
+    gate: Gate
     sample: Sample
 
     @model_validator(mode="after")
