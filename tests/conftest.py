@@ -21,6 +21,7 @@ SOURCES = (
     "dvc.yaml",
     "params.yaml",
     "stages",
+    "tools",
     "src",
     "corpora",
     ".dvc/config",

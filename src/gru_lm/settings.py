@@ -229,7 +229,7 @@ def load_settings(path: Path = Path("params.yaml")) -> Settings:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 at byte {error.start}: save it as UTF-8") from None
     try:
-        tree = yaml.load(text, Loader=_Loader)
+        tree = yaml.load(text, Loader=Yaml12Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid YAML: {_yaml_problem(error)}") from None
     if not isinstance(tree, dict):
@@ -240,7 +240,7 @@ def load_settings(path: Path = Path("params.yaml")) -> Settings:
         raise UserError(f"{path}: {_explain(error, tree)}") from None
 
 
-class _Loader(yaml.SafeLoader):
+class Yaml12Loader(yaml.SafeLoader):
     """PyYAML's safe loader, reading numbers and duplicate keys as DVC does (YAML 1.2).
 
     DVC writes a learning rate of 0.00001 as ``1e-05``, which YAML 1.1 takes for text, and
@@ -284,7 +284,7 @@ def _read_as_yaml_1_2(loader: type[yaml.SafeLoader]) -> None:
     loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
 
 
-_read_as_yaml_1_2(_Loader)
+_read_as_yaml_1_2(Yaml12Loader)
 
 
 def _yaml_problem(error: Exception) -> str:

@@ -1,0 +1,16 @@
+"""What a team does with the pipeline's results, run from the project's root: ``python -m tools.X``.
+
+    compare    settings against each other, over their seeds
+    ci_report  what a change does: metrics, curves, params, samples, stages
+    gate       fail where held-out perplexity rises too far
+    sweep      queue a grid of experiments, run it, list what failed
+    table      ``dvc exp show`` with the columns that matter
+
+The first three read only what git holds; the last two call DVC. Like the stages, a tool uses the
+library that lies beside it, never one installed elsewhere.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))

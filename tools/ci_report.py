@@ -1,0 +1,326 @@
+"""What a change does to the pipeline's results, as a report for a pull request.
+
+    python -m tools.ci_report --base main --output ci-report
+
+Compares a revision (``--head``, the workspace by default) with an earlier one and writes report.md
+and curves.png. Run ``dvc repro`` first: the report reads results and makes none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import html
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from gru_lm.errors import run_stage
+from gru_lm.files import write_bytes, write_text
+from tools.compare import markdown_table, show
+from tools.gate import Verdict, judge, max_rise
+from tools.pictures import overlay
+from tools.revisions import WORKSPACE, Revision, find_revision, natural
+
+ABSENT: Final = object()
+
+# The ends of the metrics' keys: less is better, more is better.
+LESS: Final = ("perplexity",)
+MORE: Final = ("tokens_per_second",)
+
+# Bits say what perplexity says; seconds have a section of their own.
+ELSEWHERE: Final = ("bits_per_token", "seconds")
+
+SKIPPED: Final = "skipped"
+
+
+def report(base: Revision, head: Revision, verdict: Verdict) -> str:
+    """The whole report.md."""
+    stages = compare_stages(base, head)
+    stale = stale_files(head)
+    title = f"# {head.name} against {base.name}"
+    if _all_alike(base, head, stages) and not stale:
+        return f"{title}\n\nNothing changed: params, stages and results are the same.\n"
+    gate = f"**Gate: {'passed' if verdict.passed else 'failed'}.** {verdict.reason}."
+    parts = [title, headline(base, head, stages), gate]
+    if stale:
+        parts.append(
+            "**Results out of date.** They were made with other versions of: "
+            f"{', '.join(stale)}. Run `dvc repro` and commit what it writes."
+        )
+    sections = {
+        "Metrics": metrics_table(base, head),
+        "Training curves": curves_text(base, head),
+        "Params": params_table(base.params, head.params),
+        "Samples": samples_table(base, head),
+        "Stages": stages_table(stages),
+        "Seconds by stage": seconds_table(base, head, stages),
+    }
+    parts += [f"## {heading}\n\n{body}" for heading, body in sections.items()]
+    return "\n\n".join(parts) + "\n"
+
+
+def headline(base: Revision, head: Revision, stages: Mapping[str, str]) -> str:
+    """What changed, in one sentence."""
+    params = len(differences(base.params, head.params))
+    ran = [name for name, what in stages.items() if what != SKIPPED]
+    return (
+        f"{params or 'No'} param{'s'[: params != 1]} changed; {len(ran)} of {len(stages)} stages "
+        "ran, came or went."
+    )
+
+
+def metrics_table(base: Revision, head: Revision) -> str:
+    """All metrics that differ, and held-out perplexity in any case."""
+    rows, same = [], 0
+    old_values, new_values = _metrics(base), _metrics(head)
+    for key in sorted(old_values.keys() | new_values.keys(), key=_metric_order):
+        kind, name, field = key
+        old, new = old_values.get(key), new_values.get(key)
+        kept = kind == "evaluate" and field in ("val.perplexity", "test.perplexity")
+        if old == new and not (kept and name in head.variants):
+            same += 1
+            continue
+        rows.append(
+            [f"{name} {kind} {field}", _number(old), _number(new), *_change(field, old, new)]
+        )
+    if not rows:
+        return "None recorded." if not same else "All the same."
+    text = markdown_table(["metric", base.name, head.name, "change", "verdict"], rows)
+    return text + (f"\n\nThe other {same} values are the same." if same else "")
+
+
+def _metrics(revision: Revision) -> dict[tuple[str, str, str], Any]:
+    return {
+        (kind, name, field): value
+        for kind, by_name in revision.metrics.items()
+        for name, fields in by_name.items()
+        for field, value in fields.items()
+        if not field.endswith(ELSEWHERE)
+    }
+
+
+def _metric_order(key: tuple[str, str, str]) -> tuple[Any, ...]:
+    kind, name, field = key
+    splits = {"val": 0, "test": 1, "train": 2}
+    return (kind, name, splits.get(field.split(".")[0], 3), field)
+
+
+def _change(field: str, old: Any, new: Any) -> tuple[str, str]:
+    """The change as a number, and what it means in a word."""
+    if old is None or new is None:
+        return "-", _presence(old, new)
+    if old == new:
+        return "0", "same"
+    if not isinstance(old, int | float) or not isinstance(new, int | float):
+        return "-", "changed"
+    share = f" ({new / old - 1:+.1%})" if old else ""
+    size = f"{new - old:+,.0f}" if abs(new - old) >= 1000 else f"{new - old:+.3g}"
+    return f"{size}{share}", judgement(field, old, new)
+
+
+def judgement(field: str, old: float, new: float) -> str:
+    """better, worse, same, or changed where neither direction is good."""
+    if old == new:
+        return "same"
+    if field.endswith(LESS):
+        return "better" if new < old else "worse"
+    if field.endswith(MORE):
+        return "better" if new > old else "worse"
+    return "changed"
+
+
+def curves_text(base: Revision, head: Revision) -> str:
+    if not base.curves and not head.curves:
+        return "None recorded."
+    same = [name for name, curve in head.curves.items() if base.curves.get(name) == curve]
+    note = f"\n\nThe same to the last digit: {', '.join(same)}." if same else ""
+    return f"![Training perplexity of {base.name} and {head.name}](curves.png){note}"
+
+
+def curves_picture(base: Revision, head: Revision) -> bytes | None:
+    """The curves of both over each other, or None where neither has any."""
+    curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for variant in sorted({*base.curves, *head.curves}):
+        both = {
+            f"{side}: {revision.name}": curve
+            for side, revision in (("base", base), ("head", head))
+            if (curve := revision.curves.get(variant))
+        }
+        if both:
+            curves[variant] = both
+    return overlay(curves) if curves else None
+
+
+def params_table(base: Mapping[str, Any], head: Mapping[str, Any]) -> str:
+    rows = [
+        [f"`{key}`", _value(base.get(key, ABSENT)), _value(head.get(key, ABSENT))]
+        for key in differences(base, head)
+    ]
+    return markdown_table(["param", "base", "head"], rows) if rows else "None changed."
+
+
+def differences(base: Mapping[str, Any], head: Mapping[str, Any]) -> list[str]:
+    """The keys that only one side has, or whose values differ. 1 and true are not the same."""
+    keys = sorted(base.keys() | head.keys(), key=natural)
+    return [key for key in keys if _value(base.get(key, ABSENT)) != _value(head.get(key, ABSENT))]
+
+
+def samples_table(base: Revision, head: Revision) -> str:
+    """By variant, the texts side by side."""
+    parts = []
+    for variant in sorted({*base.samples, *head.samples}):
+        old, new = base.samples.get(variant, {}), head.samples.get(variant, {})
+        if old == new:
+            parts.append(f"{variant}: the same.")
+            continue
+        rows = [
+            [
+                heading,
+                _text(old.get(heading)),
+                "(the same)" if old.get(heading) == new.get(heading) else _text(new.get(heading)),
+            ]
+            for heading in dict.fromkeys([*new, *old])
+        ]
+        parts.append(f"### {variant}\n\n{markdown_table(['drawn', base.name, head.name], rows)}")
+    return "\n\n".join(parts) or "None recorded."
+
+
+def compare_stages(base: Revision, head: Revision) -> dict[str, str]:
+    """By stage in head's order, ``skipped`` or what made it run."""
+    found = {}
+    for name in dict.fromkeys([*head.lock, *base.lock]):
+        if name not in base.lock or name not in head.lock:
+            found[name] = "new" if name in head.lock else "gone"
+            continue
+        reasons = _stage_changes(name, base, head)
+        more = [f"and {len(reasons) - 4} more"] if len(reasons) > 4 else []
+        found[name] = "; ".join([*reasons[:4], *more]) or SKIPPED
+    return found
+
+
+def _stage_changes(name: str, base: Revision, head: Revision) -> list[str]:
+    old, new = base.lock[name], head.lock[name]
+    reasons = [] if old.get("cmd") == new.get("cmd") else ["its command changed"]
+    read = base.read_by(name), head.read_by(name)
+    for key in differences(*read):
+        reasons.append(f"`{key}` {' → '.join(_value(side.get(key, ABSENT)) for side in read)}")
+    old_deps, new_deps = _hashes(old, "deps"), _hashes(new, "deps")
+    for path in sorted(old_deps.keys() | new_deps.keys()):
+        if old_deps.get(path) != new_deps.get(path):
+            what = _presence(old_deps.get(path), new_deps.get(path)) or "changed"
+            reasons.append(f"`{path}` {what}")
+    if not reasons and _hashes(old, "outs") != _hashes(new, "outs"):
+        reasons.append("made again from the same inputs, with other outputs")
+    return reasons
+
+
+def _hashes(stage: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    return {item["path"]: item.get("md5") for item in stage.get(kind, [])}
+
+
+def stale_files(revision: Revision) -> list[str]:
+    """The files that dvc.lock records with a hash that they no longer have."""
+    recorded = {
+        path: md5
+        for stage in revision.lock.values()
+        for path, md5 in _hashes(stage, "deps").items()
+    }
+    return [
+        path
+        for path, md5 in sorted(recorded.items())
+        if (data := revision.read(path)) is not None
+        and hashlib.md5(data, usedforsecurity=False).hexdigest() != md5
+    ]
+
+
+def stages_table(stages: Mapping[str, str]) -> str:
+    if not stages:
+        return "dvc.lock records none."
+    rows = []
+    for name, what in stages.items():
+        if what == SKIPPED:
+            rows.append([f"`{name}`", "skipped", "command, deps, params and outputs are the same"])
+        elif what in ("new", "gone"):
+            rows.append([f"`{name}`", what, ""])
+        else:
+            rows.append([f"`{name}`", "ran", what])
+    return markdown_table(["stage", "", "why"], rows) + (
+        "\n\nBy dvc.lock of both sides, so *ran* may mean: brought from the run cache."
+    )
+
+
+def seconds_table(base: Revision, head: Revision, stages: Mapping[str, str]) -> str:
+    rows = []
+    for variant in sorted({*base.metrics.get("timing", {}), *head.metrics.get("timing", {})}):
+        old, new = (side.metric("timing", variant, "seconds") for side in (base, head))
+        where = head.metrics.get("timing", {}).get(variant, {}).get("device", "-")
+        note = " (an earlier run's)" if stages.get(f"train@{variant}") == SKIPPED else ""
+        seconds = ["-" if value is None else f"{value:,.1f}" for value in (old, new)]
+        rows.append([f"`train@{variant}`", seconds[0], seconds[1] + note, _value(where)])
+    note = "Only training records its time; DVC keeps none of the other stages."
+    if not rows:
+        return note
+    return f"{markdown_table(['stage', base.name, head.name, 'device of head'], rows)}\n\n{note}"
+
+
+def _all_alike(base: Revision, head: Revision, stages: Mapping[str, str]) -> bool:
+    return (
+        all(what == SKIPPED for what in stages.values())
+        and not differences(base.params, head.params)
+        and (base.metrics, base.curves, base.samples) == (head.metrics, head.curves, head.samples)
+    )
+
+
+def _presence(old: Any, new: Any) -> str:
+    """new or gone where one side has nothing, else an empty text."""
+    if old is None:
+        return "" if new is None else "new"
+    return "gone" if new is None else ""
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.5g}"
+    return _value(value)
+
+
+def _value(value: Any) -> str:
+    """A value for a cell of a table."""
+    return "-" if value is ABSENT else html.escape(show(value), quote=False).replace("|", "\\|")
+
+
+def _text(text: str | None) -> str:
+    """A sample for a cell: no Markdown in it is taken for such."""
+    if text is None:
+        return "-"
+    escaped = html.escape(text, quote=False).replace("|", "&#124;").replace("`", "&#96;")
+    return "<br>".join(f"<code>{line}</code>" for line in escaped.split("\n") if line)
+
+
+def write_report(base: Revision, head: Revision, verdict: Verdict, output: Path) -> None:
+    """Write report.md, and curves.png unless there is nothing to draw."""
+    text = report(base, head, verdict)
+    picture = curves_picture(base, head) if "(curves.png)" in text else None
+    (output / "curves.png").unlink(missing_ok=True)
+    if picture:
+        write_bytes(output / "curves.png", picture)
+    write_text(output / "report.md", text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Report what a change does to the results.")
+    parser.add_argument("--base", required=True, help="revision or experiment to compare with")
+    parser.add_argument("--head", default=WORKSPACE, help="what changed (default: %(default)s)")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    given = parser.parse_args()
+    base, head = find_revision(given.base), find_revision(given.head)
+    write_report(base, head, judge(base, head, max_rise()), given.output)
+    print(f"ci_report: wrote {given.output}/report.md")
+
+
+if __name__ == "__main__":
+    run_stage("ci_report", main)

@@ -1,0 +1,300 @@
+"""Compare settings over their seeds: one table, one picture, and which one is best.
+
+    python -m tools.compare 'sweep-*'
+    python -m tools.compare main my-branch 1a2b3c4 workspace --metric test
+
+Takes experiments (``*`` and ``?`` match their names), branches, tags, commits and ``workspace``.
+Revisions whose params differ in nothing but train.seed are runs of one setting. Where that would
+mix runs of the same seed with different results, their code or data differ, and the setting says
+so. Writes compare.md, compare.csv and compare.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from gru_lm.errors import UserError, run_stage
+from gru_lm.files import write_bytes, write_text
+from tools.pictures import Row, comparison
+from tools.revisions import Revision, find_revisions, natural
+
+SEED: Final = "train.seed"
+SPLIT_NAMES: Final = {"val": "validation", "test": "test"}
+
+# With this many seeds on both sides the normal distribution stands in for Student's.
+MANY: Final = 30
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one revision says of one variant."""
+
+    revision: str
+    seed: Any
+    perplexity: float
+    tokens_per_second: float | None
+    curve: Sequence[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Group:
+    """All runs of one variant with one setting: the params that differ, and their values."""
+
+    variant: str
+    setting: Mapping[str, str]
+    runs: Sequence[Run]
+
+    @property
+    def label(self) -> str:
+        pairs = [f"{key}={value}" for key, value in self.setting.items()]
+        return ", ".join(pairs) or "all alike"
+
+    @property
+    def values(self) -> list[float]:
+        return [run.perplexity for run in self.runs]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        """The sample standard deviation; one run has none."""
+        return statistics.stdev(self.values) if len(self.runs) > 1 else None
+
+    @property
+    def num_seeds(self) -> int:
+        return len({show(run.seed) for run in self.runs})
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        speeds = [run.tokens_per_second for run in self.runs if run.tokens_per_second is not None]
+        return statistics.fmean(speeds) if speeds else None
+
+
+def show(value: Any) -> str:
+    """A param's value as params.yaml would have it; 1 and 1.0 are the same."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def group_runs(revisions: Sequence[Revision], split: str) -> list[Group]:
+    """The runs by variant and setting, each variant's best first."""
+    differing = differing_params(revisions)
+    variants = sorted({variant for revision in revisions for variant in revision.variants})
+    groups = []
+    for variant in variants:
+        read = {key for one in revisions for name in _stages(variant) for key in one.read_by(name)}
+        keys = [key for key in differing if key in read or not read]
+        groups += _group_variant(variant, revisions, split, keys)
+    return groups
+
+
+def _stages(variant: str) -> list[str]:
+    """The stages that a variant's perplexity depends on; what others read is no setting of it."""
+    return ["fetch", "prepare", f"train@{variant}", f"evaluate@{variant}"]
+
+
+def differing_params(revisions: Sequence[Revision]) -> list[str]:
+    """The keys, but for the seed, whose values are not the same in all revisions."""
+    keys = sorted({key for revision in revisions for key in revision.params} - {SEED})
+    return [key for key in keys if len({_param(revision, key) for revision in revisions}) > 1]
+
+
+def _group_variant(
+    variant: str, revisions: Sequence[Revision], split: str, keys: Sequence[str]
+) -> list[Group]:
+    members: dict[tuple[str, ...], list[tuple[Revision, Run]]] = {}
+    for revision in revisions:
+        perplexity = revision.perplexity(variant, split)
+        if perplexity is None:
+            continue
+        run = Run(
+            revision.name,
+            revision.params.get(SEED),
+            perplexity,
+            revision.metric("timing", variant, "tokens_per_second"),
+            revision.curves.get(variant, []),
+        )
+        members.setdefault(tuple(_param(revision, key) for key in keys), []).append((revision, run))
+    groups = []
+    for values, pairs in members.items():
+        setting = dict(zip(keys, values, strict=True))
+        by_input = _by_input(variant, pairs) if _seeds_disagree(pairs) else {"": pairs}
+        for first, same in by_input.items():
+            named = setting | ({"code and data": f"those of {first}"} if len(by_input) > 1 else {})
+            groups.append(Group(variant, named, _without_repeats([run for _, run in same])))
+    return sorted(groups, key=lambda group: (group.mean, natural(group.label)))
+
+
+def _seeds_disagree(pairs: Sequence[tuple[Revision, Run]]) -> bool:
+    """Whether two runs of one setting and seed have different results."""
+    results = {(show(run.seed), run.perplexity) for _, run in pairs}
+    return len(results) > len({seed for seed, _ in results})
+
+
+def _by_input(
+    variant: str, pairs: Sequence[tuple[Revision, Run]]
+) -> dict[str, list[tuple[Revision, Run]]]:
+    """The runs by what their training and evaluation read, named after the first of each."""
+    found: dict[str, list[tuple[Revision, Run]]] = {}
+    for pair in pairs:
+        stages = [pair[0].lock.get(name, {}) for name in _stages(variant)]
+        deps = [(dep["path"], dep.get("md5")) for stage in stages for dep in stage.get("deps", [])]
+        found.setdefault(
+            repr([dep for dep in deps if not dep[0].startswith("models/")]), []
+        ).append(pair)
+    return {same[0][0].name: same for same in found.values()}
+
+
+def _without_repeats(runs: Sequence[Run]) -> list[Run]:
+    """One run for each seed and result: a result found again is no further evidence."""
+    found: dict[tuple[str, float], Run] = {}
+    for run in runs:
+        found.setdefault((show(run.seed), run.perplexity), run)
+    return list(found.values())
+
+
+def _param(revision: Revision, key: str) -> str:
+    return show(revision.params[key]) if key in revision.params else "absent"
+
+
+def winner(groups: Sequence[Group], split: str) -> str:
+    """One sentence on the best of one variant's ``groups``, sorted by their means."""
+    best = groups[0]
+    unit = f"{SPLIT_NAMES[split]} perplexity"
+    if len(groups) == 1:
+        return f"{best.variant}: only one setting ({best.label}), {unit} {best.mean:.4g}."
+    second = groups[1]
+    gap = second.mean - best.mean
+    found = (
+        f"has the lowest mean {unit}, {best.mean:.4g}; next is {second.label} with "
+        f"{second.mean:.4g}, {gap:.3g} higher"
+    )
+    single = [group.label for group in (best, second) if group.deviation is None]
+    if single:
+        return (
+            f"{best.variant}: {best.label} {found}. With one seed only of "
+            f"{single[0] if len(single) == 1 else 'both'}, nothing can be said about whether "
+            "another seed would agree."
+        )
+    error = math.sqrt(sum(statistics.variance(g.values) / len(g.runs) for g in (best, second)))
+    uncertainty = f"the standard error of the difference is {error:.2g}"
+    if min(len(best.runs), len(second.runs)) >= MANY:
+        reach = statistics.NormalDist().inv_cdf(0.975) * error
+        uncertainty += f", its 95 % interval {gap - reach:.3g} to {gap + reach:.3g}"
+    uncertainty += f" ({best.num_seeds} and {second.num_seeds} seeds)"
+    if gap < 2 * error or gap == 0:
+        return (
+            f"{best.variant}: no clear winner. {best.label} {found}, which is within the noise: "
+            f"{uncertainty}."
+        )
+    return f"{best.variant}: **{best.label}** wins. It {found}, beyond the noise: {uncertainty}."
+
+
+def markdown(groups: Sequence[Group], split: str, missing: Sequence[str]) -> str:
+    """The report: the winner of each variant, the picture, the table."""
+    lines = [f"# Settings by {SPLIT_NAMES[split]} perplexity", ""]
+    for variant in _variants(groups):
+        lines.append(f"- {winner([g for g in groups if g.variant == variant], split)}")
+    lines += ["", f"![Training curves, and {split} perplexity by setting](compare.png)", ""]
+    header = ["variant", "setting", "seeds", "mean", "standard deviation", "min", "max", "tokens/s"]
+    rows = []
+    for group in groups:
+        numbers = [group.mean, group.deviation, min(group.values), max(group.values)]
+        speed = group.tokens_per_second
+        rows.append(
+            [group.variant, group.label.replace("|", "\\|"), str(group.num_seeds)]
+            + ["-" if number is None else f"{number:.4g}" for number in numbers]
+            + ["-" if speed is None else f"{speed:,.0f}"]
+        )
+    lines.append(markdown_table(header, rows))
+    lines += [
+        "",
+        "A difference counts as more than noise from two standard errors on. With fewer than ten",
+        "seeds that is weaker evidence than 95 %, and the best of many settings is partly luck:",
+        "confirm a winner with seeds of its own.",
+    ]
+    if missing:
+        lines += ["", f"Without {SPLIT_NAMES[split]} perplexity: {', '.join(missing)}."]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows])
+
+
+def csv_table(groups: Sequence[Group]) -> str:
+    """The groups as CSV, a column for each differing param, numbers in full."""
+    keys = list(dict.fromkeys(key for group in groups for key in group.setting))
+    names = ["seeds", "mean", "standard_deviation", "min", "max", "tokens_per_second"]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["variant", *keys, *names, "revisions"])
+    for group in groups:
+        writer.writerow(
+            [
+                group.variant,
+                *(group.setting.get(key) for key in keys),
+                group.num_seeds,
+                group.mean,
+                group.deviation,
+                min(group.values),
+                max(group.values),
+                group.tokens_per_second,
+                " ".join(run.revision for run in group.runs),
+            ]
+        )
+    return buffer.getvalue()
+
+
+def compare(names: Sequence[str], split: str, output: Path) -> list[Group]:
+    """Write the three files and return the groups."""
+    revisions = find_revisions(list(names))
+    groups = group_runs(revisions, split)
+    if not groups:
+        raise UserError(f"no perplexity on {split} in {', '.join(names)}: run dvc repro there")
+    variants = _variants(groups)
+    missing = [r.name for r in revisions if not any(r.perplexity(v, split) for v in variants)]
+    write_text(output / "compare.md", markdown(groups, split, missing))
+    write_text(output / "compare.csv", csv_table(groups))
+    rows = {
+        variant: [
+            Row(group.label, group.values, [run.curve for run in group.runs])
+            for group in groups
+            if group.variant == variant
+        ]
+        for variant in variants
+    }
+    write_bytes(output / "compare.png", comparison(rows, f"{SPLIT_NAMES[split]} perplexity"))
+    return groups
+
+
+def _variants(groups: Sequence[Group]) -> list[str]:
+    return list(dict.fromkeys(group.variant for group in groups))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compare settings over their seeds.")
+    parser.add_argument("names", nargs="+", metavar="NAME", help="experiment, pattern or revision")
+    parser.add_argument("--metric", choices=SPLIT_NAMES, default="val", help="the split")
+    parser.add_argument("--output", type=Path, default=Path("comparison"), metavar="DIR")
+    given = parser.parse_args()
+    groups = compare(given.names, given.metric, given.output)
+    for variant in _variants(groups):
+        print(winner([group for group in groups if group.variant == variant], given.metric))
+    print(f"compare: wrote {given.output}/compare.md, compare.csv and compare.png")
+
+
+if __name__ == "__main__":
+    run_stage("compare", main)

@@ -1,0 +1,278 @@
+"""Queue a grid of experiments, run it with DVC's workers, and list what failed.
+
+    python -m tools.sweep -S train.lr=0.5,1 -S train.seed=0,1,2 --jobs 2
+
+Each job gets its share of the cores (OMP_NUM_THREADS), so that jobs do not fight for them. DVC's
+workers may die or fail a task while they start (treeverse/dvc issue 10673): workers are started
+again while tasks wait, and a task that failed before its first stage is queued again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import re
+import shlex
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gru_lm.errors import Interrupted, UserError, run_stage
+from tools.revisions import experiments
+
+RESTARTS: Final = 3  # of the workers, and of each task that fails before its first stage
+PATIENCE: Final = 4  # looks at the queue without a worker before it counts as left alone
+PAUSE: Final = 3.0  # seconds between two looks
+NO_LOG: Final = "No output logs found"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A point of the grid."""
+
+    name: str
+    params: tuple[str, ...]
+
+    @property
+    def run_alone(self) -> list[str]:
+        return ["dvc", "exp", "run", *self.options]
+
+    @property
+    def queue(self) -> list[str]:
+        return ["dvc", "exp", "run", "--queue", *self.options]
+
+    @property
+    def options(self) -> list[str]:
+        return [part for param in self.params for part in ("-S", param)] + ["--name", self.name]
+
+
+@dataclass(frozen=True)
+class Queue:
+    """What ``dvc queue status`` shows: (task, name, state) rows, and the number of workers."""
+
+    tasks: Sequence[tuple[str, str, str]]
+    workers: int
+
+    @property
+    def states(self) -> dict[str, str]:
+        """By name; of several tasks, the state of the one still ahead: DVC lists it first."""
+        return {name: state for _, name, state in reversed(self.tasks)}
+
+
+def grid(options: Sequence[str], prefix: str) -> list[Experiment]:
+    """All combinations of ``key=value,value`` options, named after their values."""
+    axes = []
+    for option in options:
+        key, equals, values = option.partition("=")
+        if not (key and equals and values):
+            raise UserError(f"-S {option}: write it as key=value,value")
+        # A comma within brackets belongs to the value.
+        axes.append([f"{key}={value}" for value in re.split(r",(?![^\[]*\])", values)])
+    found = [
+        Experiment("-".join([prefix, *(_short(param) for param in params)]), params)
+        for params in itertools.product(*axes)
+    ]
+    twice = [name for name, count in Counter(one.name for one in found).items() if count > 1]
+    if twice:
+        raise UserError(f"two experiments would be called {twice[0]}: a value stands twice")
+    return found
+
+
+def _short(param: str) -> str:
+    """``train.lr=0.5`` as a part of a name that git takes: ``lr0.5``."""
+    key, _, value = param.partition("=")
+    return key.rpartition(".")[2] + re.sub(r"[^A-Za-z0-9._-]+", "_", value).strip("._")
+
+
+def threads_per_job(jobs: int, cores: int) -> int:
+    return max(1, cores // jobs)
+
+
+def read_status(text: str) -> Queue:
+    """Parse what ``dvc queue status`` prints."""
+    rows = re.findall(r"^([0-9a-f]{7}) +(\S+) .* (\w+) *$", text, re.MULTILINE)
+    workers = re.search(r"(\d+) active, (\d+) idle", text)
+    return Queue(rows, int(workers[1]) + int(workers[2]) if workers else 0)
+
+
+def failure(log: str) -> str:
+    """The last error line of a log, or its last line."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    # DVC repeats after a stage's own line that the stage has failed.
+    errors = [line for line in lines if re.search(r"error", line, re.IGNORECASE)]
+    own = [line for line in errors if not line.startswith("ERROR: failed to reproduce")]
+    return (own or errors or lines or ["its log is empty"])[-1]
+
+
+def reached_a_stage(log: str) -> bool:
+    return re.search(r"^(Running s|S)tage '[^']+'", log, re.MULTILINE) is not None
+
+
+class Sweep:
+    """The run of a grid, from its first experiment queued to its last one done."""
+
+    def __init__(self, points: Sequence[Experiment], jobs: int) -> None:
+        self.experiments = points
+        self.jobs = jobs
+        self.environment = os.environ | {
+            "OMP_NUM_THREADS": str(threads_per_job(jobs, _num_cores()))
+        }
+        self.restarts = 0
+        self.again: Counter[str] = Counter()
+
+    def run(self) -> dict[str, str]:
+        """Queue and run everything; returns the reason of each experiment that failed."""
+        self._clear_names()
+        for experiment in self.experiments:
+            self._queue(experiment)
+        self._start_workers()
+        queue = self._wait()
+        return {
+            one.name: self._reason(one.name, queue)
+            for one in self.experiments
+            if queue.states.get(one.name) != "Success"
+        }
+
+    def _clear_names(self) -> None:
+        """Forget what failed under these names; refuse to repeat what is there or on its way."""
+        done, queue = experiments(), read_status(_dvc(["dvc", "queue", "status"]).stdout)
+        for name in (one.name for one in self.experiments):
+            if name in done or queue.states.get(name) in ("Queued", "Running"):
+                raise UserError(
+                    f"{name} exists already: choose another --name, or remove it with "
+                    f"dvc {'exp' if name in done else 'queue'} remove {name}"
+                )
+        self._forget({one.name for one in self.experiments}, queue)
+
+    def _forget(self, names: Collection[str], queue: Queue) -> None:
+        tasks = [task for task, name, _ in queue.tasks if name in names]
+        if tasks:
+            _dvc(["dvc", "queue", "remove", *tasks])
+
+    def _queue(self, experiment: Experiment) -> None:
+        result = _dvc(experiment.queue)
+        if result.returncode:
+            raise UserError(
+                f"{shlex.join(experiment.queue)}: {failure(result.stderr + result.stdout)}"
+            )
+
+    def _start_workers(self) -> None:
+        # The workers inherit stdout: through a pipe, their start would be waited for to their end.
+        subprocess.run(
+            ["dvc", "queue", "start", "-j", str(self.jobs)],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+
+    def _wait(self) -> Queue:
+        """Until every experiment has ended, or nothing brings the workers back."""
+        shown, alone = "", 0
+        while True:
+            queue = read_status(_dvc(["dvc", "queue", "status"]).stdout)
+            states = [queue.states.get(one.name, "lost") for one in self.experiments]
+            line = ", ".join(f"{count} {state}" for state, count in sorted(Counter(states).items()))
+            if line != shown:
+                print(f"sweep: {line}", flush=True)
+                shown = line
+            if self._queue_again(queue):
+                continue
+            if not {"Queued", "Running"} & set(states):
+                return queue
+            alone = 0 if queue.workers else alone + 1
+            if alone >= PATIENCE:
+                if self.restarts == RESTARTS:
+                    return queue
+                self.restarts += 1
+                alone = 0
+                print("sweep: no worker is left: starting them again", flush=True)
+                self._start_workers()
+            time.sleep(PAUSE)
+
+    def _queue_again(self, queue: Queue) -> bool:
+        """Queue what failed before its first stage again; says whether there was any."""
+        found = False
+        for one in self.experiments:
+            if queue.states.get(one.name) != "Failed" or self.again[one.name] == RESTARTS:
+                continue
+            if reached_a_stage(_log(one.name)):
+                self.again[one.name] = RESTARTS  # its own failure: no need to look again
+                continue
+            self.again[one.name] += 1
+            print(f"sweep: {one.name} failed before its first stage: queued again", flush=True)
+            self._forget({one.name}, queue)
+            self._queue(one)
+            found = True
+        if found:
+            self._start_workers()
+        return found
+
+    def _reason(self, name: str, queue: Queue) -> str:
+        state = queue.states.get(name)
+        if state != "Failed":
+            return f"{state or 'not in the queue'}, and no worker is left: see dvc queue status"
+        log = _log(name)
+        if NO_LOG in log:
+            return "failed before its first stage: see .dvc/tmp/exps/celery/*.out"
+        return failure(log)
+
+
+def _log(name: str) -> str:
+    result = _dvc(["dvc", "queue", "logs", name])
+    return result.stdout + result.stderr
+
+
+def _dvc(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+
+
+def _num_cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Queue a grid of experiments and run it.")
+    parser.add_argument(
+        "-S", "--set-param", action="append", required=True, metavar="KEY=VALUE,VALUE"
+    )
+    parser.add_argument("-j", "--jobs", type=int, default=1, help="side by side (default: 1)")
+    parser.add_argument("--name", default="sweep", metavar="PREFIX", help="default: sweep")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and stop")
+    given = parser.parse_args()
+    if given.jobs < 1:
+        raise UserError(f"--jobs = {given.jobs}: must be at least 1")
+    points = grid(given.set_param, given.name)
+    if given.dry_run:
+        for experiment in points:
+            print(shlex.join(experiment.queue))
+        threads = threads_per_job(given.jobs, _num_cores())
+        print(f"OMP_NUM_THREADS={threads} dvc queue start -j {given.jobs}")
+        return
+    try:
+        failed = Sweep(points, given.jobs).run()
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "interrupted; the workers go on: dvc queue status, or dvc queue stop --kill"
+        ) from None
+    for experiment in points:
+        if experiment.name in failed:
+            print(f"{experiment.name}: {failed[experiment.name]}")
+            print(f"    again: {shlex.join(experiment.run_alone)}")
+    if failed:
+        raise UserError(f"{len(failed)} of {len(points)} experiments failed")
+    print(f"sweep: all {len(points)} done: python -m tools.compare '{given.name}-*'")
+
+
+if __name__ == "__main__":
+    run_stage("sweep", main)
