@@ -364,7 +364,7 @@ def test_exp_show_follows_a_running_experiment(pipeline: Pipeline) -> None:
             assert process.poll() is None, "the experiment ended before it could be followed"
             table = csv.DictReader(io.StringIO(pipeline.dvc("exp", "show", "--csv")))
             (row,) = [row for row in table if row["Experiment"] in ("", "workspace")][:1]
-            # Between two writes the file may be away, which DVC shows as "!"; 3 is the finished run.
+            # Between two writes the file may be away: DVC shows "!". 3 is the finished run.
             if row[step].isdigit() and int(row[step]) not in {3, *dict(seen)}:
                 seen.append((int(row[step]), float(row[perplexity])))
     finally:
