@@ -454,6 +454,33 @@ def test_two_runs_give_the_same_bytes(
     assert hashes(clone) == hashes(finished_pipeline)
 
 
+def test_a_remote_spares_others_the_work(pipeline: Pipeline, tmp_path: Path) -> None:
+    pipeline.dvc("remote", "add", "--default", "shared", tmp_path / "remote")
+    pipeline.commit("Share the results")
+    pipeline.dvc("push")
+    pipeline.dvc("push", "--run-cache")
+
+    def clone(name: str) -> Pipeline:
+        pipeline.run("git", "clone", "--quiet", ".", tmp_path / name)
+        return Pipeline(tmp_path / name, pipeline.env)
+
+    pulled = clone("pulled")
+    pulled.dvc("pull")
+    assert json.loads(pulled.dvc("status", "--json")) == {}
+    assert pulled.repro() == []
+    assert output_files(pulled.root) == output_files(pipeline.root)
+
+    assert ran(clone("at-once").dvc("repro", "--pull")) == []
+
+    # Without dvc.lock, the run cache knows what was run, where all outputs are in DVC's cache.
+    unlocked = clone("unlocked")
+    (unlocked.root / "dvc.lock").unlink()
+    output = unlocked.dvc("repro", "--pull", "prepare")
+    assert "prepare" not in ran(output)
+    assert "Stage 'prepare' is cached" in output
+    assert unlocked.lock()["prepare"] == pipeline.lock()["prepare"]
+
+
 def test_a_corpus_out_of_reach_stops_the_run(pipeline: Pipeline) -> None:
     addresses = ["http://127.0.0.1:9/timemachine.txt", "http://127.0.0.1:9/elsewhere/book.txt"]
     pipeline.set_params(
