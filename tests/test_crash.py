@@ -195,6 +195,19 @@ def test_another_experiments_checkpoint_is_never_picked_up(
     assert "going on after epoch" not in line
 
 
+@pytest.mark.parametrize("variant", ["scratch", "concise"])
+def test_deterministic_training_runs_and_changes_nothing_on_a_cpu(
+    prepared: Path, tmp_path: Path, variant: str
+) -> None:
+    folders = [
+        copy_with_params(prepared, tmp_path / str(asked), epochs=3, deterministic=asked)
+        for asked in (False, True)
+    ]
+    for folder in folders:
+        finish(folder, variant)
+    assert results(folders[0]) == results(folders[1])
+
+
 def test_divergence_stops_with_one_line_and_no_model(prepared: Path, tmp_path: Path) -> None:
     folder = copy_with_params(prepared, tmp_path / "run", lr=40.0, clip_norm=None, epochs=120)
     process = start(folder, "scratch")
