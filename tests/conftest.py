@@ -25,6 +25,7 @@ SOURCES = (
     "src",
     "corpora",
     ".dvc/config",
+    ".dvc/plots.html",
     ".dvc/.gitignore",
     ".dvcignore",
     ".gitignore",

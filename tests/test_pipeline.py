@@ -23,6 +23,8 @@ import yaml
 from conftest import PROJECT, SMALL, Pipeline, ran
 from safetensors.numpy import load_file
 
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
 VARIANTS = ("scratch", "concise")
 SPLITS = ("train", "val", "test")
 BY_VARIANT = [
@@ -394,6 +396,24 @@ def test_plots_become_a_page(command: str, experiments: Experiments, tmp_path: P
     assert "Training perplexity by epoch" in page
     for picture in PICTURES:
         assert Path(picture).name in page
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium on the PATH")
+def test_the_page_of_plots_needs_no_network(finished_pipeline: Pipeline, tmp_path: Path) -> None:
+    finished_pipeline.dvc("plots", "show", "--out", tmp_path)
+
+    def curves() -> int:
+        """How many Vega plots a browser without a network draws."""
+        browser = (str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu")
+        offline = ("--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=20000")
+        page = f"file://{tmp_path}/index.html"
+        profile = f"--user-data-dir={tmp_path / 'profile'}"
+        document = finished_pipeline.run(*browser, *offline, profile, "--dump-dom", page).stdout
+        return document.count('class="marks"')
+
+    assert curves() == 0, "without Vega beside it, the page asks the network"
+    finished_pipeline.run("python", "-m", "tools.vega", tmp_path)
+    assert curves() == 1
 
 
 def test_an_experiment_away_from_the_workspace_uses_its_own_library(

@@ -5,8 +5,9 @@
     gate       fail where held-out perplexity rises too far
     sweep      queue a grid of experiments, run it, list what failed
     table      ``dvc exp show`` with the columns that matter
+    vega       the scripts that let the pages of ``dvc plots`` open without a network
 
-The first three read only what git holds; the last two call DVC. Like the stages, a tool uses the
+The first three read only what git holds; sweep and table call DVC. Like the stages, a tool uses the
 library that lies beside it, never one installed elsewhere.
 """
 
