@@ -416,6 +416,36 @@ def test_the_page_of_plots_needs_no_network(finished_pipeline: Pipeline, tmp_pat
     assert curves() == 1
 
 
+def test_an_artifact_can_be_fetched_and_sampled_from(pipeline: Pipeline, tmp_path: Path) -> None:
+    """As the README says: a version is a tag; then the model from any other folder."""
+    pipeline.dvc("remote", "add", "--default", "shared", tmp_path / "remote")
+    pipeline.commit("Share the results")
+    pipeline.dvc("push")
+    for variant in VARIANTS:
+        pipeline.git("tag", "--annotate", f"{variant}@v1.0.0", "--message", "A first version")
+    elsewhere = Pipeline(tmp_path / "elsewhere", pipeline.env)
+    elsewhere.root.mkdir()
+    url = f"file://{pipeline.root}"
+    for variant in VARIANTS:
+        elsewhere.dvc("artifacts", "get", url, variant)
+        model = {path.name for path in (elsewhere.root / variant).iterdir()}
+        assert model == {"model.safetensors", "config.json"}
+    elsewhere.dvc("get", url, "data/prepared/vocab.json")
+
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    (example,) = [
+        code
+        for code in re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+        if "load_model" in code
+    ]
+    assert len(example.splitlines()) <= 10
+    for variant in VARIANTS:
+        code = example.replace("scratch", variant)
+        text = elsewhere.run("python", "-c", code).stdout
+        assert text.startswith("time traveller")
+        assert len(text.rstrip("\n")) == len("time traveller") + 200
+
+
 def test_an_experiment_away_from_the_workspace_uses_its_own_library(
     experiments: Experiments, pipeline: Pipeline
 ) -> None:
