@@ -28,5 +28,19 @@ class ConciseGRU(LanguageModel):
         outputs, state = self.gru(one_hot, state[None])  # (T, B, H), (1, B, H)
         return self.linear(outputs), state[0]  # (T, B, V), (B, H)
 
+    def textbook_weights(self) -> dict[str, Tensor]:
+        """See ``LanguageModel.textbook_weights``. Of a gate's two biases only the sum acts."""
+        w = self.state_dict()
+        x_r, x_z, x_h = w["gru.weight_ih_l0"].T.chunk(3, dim=1)  # each (V, H)
+        h_r, h_z, h_h = w["gru.weight_hh_l0"].T.chunk(3, dim=1)  # each (H, H)
+        b_r, b_z, _ = (w["gru.bias_ih_l0"] + w["gru.bias_hh_l0"]).chunk(3)
+        b_h, b_hh = w["gru.bias_ih_l0"].chunk(3)[2], w["gru.bias_hh_l0"].chunk(3)[2]
+        return {
+            **{"W_xz": x_z, "W_hz": h_z, "b_z": b_z},
+            **{"W_xr": x_r, "W_hr": h_r, "b_r": b_r},
+            **{"W_xh": x_h, "W_hh": h_h, "b_h": b_h},
+            **{"b_hh": b_hh, "W_hq": w["linear.weight"].T, "b_q": w["linear.bias"]},
+        }
+
 
 Model = ConciseGRU

@@ -1,8 +1,8 @@
 """What every GRU language model offers, and how a trained one is kept in a folder.
 
 A model reads tokens and predicts, at each step, the next one. Each variant (``scratch``,
-``concise``) is a module of its own that fills in ``forward``; training, evaluation and sampling
-know only this interface.
+``concise``, ``fused``) is a module of its own that fills in ``forward``; training, evaluation and
+sampling know only this interface.
 """
 
 from __future__ import annotations
@@ -56,6 +56,13 @@ class LanguageModel(nn.Module, ABC):
         """The state before the first token: zeros (B, H)."""
         weight = next(self.parameters())
         return weight.new_zeros(batch_size, self.hidden_size)
+
+    def textbook_weights(self) -> dict[str, Tensor]:
+        """The weights by the textbook's names and in its shapes, as ``ScratchGRU`` lists them.
+
+        ``b_hh`` is among them where the reset gate acts after the recurrent product.
+        """
+        return dict(self.state_dict())
 
     def save(self, folder: Path, vocabulary_fingerprint: str) -> None:
         """Write the weights and all that is needed to build the model again into ``folder``."""
