@@ -1,7 +1,7 @@
 # make repro                 set up .venv, then run the experiment (or what has changed since)
 # make test                  set up .venv, then lint, types and tests
 # make coverage              the tests again, and which lines and branches they reach
-# make bench                 time the training against the textbook's own loop
+# make bench                 time the training beside the textbook's loop, JAX and Keras
 # make ci-report BASE=main   what the workspace changes against BASE: ci-report/report.md
 # make setup                 only set up .venv
 
@@ -24,10 +24,14 @@ endif
 .DEFAULT_GOAL := repro
 
 # The corpus is fetched first by the stage's own script, whose exit status 3 means that no source
-# could be reached. DVC then finds the verified file in place.
+# could be reached. DVC then finds the verified file in place. The trainings run side by side, as many
+# as there are cores: each uses one thread (train.threads).
 repro: $(READY)
 	@python -m stages.fetch; status=$$?; \
 	if [ $$status -eq 0 ]; then \
+		dvc repro prepare && \
+		dvc stage list --name-only | grep '^train@' \
+			| xargs -P "$$(getconf _NPROCESSORS_ONLN)" -n 1 dvc --wait-for-lock repro --single-item && \
 		dvc repro; \
 	elif [ $$status -eq 3 ]; then \
 		echo "make repro: going on with the bundled corpus: dvc exp run -S fetch.corpus=sample"; \
@@ -55,7 +59,7 @@ lint: $(READY)
 	mypy
 
 bench: $(READY)
-	python -m benchmarks.textbook
+	python -m benchmarks.speed
 
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

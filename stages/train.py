@@ -36,11 +36,12 @@ def main() -> None:
     settings = load_settings()
     vocabulary = Vocabulary.load(PREPARED / "vocab.json")
     tokens = torch.from_numpy(load_split(PREPARED, "train", len(vocabulary)).astype("int64"))
-    device = choose_device(settings.device)
-    _say(variant, f"on {describe_device(device)}")
-
+    if settings.train.threads is not None:
+        torch.set_num_threads(settings.train.threads)
     if settings.train.deterministic:
         make_deterministic()
+    device = choose_device(settings.device)
+    _say(variant, f"on {describe_device(device)}")
     torch.manual_seed(settings.train.seed)
     options = settings.model.options(variant)
     model = build_model(variant, len(vocabulary), **options).to(device)

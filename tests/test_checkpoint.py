@@ -73,7 +73,7 @@ def put(checkpoints: Checkpoints, epoch: int, data: bytes, digest: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("variant", ["scratch", "concise"])
+@pytest.mark.parametrize("variant", ["scratch", "concise", "fused"])
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_a_resumed_run_goes_on_with_the_same_bytes(
     kind: str, variant: str, checkpoints: Checkpoints

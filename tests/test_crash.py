@@ -208,6 +208,12 @@ def test_deterministic_training_runs_and_changes_nothing_on_a_cpu(
     assert results(folders[0]) == results(folders[1])
 
 
+def test_training_uses_the_threads_asked_for(prepared: Path, tmp_path: Path) -> None:
+    for threads, words in ((1, "CPU, 1 thread"), (2, "CPU, 2 threads")):
+        folder = copy_with_params(prepared, tmp_path / str(threads), epochs=1, threads=threads)
+        assert f"on {words}\n" in finish(folder, "scratch")
+
+
 def test_divergence_stops_with_one_line_and_no_model(prepared: Path, tmp_path: Path) -> None:
     folder = copy_with_params(prepared, tmp_path / "run", lr=40.0, clip_norm=None, epochs=120)
     process = start(folder, "scratch")

@@ -142,7 +142,18 @@ def test_concise_computes_reset_after():
     np.testing.assert_allclose(last.detach().numpy(), expected_last, atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", ["scratch", "concise"])
+@pytest.mark.parametrize("other", ["scratch", "fused"])
+def test_concise_weights_go_into_scratch_and_fused(other):
+    torch.manual_seed(0)
+    concise = build_model("concise", V, hidden_size=H).double()
+    named = concise.textbook_weights()
+    model = build_model(other, V, hidden_size=H, reset="after").double().load_weights(named)
+    tokens, state = random_inputs(torch.float64)
+    for mine, theirs in zip(model(tokens, state), concise(tokens, state), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("variant", ["scratch", "concise", "fused"])
 def test_reading_in_two_parts_is_reading_at_once(variant):
     torch.manual_seed(0)
     model = build_model(variant, V, hidden_size=H).double()

@@ -25,7 +25,7 @@ from safetensors.numpy import load_file
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
-VARIANTS = ("scratch", "concise")
+VARIANTS = ("scratch", "concise", "fused")
 SPLITS = ("train", "val", "test")
 BY_VARIANT = [
     f"{stage}@{variant}" for stage in ("train", "evaluate", "sample") for variant in VARIANTS
@@ -204,7 +204,7 @@ def test_a_second_run_runs_nothing(pipeline: Pipeline) -> None:
     [
         pytest.param(
             lambda pipeline: pipeline.set_params({"sample.length": 11}),
-            {"sample@scratch", "sample@concise"},
+            {f"sample@{variant}" for variant in VARIANTS},
             id="sample.length",
         ),
         pytest.param(
@@ -307,7 +307,7 @@ def test_an_experiment_reruns_only_what_its_changes_touch(experiments: Experimen
     assert stages == {
         "slow": {*BY_VARIANT, "plot"},
         "after": {"train@scratch", "evaluate@scratch", "sample@scratch", "plot"},
-        "traced": {"baseline", "sample@scratch", "sample@concise"},
+        "traced": {"baseline", *(f"sample@{variant}" for variant in VARIANTS)},
     }
 
 

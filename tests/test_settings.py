@@ -163,7 +163,7 @@ BAD = {
         ["'prepare.normalise'", "did you mean 'normalize'"],
     ),
     "misspelt-reset": (
-        replaced("reset: before", "rest: before"),
+        replaced("reset: before         # before:", "rest: before         # before:"),
         ["'model.scratch.rest'", "did you mean 'reset'"],
     ),
     "misspelt-urls": (
@@ -238,6 +238,10 @@ BAD = {
     "lr-large": (with_value("train.lr", 1e4), ["train.lr = 10000.0", "1000"]),
     "gate-negative": (with_value("gate.max_perplexity_rise", -0.1), ["gate.max_perplexity_rise"]),
     "gate-text": (with_value("gate.max_perplexity_rise", "5 %"), ["max_perplexity_rise = '5 %'"]),
+    "threads-none-at-all": (with_value("train.threads", 0), ["train.threads = 0"]),
+    "threads-text": (with_value("train.threads", "all"), ["train.threads = 'all'"]),
+    "precision-unknown": (with_value("train.precision", "fp16"), ["train.precision = 'fp16'"]),
+    "reset-of-fused-unknown": (with_value("model.fused.reset", "x"), ["model.fused.reset = 'x'"]),
     "deterministic-text": (with_value("train.deterministic", "yes"), ["train.deterministic"]),
     "clip-zero": (with_value("train.clip_norm", 0.0), ["train.clip_norm = 0.0"]),
     "clip-negative": (with_value("train.clip_norm", -1.0), ["train.clip_norm = -1.0"]),

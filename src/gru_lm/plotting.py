@@ -14,10 +14,16 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 TEXTBOOK_PERPLEXITY: Final = 1.1
 
 # Okabe and Ito's colours, told apart with every common kind of colour blindness.
-COLOURS: Final = {"scratch": "#0072B2", "concise": "#D55E00", "unigram": "#7F7F7F"}
+COLOURS: Final = {
+    "scratch": "#0072B2",
+    "concise": "#D55E00",
+    "fused": "#009E73",
+    "unigram": "#7F7F7F",
+}
 LABELS: Final = {
     "scratch": "scratch (the equations)",
     "concise": "concise (nn.GRU)",
+    "fused": "fused (derived by hand)",
     "unigram": "unigram baseline",
 }
 

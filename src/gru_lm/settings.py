@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from gru_lm.errors import UserError
 
-Variant = Literal["scratch", "concise"]
+Variant = Literal["scratch", "concise", "fused"]
+Precision = Literal["fp32", "tf32", "bf16"]
 
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
@@ -125,7 +126,7 @@ class Prepare(Section):
         return tokens
 
 
-class ScratchOptions(Section):
+class EquationOptions(Section):
     """Where the reset gate acts: before the recurrent product (the textbook) or after it."""
 
     reset: Literal["before", "after"]
@@ -139,8 +140,9 @@ class Model(Section):
     """The sizes that all variants share, and what only one of them has."""
 
     hidden_size: Annotated[int, Field(ge=1, le=16_384)]
-    scratch: ScratchOptions
+    scratch: EquationOptions
     concise: ConciseOptions
+    fused: EquationOptions
 
     def options(self, variant: Variant) -> dict[str, Any]:
         """The keyword arguments of one variant's constructor, without the vocabulary size."""
@@ -150,8 +152,10 @@ class Model(Section):
 class Train(Section):
     """The training run.
 
-    ``clip_norm`` bounds the gradient's Euclidean norm; null leaves it. ``deterministic`` asks for
-    the same bytes in every run on a GPU too.
+    ``clip_norm`` bounds the gradient's Euclidean norm; null leaves it. ``precision`` is that of the
+    matrix products: weights, states and losses stay in float32. ``threads`` is the number that
+    one training uses on a CPU; null takes all cores. ``deterministic`` asks for the same bytes in
+    every run on a GPU too.
     """
 
     epochs: Count
@@ -161,6 +165,8 @@ class Train(Section):
     optimizer: Literal["sgd", "adam"]
     lr: Annotated[float, Field(gt=0, le=1000)]
     clip_norm: Annotated[float, Field(gt=0, le=1e6)] | None
+    precision: Precision
+    threads: Annotated[int, Field(ge=1, le=4096)] | None
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     deterministic: bool
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from gru_lm.batching import Minibatch, epoch_minibatches, require_enough_tokens
 from gru_lm.errors import UserError
 from gru_lm.model import LanguageModel
-from gru_lm.settings import Train
+from gru_lm.settings import Precision, Train
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,18 @@ class Trainer:
     """Updates ``model`` from minibatches; holds the optimizer and the carried hidden state."""
 
     def __init__(
-        self, model: LanguageModel, optimizer: torch.optim.Optimizer, clip_norm: float | None
+        self,
+        model: LanguageModel,
+        optimizer: torch.optim.Optimizer,
+        clip_norm: float | None,
+        precision: Precision = "fp32",
     ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.clip_norm = clip_norm
+        self.precision = precision
         self._weights = weights_of(optimizer)
+        self._dtype = self._weights[0].dtype
         self._captured: dict[tuple[int, int], CapturedStep] = {}
 
     def train_epoch(self, minibatches: Iterable[Minibatch], carry_state: bool) -> tuple[float, int]:
@@ -85,14 +91,15 @@ class Trainer:
 
     def update(self, X: Tensor, Y: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One step of the optimizer. Returns the mean cross-entropy before it, and the state."""
-        logits, state = self.model(X, state)  # (T, B, V), (B, H)
-        loss = F.cross_entropy(logits.flatten(0, 1), Y.T.flatten())
+        with products_in(self.precision, X.device):
+            logits, state = self.model(X, state)  # (T, B, V), (B, H)
+        loss = F.cross_entropy(logits.flatten(0, 1).to(self._dtype), Y.T.flatten())
         self.optimizer.zero_grad(set_to_none=False)  # their memory is used again: 4 % faster
         loss.backward()
         if self.clip_norm is not None:
             clip_gradients(self._weights, self.clip_norm)
         self.optimizer.step()
-        return loss.detach(), state.detach()
+        return loss.detach(), state.detach().to(self._dtype)
 
 
 class Snapshot:
@@ -152,6 +159,18 @@ class CapturedStep:  # GPU only
         return self._loss, self._next_state
 
 
+def products_in(precision: Precision, device: torch.device) -> torch.autocast:
+    """A context in which matrix products run in ``precision``; weights keep their own.
+
+    "bf16" is torch's autocast. "tf32" is a setting for the whole process, for CUDA devices alone.
+    """
+    if device.type == "cuda":  # GPU only
+        products = "tf32" if precision == "tf32" else "ieee"
+        torch.backends.cuda.matmul.fp32_precision = products
+        torch.backends.cudnn.rnn.fp32_precision = products  # type: ignore[attr-defined]
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
 def clip_gradients(weights: Iterable[Tensor], max_norm: float) -> None:
     """Scale all gradients so that their joint Euclidean norm is at most ``max_norm``.
 
@@ -203,7 +222,7 @@ def train(
     require_enough_tokens(len(tokens), settings.batch_size, settings.num_steps)
     tokens = tokens.to(model.device)
     optimizer = optimizer or make_optimizer(model, settings)
-    trainer = Trainer(model, optimizer, settings.clip_norm)
+    trainer = Trainer(model, optimizer, settings.clip_norm, settings.precision)
     last_finite = math.nan
     for number in range(first_epoch, settings.epochs + 1):
         start = time.perf_counter()
