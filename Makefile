@@ -60,6 +60,7 @@ lint: $(READY)
 
 bench: $(READY)
 	python -m benchmarks.speed
+	python -m benchmarks.scaling
 
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -1,4 +1,4 @@
-"""Speed and fidelity against peers, run from the project's root: ``python -m benchmarks.textbook``.
+"""Speed and fidelity against peers, run from the project's root: ``python -m benchmarks.speed``.
 
 Like the stages, a benchmark measures the library that lies beside it, never one installed
 elsewhere.

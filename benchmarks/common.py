@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.peers import D2L_VERSION, ROOT, PeerMissingError, load_d2l
+from benchmarks.peers import ROOT, PeerMissingError, load_d2l
 from gru_lm.batching import require_enough_tokens
 from gru_lm.errors import UserError
 from gru_lm.files import write_json
@@ -34,8 +34,12 @@ class Corpus:
     """The training tokens (N,) int64, on the CPU; ``source`` is the file they come from."""
 
     tokens: Tensor
-    vocab_size: int
+    vocabulary: Vocabulary
     source: str
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.vocabulary)
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,6 @@ def set_up(benchmark: str, device: torch.device) -> Experiment:
     head = {
         "benchmark": benchmark,
         **describe_machine(device),
-        "peer": f"d2l {D2L_VERSION}",
         "sizes": {
             "corpus": corpus.source,
             "tokens": len(corpus.tokens),
@@ -100,14 +103,13 @@ def load_corpus() -> Corpus:
         vocabulary = Vocabulary.build(characters, "char", "letters")
         array = vocabulary.encode_tokens(characters)
     tokens = torch.from_numpy(array[:NUM_TOKENS].astype("int64"))
-    return Corpus(tokens, len(vocabulary), source)
+    return Corpus(tokens, vocabulary, source)
 
 
 def textbook_settings(settings: Train) -> Train:
     """``settings`` with what the textbook's loop leaves no choice in set to what it does."""
-    return settings.model_copy(
-        update={"partition": "sequential", "optimizer": "sgd", "clip_norm": 1.0}
-    )
+    fixed = {"partition": "sequential", "optimizer": "sgd", "clip_norm": 1.0, "precision": "fp32"}
+    return settings.model_copy(update=fixed)
 
 
 def positive(text: str) -> int:
@@ -126,7 +128,7 @@ def machine_name(device: torch.device) -> str:
 
 
 def file_name(benchmark: str, device: torch.device) -> str:
-    """The result's file name, made from the device: ``textbook-amd-epyc-2-threads.json``."""
+    """The result's file name, made from the device: ``speed-amd-epyc-2-threads.json``."""
     name = machine_name(device)
     if device.type == "cpu":
         threads = torch.get_num_threads()

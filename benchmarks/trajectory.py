@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from benchmarks.chapter import PARAMETERS, gru, init_gru_state
 from benchmarks.common import RESULTS, Experiment, positive, require_d2l, set_up
+from benchmarks.peers import D2L_VERSION
 from gru_lm.batching import Minibatch, epoch_minibatches
 from gru_lm.concise import ConciseGRU
 from gru_lm.errors import run_stage
@@ -170,7 +171,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     experiment = set_up("trajectory", CPU)
-    head = {**experiment.head, "epochs": arguments.epochs}
+    head = {**experiment.head, "peer": f"d2l {D2L_VERSION}", "epochs": arguments.epochs}
     d2l = require_d2l(arguments.peers, head, arguments.output)
     results = compare(d2l, experiment, arguments.epochs)
     write_json(arguments.output, {**head, "against_the_textbooks_loop": results})

@@ -1,0 +1,71 @@
+"""The textbook's GRU in JAX: ``lax.scan`` under ``jit``, run by ``workers.py`` in its environment.
+
+The same equations as ``gru_lm.scratch`` with the reset gate before the product, in the form that
+is fastest here: inputs picked by row for all steps before the scan, the update and reset gates'
+products joined, all logits one product after it. Clipped SGD, one update a minibatch, the state
+carried from one to the next.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from benchmarks.serving import Minibatch, Order, Peer, serve
+
+
+def build(order: Order) -> Peer:
+    """The model with its compiled update. Raises RuntimeError where a GPU is asked for in vain."""
+    if order.device == "cpu":
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    import jax  # type: ignore[import-not-found]
+    import jax.numpy as jnp  # type: ignore[import-not-found]
+
+    if order.device == "cuda":
+        if jax.default_backend() != "gpu":
+            raise RuntimeError("JAX finds no GPU")
+        jax.config.update("jax_default_matmul_precision", "float32")  # its default there is TF32
+    V, H = order.vocab_size, order.hidden_size
+    keys = jax.random.split(jax.random.PRNGKey(order.seed), 4)
+    shapes = {"W_x": (V, 3 * H), "W_zr": (H, 2 * H), "W_hh": (H, H), "W_q": (H, V)}
+    weights = {
+        name: jax.random.normal(key, shape) * 0.01
+        for key, (name, shape) in zip(keys, shapes.items(), strict=True)
+    }
+    weights |= {"b": jnp.zeros(3 * H), "b_q": jnp.zeros(V)}
+
+    def loss(weights: dict[str, Any], X: Any, Y: Any, state: Any) -> tuple[Any, Any]:
+        inputs = (weights["W_x"] + weights["b"])[X.T]  # (T, B, 3H)
+
+        def step(h: Any, x: Any) -> tuple[Any, Any]:
+            zr = jax.nn.sigmoid(x[:, : 2 * H] + h @ weights["W_zr"])
+            z, r = zr[:, :H], zr[:, H:]
+            candidate = jnp.tanh(x[:, 2 * H :] + (r * h) @ weights["W_hh"])
+            h = z * h + (1 - z) * candidate
+            return h, h
+
+        state, states = jax.lax.scan(step, state, inputs)  # (B, H), (T, B, H)
+        logs = jax.nn.log_softmax(states @ weights["W_q"] + weights["b_q"])  # (T, B, V)
+        return -jnp.take_along_axis(logs, Y.T[..., None], -1).mean(), state
+
+    @jax.jit  # type: ignore[untyped-decorator]
+    def update(weights: dict[str, Any], X: Any, Y: Any, state: Any) -> tuple[Any, Any, Any]:
+        (value, state), gradients = jax.value_and_grad(loss, has_aux=True)(weights, X, Y, state)
+        norm = jnp.sqrt(sum((gradient**2).sum() for gradient in jax.tree.leaves(gradients)))
+        step = order.lr * jnp.minimum(1.0, order.clip_norm / norm)
+        return jax.tree.map(lambda w, g: w - step * g, weights, gradients), value, state
+
+    def train_epoch(minibatches: list[Minibatch]) -> float:
+        nonlocal weights
+        state, losses = jnp.zeros((order.batch_size, H)), []
+        for X, Y in minibatches:
+            weights, value, state = update(weights, X, Y, state)
+            losses.append(value)
+        jax.block_until_ready(weights)
+        return sum(float(value) for value in losses) / len(losses)
+
+    return Peer({"jax": jax.__version__}, train_epoch)
+
+
+if __name__ == "__main__":
+    serve(build)

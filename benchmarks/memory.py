@@ -1,0 +1,82 @@
+"""The peak memory of one implementation's training, in a process of its own.
+
+    python -m benchmarks.memory fused
+
+Prints bytes: on the CPU, by how much the resident set at its highest exceeds what it was before
+the model was built, all modules imported (Linux only: its kernel can be told to forget a peak);
+on a GPU, the most that torch had allocated there. ``scaling`` runs it for each implementation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from benchmarks.common import set_up
+from benchmarks.contestants import fp32_loop, random_minibatch
+from benchmarks.peers import ROOT, PeerMissingError, load_d2l
+from gru_lm.device import choose_device
+from gru_lm.errors import UserError, run_stage
+
+MINIBATCHES: Final = 5
+PROCESS: Final = Path("/proc/self")
+
+
+def peak_memory(name: str, device: torch.device, peers: Path | None) -> int | str:
+    """Bytes that training ``name`` takes at most, in a fresh process, or why that is unknown."""
+    command = [sys.executable, "-m", "benchmarks.memory", name, "--device", device.type]
+    command += ["--threads", str(torch.get_num_threads())]
+    if peers is not None:
+        command += ["--peers", str(peers.absolute())]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode != 0:
+        return (done.stderr.strip().splitlines() or ["no message"])[-1]
+    return int(done.stdout.splitlines()[-1])
+
+
+def _status(key: str) -> int:
+    """A line of /proc/self/status, in bytes."""
+    match = re.search(rf"^{key}:\s*(\d+) kB$", (PROCESS / "status").read_text(), re.MULTILINE)
+    if match is None:
+        raise UserError(f"{PROCESS / 'status'} has no line {key}: peak memory cannot be measured")
+    return int(match[1]) * 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory")
+    parser.add_argument("name", choices=("textbook-scratch", "scratch", "concise", "fused"))
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--peers", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    device = choose_device(arguments.device)
+    on_gpu = device.type == "cuda"
+    if not on_gpu and sys.platform != "linux":
+        raise UserError("peak memory is measured on Linux only")
+    experiment = set_up("memory", device)
+    settings, V = experiment.settings, experiment.corpus.vocab_size
+    try:
+        d2l = load_d2l(arguments.peers) if arguments.name.startswith("textbook") else None
+    except PeerMissingError as error:
+        raise UserError(f"missing: d2l ({error})") from error
+    # torch loads much code with the first optimizer and backward pass: modules, not training.
+    weight = torch.ones(1, requires_grad=True, device=device)
+    weight.sum().backward()
+    torch.optim.SGD([weight], settings.lr).step()
+    (PROCESS / "clear_refs").write_text("5")  # the peak starts anew from the present
+    before = _status("VmRSS")
+    train = fp32_loop(arguments.name, d2l, V, experiment.hidden_size, settings, device)
+    minibatch = random_minibatch(V, settings.batch_size, settings.num_steps, device)
+    train([minibatch] * MINIBATCHES)
+    print(torch.cuda.max_memory_allocated() if on_gpu else _status("VmHWM") - before)
+
+
+if __name__ == "__main__":
+    run_stage("benchmarks.memory", main)
