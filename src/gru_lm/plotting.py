@@ -34,9 +34,11 @@ def training_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> bytes:
     ``curves`` maps a variant to its (epoch, perplexity) rows.
     """
     figure, axes = _figure()
-    for variant, rows in curves.items():
+    for index, (variant, rows) in enumerate(curves.items()):
         epochs, perplexities = zip(*rows, strict=True)
-        axes.plot(epochs, perplexities, color=COLOURS[variant], label=LABELS[variant], lw=1.4)
+        label = f"{LABELS[variant]}: {perplexities[-1]:.2f}"
+        width = 1.2 + 0.7 * (len(curves) - 1 - index)  # so that one under another is still seen
+        axes.plot(epochs, perplexities, color=COLOURS[variant], label=label, lw=width)
     axes.axhline(TEXTBOOK_PERPLEXITY, color="black", lw=0.9, ls="--")
     axes.annotate(
         f"the textbook's {TEXTBOOK_PERPLEXITY}",
@@ -51,7 +53,7 @@ def training_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> bytes:
     axes.set_title(_training_finding({variant: rows[-1][1] for variant, rows in curves.items()}))
     axes.set_xlabel("epoch")
     axes.set_ylabel("training perplexity (log scale)")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, title="after the last epoch", alignment="left")
     return _png(figure)
 
 
@@ -76,7 +78,7 @@ def held_out_bars(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> byte
     axes.set_xticks(range(len(splits)), ["train", "validation", "test"])
     axes.set_ylabel("perplexity (log scale; lower is better)")
     axes.set_title(_held_out_finding(scores))
-    axes.legend(frameon=False, loc="upper left", ncols=len(scores), fontsize=9)
+    axes.legend(frameon=False, loc="upper left", ncols=2, fontsize=9)
     low, high = axes.get_ylim()
     axes.set_ylim(low, high**1.15)
     return _png(figure)
@@ -109,11 +111,10 @@ def speed_bars(timings: Mapping[str, Mapping[str, Any]]) -> bytes:
 
 
 def _training_finding(last: Mapping[str, float]) -> str:
-    values = ", ".join(f"{variant} {value:.2f}" for variant, value in last.items())
     short = [name for name, value in last.items() if round(value, 1) > TEXTBOOK_PERPLEXITY]
     if not short:
-        return f"Every variant reaches the textbook's perplexity: {values}"
-    return f"{' and '.join(short).capitalize()} not at the textbook's perplexity: {values}"
+        return f"Every variant reaches the textbook's perplexity of {TEXTBOOK_PERPLEXITY}"
+    return f"Not at the textbook's perplexity of {TEXTBOOK_PERPLEXITY}: {', '.join(short)}"
 
 
 def _held_out_finding(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
