@@ -21,7 +21,7 @@ from gru_lm.tokens import save_splits
 from gru_lm.vocabulary import Vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
-KILLS = 5  # for each variant and partition: 20 in all
+KILLS = 5  # for each variant and partition: 30 in all
 RESULTS = ("models", "dvclive", "metrics/train")
 
 
@@ -110,7 +110,7 @@ def kill(folder: Path, variant: str, kind: str, delay: float) -> bool:
 
 
 @pytest.mark.parametrize("partition", ["sequential", "random"])
-@pytest.mark.parametrize("variant", ["scratch", "concise"])
+@pytest.mark.parametrize("variant", ["scratch", "concise", "fused"])
 def test_killed_training_ends_with_the_same_bytes(
     prepared: Path, tmp_path: Path, variant: str, partition: str
 ) -> None:
