@@ -195,7 +195,7 @@ def test_another_experiments_checkpoint_is_never_picked_up(
     assert "going on after epoch" not in line
 
 
-@pytest.mark.parametrize("variant", ["scratch", "concise"])
+@pytest.mark.parametrize("variant", ["scratch", "concise", "fused"])
 def test_deterministic_training_runs_and_changes_nothing_on_a_cpu(
     prepared: Path, tmp_path: Path, variant: str
 ) -> None:
