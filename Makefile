@@ -24,21 +24,21 @@ endif
 .DEFAULT_GOAL := repro
 
 # The corpus is fetched first by the stage's own script, whose exit status 3 means that no source
-# could be reached. DVC then finds the verified file in place. The trainings run side by side, as many
-# as there are cores: each uses one thread (train.threads).
+# could be reached. DVC then finds the verified file in place.
 repro: $(READY)
 	@python -m stages.fetch; status=$$?; \
 	if [ $$status -eq 0 ]; then \
-		dvc repro prepare && \
-		dvc stage list --name-only | grep '^train@' \
-			| xargs -P "$$(getconf _NPROCESSORS_ONLN)" -n 1 dvc --wait-for-lock repro --single-item && \
-		dvc repro; \
+		dvc repro prepare && $(TRAIN_SIDE_BY_SIDE) && dvc repro; \
 	elif [ $$status -eq 3 ]; then \
 		echo "make repro: going on with the bundled corpus: dvc exp run -S fetch.corpus=sample"; \
-		dvc exp run -S fetch.corpus=sample; \
+		dvc exp run -S fetch.corpus=sample prepare && $(TRAIN_SIDE_BY_SIDE) && dvc exp run; \
 	else \
 		exit $$status; \
 	fi
+
+# As many trainings at a time as there are cores: each uses one thread (train.threads).
+TRAIN_SIDE_BY_SIDE = dvc stage list --name-only | grep '^train@' \
+	| xargs -P "$$(getconf _NPROCESSORS_ONLN)" -n 1 dvc --wait-for-lock repro --single-item
 
 test: lint
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
