@@ -35,7 +35,7 @@ product after the loop: dW_h[z, r] = Σ [dZ, dR] Hᵀ, dW_hh = Σ dC (R * H)ᵀ,
 adds [dC, dZ, dR] to the column of each step's token.
 
 The method is backpropagation through time (Werbos 1990); what is taken out of the loop is what
-cuDNN takes out as well (Appleyard et al. 2016, arXiv:1604.01946, sections 3.1 to 3.3).
+cuDNN takes out as well (Appleyard et al. 2016, arXiv:1604.01946).
 """
 
 from __future__ import annotations
