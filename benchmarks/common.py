@@ -120,6 +120,13 @@ def positive(text: str) -> int:
     return number
 
 
+def add_machine_options(parser: argparse.ArgumentParser) -> None:
+    """``--threads``, ``--device`` and ``--peers``, which mean the same in every timing."""
+    parser.add_argument("--threads", type=positive, metavar="N", help="default: one for each core")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--peers", type=Path, metavar="DIR", help="a folder that holds d2l")
+
+
 def machine_name(device: torch.device) -> str:
     """The processor that computes, for example ``NVIDIA H100 80GB HBM3`` or ``AMD EPYC``."""
     if device.type == "cuda":

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import torch
 
-from benchmarks.common import RESULTS, Experiment, file_name, positive, set_up
+from benchmarks.common import RESULTS, Experiment, add_machine_options, file_name, set_up
 from benchmarks.contestants import OURS, fp32_loop, random_minibatch
 from benchmarks.memory import peak_memory
 from benchmarks.peers import D2L_VERSION, PeerMissingError, load_d2l
@@ -94,15 +94,13 @@ def parse_arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--seconds-per-point", type=float, default=10.0, metavar="S")
-    parser.add_argument("--threads", type=positive, metavar="N", help="default: one for each core")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add_machine_options(parser)
     parser.add_argument(
         "--output",
         type=Path,
         help="the .json; a .png goes beside it "
         "(default: benchmarks/results/scaling-<machine>.json)",
     )
-    parser.add_argument("--peers", type=Path, metavar="DIR", help="a folder that holds d2l")
     return parser.parse_args()
 
 

@@ -22,7 +22,7 @@ from typing import Any, Final
 import torch
 
 from benchmarks import picture, report
-from benchmarks.common import RESULTS, file_name, positive, set_up
+from benchmarks.common import RESULTS, add_machine_options, file_name, positive, set_up
 from benchmarks.contestants import OURS, precisions
 from benchmarks.line_up import LineUp, add_ours, add_peers, add_textbook
 from benchmarks.peers import D2L_VERSION, PeerMissingError, load_d2l
@@ -102,15 +102,13 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--alternations", type=positive, default=15, metavar="N")
     parser.add_argument("--epochs-per-turn", type=positive, default=3, metavar="N")
-    parser.add_argument("--threads", type=positive, metavar="N", help="default: one for each core")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add_machine_options(parser)
     parser.add_argument(
         "--output",
         type=Path,
         help="the .json; a .md and a .png go beside it "
         "(default: benchmarks/results/speed-<machine>.json)",
     )
-    parser.add_argument("--peers", type=Path, metavar="DIR", help="a folder that holds d2l")
     parser.add_argument(
         "--peers-env", type=Path, metavar="DIR", help="an environment that holds JAX and Keras"
     )

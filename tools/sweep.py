@@ -2,9 +2,10 @@
 
     python -m tools.sweep -S train.lr=0.5,1 -S train.seed=0,1,2 --jobs 2
 
-Each job gets its share of the cores (OMP_NUM_THREADS), so that jobs do not fight for them. DVC's
-workers may die or fail a task while they start (treeverse/dvc issue 10673): workers are started
-again while tasks wait, and a task that failed before its first stage is queued again.
+Each job gets its share of the cores (OMP_NUM_THREADS; a training takes train.threads of them where
+that is not null), so that jobs do not fight for them. DVC's workers may die or fail a task while
+they start (treeverse/dvc issue 10673): workers are started again while tasks wait, and a task that
+failed before its first stage is queued again.
 """
 
 from __future__ import annotations
