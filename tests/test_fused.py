@@ -240,3 +240,16 @@ def test_the_recurrence_returns_the_states_by_unit():
     )
     assert states.shape == (5, 8, 3)
     assert torch.equal(states[:, -1], last)
+
+
+@each_reset
+def test_training_goes_on_after_an_evaluation_of_the_same_shape(reset):
+    """Tensors made in inference mode cannot be written outside it."""
+    model = FusedGRU(5, 4, reset)
+    tokens, state = torch.randint(5, (1, 7)), torch.zeros(1, 4)
+    with torch.inference_mode():
+        expected, _ = model(tokens, state)
+    logits, _ = model(tokens, state)
+    logits.sum().backward()
+    assert torch.equal(logits, expected)
+    assert all(weight.grad is not None for weight in model.parameters())

@@ -132,7 +132,9 @@ class Recurrence(torch.autograd.Function):
         reset: Reset = "before" if b_hh is None else "after"
         mixed = torch.is_autocast_enabled(device)
         products = torch.get_autocast_dtype(device) if mixed else W_h.dtype
-        free = pool.setdefault((T, B, W_h.dtype, W_h.device, products), [])
+        # What is made in inference mode cannot be written in training.
+        kind = (T, B, W_h.dtype, W_h.device, products, torch.is_inference_mode_enabled())
+        free = pool.setdefault(kind, [])
         loan = Loan(free.pop() if free else Buffers(W_h, T, B, H, reset, products), free)
         buffers = loan.buffers
 
