@@ -42,7 +42,10 @@ SMALL = {
     "train.epochs": 3,
     "train.batch_size": 4,
     "train.num_steps": 8,
+    "train.validate_every": 2,
     "sample.length": 10,
+    "replicate.seeds": [1],
+    "gates.length": 40,
 }
 
 

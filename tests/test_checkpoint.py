@@ -14,8 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from gru_lm.checkpoint import Checkpoints, fingerprint
+from gru_lm.checkpoint import Checkpoints, History, fingerprint
 from gru_lm.model import LanguageModel, build_model
+from gru_lm.training import Epoch
 
 CURVE = [7.5, 1 / 3, 2.0]
 OPTIMIZERS = ["sgd", "momentum", "adam"]
@@ -49,6 +50,21 @@ def weights(model: LanguageModel) -> dict[str, list[Any]]:
     return {name: weight.tolist() for name, weight in model.state_dict().items()}
 
 
+def history(epochs: int = 3, best: dict[str, torch.Tensor] | None = None) -> History:
+    """Of a run that was validated after its epochs 2 and 3."""
+    validation = {2: 1 / 7, 3: 9.5}
+    return History(
+        (CURVE * epochs)[:epochs],
+        {epoch: value for epoch, value in validation.items() if epoch <= epochs},
+        best,
+    )
+
+
+def best_weights(variant: str = "concise") -> dict[str, torch.Tensor]:
+    """Other weights than those at the end."""
+    return make(variant=variant, seed=9)[0].state_dict()
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -79,21 +95,36 @@ def test_a_resumed_run_goes_on_with_the_same_bytes(
     kind: str, variant: str, checkpoints: Checkpoints
 ) -> None:
     model, optimizer = make(kind, variant)
-    checkpoints.save(model, optimizer, CURVE)
+    checkpoints.save(model, optimizer, history())
     other, its_optimizer = make(kind, variant, seed=1)
     its_optimizer.state.clear()
     assert weights(other) != weights(model)
-    assert checkpoints.resume(other, its_optimizer, fail) == CURVE
+    assert checkpoints.resume(other, its_optimizer, fail) == history()
     for seed in range(5, 8):
         assert weights(other) == weights(model)
         step(model, optimizer, seed)
         step(other, its_optimizer, seed)
 
 
+@pytest.mark.parametrize("variant", ["scratch", "concise", "fused"])
+def test_the_best_weights_come_back_beside_the_last(variant: str, checkpoints: Checkpoints) -> None:
+    model, optimizer = make(variant=variant)
+    best = best_weights(variant)
+    checkpoints.save(model, optimizer, history(best=best))
+    other, its_optimizer = make(variant=variant, seed=1)
+    resumed = checkpoints.resume(other, its_optimizer, fail)
+    assert (resumed.curve, resumed.validation) == (CURVE, {2: 1 / 7, 3: 9.5})
+    assert resumed.best_weights is not None
+    assert resumed.best_weights.keys() == best.keys()
+    assert all(torch.equal(resumed.best_weights[name], best[name]) for name in best)
+    assert weights(other) == weights(model)
+    assert weights(other) != weights(other.load_weights(resumed.best_weights))
+
+
 def test_without_memory_nothing_is_made_up(checkpoints: Checkpoints) -> None:
     model, optimizer = make("sgd")
     optimizer.state.clear()
-    checkpoints.save(model, optimizer, CURVE)
+    checkpoints.save(model, optimizer, history())
     checkpoints.resume(model, optimizer, fail)
     assert not optimizer.state
 
@@ -101,9 +132,9 @@ def test_without_memory_nothing_is_made_up(checkpoints: Checkpoints) -> None:
 def test_where_there_is_none_everything_stays(checkpoints: Checkpoints) -> None:
     model, optimizer = make()
     before, memory = weights(model), copy.deepcopy(optimizer.state_dict())
-    assert checkpoints.resume(model, optimizer, fail) == []
+    assert checkpoints.resume(model, optimizer, fail) == History([], {}, None)
     checkpoints.folder.mkdir()
-    assert checkpoints.resume(model, optimizer, fail) == []
+    assert checkpoints.resume(model, optimizer, fail) == History([], {}, None)
     assert weights(model) == before
     assert str(optimizer.state_dict()) == str(memory)
 
@@ -112,13 +143,16 @@ def test_a_file_says_what_it_is_by_its_name_and_holds_plain_tensors(
     checkpoints: Checkpoints,
 ) -> None:
     model, optimizer = make()
-    checkpoints.save(model, optimizer, CURVE)
+    checkpoints.save(model, optimizer, history(best=best_weights()))
     [path] = checkpoints.folder.iterdir()
     data = path.read_bytes()
     assert path.name == f"000003-{digest_of(data)}.safetensors"
     tensors = load(data)
     assert tensors["curve"].dtype == torch.float64
-    assert {name.split(".")[0] for name in tensors} == {"model", "optimizer", "curve"}
+    assert tensors["validation.curve"].dtype == torch.float64
+    assert tensors["validation.epochs"].tolist() == [2, 3]
+    parts = {"model", "optimizer", "curve", "validation", "best"}
+    assert {name.split(".")[0] for name in tensors} == parts
     for name, weight in model.state_dict().items():
         assert torch.equal(tensors[f"model.{name}"], weight)
 
@@ -126,9 +160,9 @@ def test_a_file_says_what_it_is_by_its_name_and_holds_plain_tensors(
 def test_the_two_newest_are_kept_and_the_newest_is_resumed(checkpoints: Checkpoints) -> None:
     model, optimizer = make()
     for epoch in (1, 2, 3, 4):
-        checkpoints.save(model, optimizer, [1.0] * epoch)
+        checkpoints.save(model, optimizer, history(epoch))
     assert [name[:7] for name in names(checkpoints.folder)] == ["000003-", "000004-"]
-    assert len(checkpoints.resume(model, optimizer, fail)) == 4
+    assert checkpoints.resume(model, optimizer, fail) == history(4)
 
 
 def test_other_files_are_neither_read_nor_deleted(checkpoints: Checkpoints) -> None:
@@ -147,10 +181,10 @@ def test_other_files_are_neither_read_nor_deleted(checkpoints: Checkpoints) -> N
     for name in others:
         (checkpoints.folder / name).write_bytes(b"")
     for epoch in (1, 2, 3):
-        checkpoints.save(model, optimizer, [1.0] * epoch)
+        checkpoints.save(model, optimizer, history(epoch))
     assert len(names(checkpoints.folder)) == len(others) + 2
     assert set(others) < set(names(checkpoints.folder))
-    assert len(checkpoints.resume(model, optimizer, fail)) == 3
+    assert checkpoints.resume(model, optimizer, fail) == history(3)
 
 
 def test_an_old_file_that_another_run_deleted_first_is_no_failure(
@@ -164,8 +198,26 @@ def test_an_old_file_that_another_run_deleted_first_is_no_failure(
 
     monkeypatch.setattr(Path, "unlink", too_late)
     for epoch in (1, 2, 3):
-        checkpoints.save(*make(), [1.0] * epoch)
+        checkpoints.save(*make(), history(epoch))
     assert len(names(checkpoints.folder)) == 2
+
+
+# History
+
+
+def test_a_history_notes_each_epoch_and_finds_the_first_of_the_best() -> None:
+    growing = History()
+    assert growing.best_epoch is None
+    assert growing.best_val is None
+    best = []
+    for number, value in enumerate([None, 5.0, None, 4.0, 4.0, 6.0], start=1):
+        growing.add(Epoch(number, 10.0 - number, 100, 1.0, value))
+        best.append(growing.best_epoch)
+    assert best == [None, 2, 2, 4, 4, 4]
+    assert growing.best_val == {"epoch": 4, "perplexity": 4.0}
+    assert growing.curve == [9.0, 8.0, 7.0, 6.0, 5.0, 4.0]
+    assert growing.validation == {2: 5.0, 4: 4.0, 5: 4.0, 6: 6.0}
+    assert growing.best_weights is None
 
 
 # Damage
@@ -183,7 +235,8 @@ def changed(data: bytes, tensors: dict[str, torch.Tensor | None]) -> bytes:
 
 
 # What happens to the bytes, whether the checksum in the name is of the new ones, and the reason.
-BIAS = "model.linear.bias"
+BIAS, BEST = "model.linear.bias", "best.linear.bias"
+LOOKS, EPOCHS = "validation.curve", "validation.epochs"
 DAMAGE: dict[str, tuple[Callable[[bytes], bytes], bool, str]] = {
     "empty": (lambda data: b"", False, "checksum"),
     "cut": (lambda data: data[:-1], False, "checksum"),
@@ -195,6 +248,14 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], bool, str]] = {
     "a weight missing": (lambda data: changed(data, {BIAS: None}), True, "linear.bias"),
     "one too many": (lambda data: changed(data, {"model.x": torch.ones(1)}), True, "weights: x"),
     "another shape": (lambda data: changed(data, {BIAS: torch.ones(9)}), True, "shape"),
+    "no validation": (lambda data: changed(data, {LOOKS: None}), True, LOOKS),
+    "short validation": (lambda data: changed(data, {LOOKS: torch.ones(1)}), True, ""),
+    "late look": (lambda data: changed(data, {EPOCHS: torch.tensor([2, 4])}), True, "other epochs"),
+    "early look": (lambda data: changed(data, {EPOCHS: torch.tensor([0, 2])}), True, "epochs"),
+    "looks turned": (lambda data: changed(data, {EPOCHS: torch.tensor([3, 2])}), True, "epochs"),
+    "one look twice": (lambda data: changed(data, {EPOCHS: torch.tensor([2, 2])}), True, "epochs"),
+    "part of the best": (lambda data: changed(data, {BEST: None}), True, "linear.bias"),
+    "best of another shape": (lambda data: changed(data, {BEST: torch.ones(9)}), True, "shape"),
 }
 
 
@@ -204,9 +265,9 @@ def test_a_damaged_checkpoint_is_passed_over_with_one_warning(
 ) -> None:
     change, checksum_is_right, reason = DAMAGE[damage]
     older, older_optimizer = make(seed=1)
-    checkpoints.save(older, older_optimizer, CURVE[:2])
+    checkpoints.save(older, older_optimizer, history(2))
     model, optimizer = make()
-    checkpoints.save(model, optimizer, CURVE)
+    checkpoints.save(model, optimizer, history(best=best_weights()))
     sound = next(checkpoints.folder.glob("000003-*"))
     data = sound.read_bytes()
     sound.unlink()
@@ -214,7 +275,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_one_warning(
     bad = put(checkpoints, 3, change(data), digest_of(bytes_of_name))
 
     lines: list[str] = []
-    assert checkpoints.resume(model, optimizer, lines.append) == CURVE[:2]
+    assert checkpoints.resume(model, optimizer, lines.append) == history(2)
     assert weights(model) == weights(older)
     step(model, optimizer, 5)
     step(older, older_optimizer, 5)
@@ -235,7 +296,7 @@ def test_where_all_are_damaged_the_run_starts_anew_after_trying_the_newest_first
     model, optimizer = make()
     before = weights(model)
     lines: list[str] = []
-    assert checkpoints.resume(model, optimizer, lines.append) == []
+    assert checkpoints.resume(model, optimizer, lines.append) == History()
     epochs = [int(found[1]) for line in lines if (found := re.search(r"(\d+)-0000", line))]
     assert epochs == [1_000_000, 999_999, 3, 1]
     assert weights(model) == before
@@ -250,7 +311,7 @@ def test_memory_goes_to_the_weights_device_and_the_step_count_where_it_must(
 ) -> None:
     """The meta device stands for a GPU: Adam keeps its step count there for CUDA graphs only."""
     model, optimizer = make()
-    checkpoints.save(model, optimizer, CURVE)
+    checkpoints.save(model, optimizer, history())
     far = [torch.zeros_like(weight, device="meta") for weight in model.parameters()]
     there = torch.optim.Adam(far, capturable=capturable)
     checkpoints.resume(model, there, fail)
@@ -281,7 +342,7 @@ def test_a_folder_belongs_to_exactly_one_set_of_determinants(tmp_path: Path) -> 
 def test_only_its_own_folder_is_removed(tmp_path: Path) -> None:
     ours, other = (Checkpoints.of(tmp_path, "scratch", {"seed": seed}) for seed in (0, 1))
     for checkpoints in (ours, other):
-        checkpoints.save(*make(), CURVE)
+        checkpoints.save(*make(), history())
     ours.remove()
     ours.remove()  # not there any more: no error
     assert names(tmp_path) == [other.folder.name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -21,20 +22,22 @@ from gru_lm.tokens import save_splits
 from gru_lm.vocabulary import Vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
-KILLS = 5  # for each variant and partition: 30 in all
-RESULTS = ("models", "dvclive", "metrics/train")
+KILLS = 5  # for each variant and partition: 30 in all, and those of the best weights and replicates
+RESULTS = ("models", "dvclive", "metrics/train", "analysis")
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with params.yaml and prepared data: all that the training stage reads."""
+    """A folder with the prepared data: random text, which can only be learnt by heart."""
     folder = tmp_path_factory.mktemp("crash")
     generator = np.random.default_rng(0)
-    text = "".join(generator.choice(list("abcde fgh"), 300))
+    text = "".join(generator.choice(list("abcde fgh"), 500))
     vocabulary = Vocabulary.build(text)
     (folder / "data/prepared").mkdir(parents=True)
     vocabulary.save(folder / "data/prepared/vocab.json")
-    save_splits(folder / "data/prepared", {"train": vocabulary.encode(text)})
+    tokens = vocabulary.encode(text)
+    splits = {"train": tokens[:300], "val": tokens[300:400], "test": tokens[400:]}
+    save_splits(folder / "data/prepared", splits)
     return folder
 
 
@@ -51,9 +54,11 @@ def copy_with_params(prepared: Path, target: Path, **train: object) -> Path:
     return target
 
 
-def start(folder: Path, variant: str) -> subprocess.Popen[str]:
+def start(folder: Path, variant: str, seed: int | None = None) -> subprocess.Popen[str]:
+    """The training stage, or with a seed the stage that trains a replicate."""
+    stage = ["stages.train"] if seed is None else ["stages.replicate", "--seed", str(seed)]
     return subprocess.Popen(
-        [sys.executable, "-m", "stages.train", "--variant", variant],
+        [sys.executable, "-m", *stage, "--variant", variant],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -62,8 +67,8 @@ def start(folder: Path, variant: str) -> subprocess.Popen[str]:
     )
 
 
-def finish(folder: Path, variant: str) -> str:
-    process = start(folder, variant)
+def finish(folder: Path, variant: str, seed: int | None = None) -> str:
+    process = start(folder, variant, seed)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     return output
@@ -83,17 +88,17 @@ def checkpoint_files(folder: Path) -> list[Path]:
     return sorted(folder.glob(".checkpoints/*/0*.safetensors"))
 
 
-def moments(seed: int) -> Iterator[tuple[str, float]]:
+def moments(seed: int, kills: int = KILLS) -> Iterator[tuple[str, float]]:
     """When to kill: seconds after the first new checkpoint, or inside the write of one."""
     generator = random.Random(seed)
-    for number in range(KILLS):
+    for number in range(kills):
         yield ("write", 5.0) if number % 2 else ("moment", generator.uniform(0.0, 0.3))
 
 
-def kill(folder: Path, variant: str, kind: str, delay: float) -> bool:
+def kill(folder: Path, variant: str, kind: str, delay: float, seed: int | None = None) -> bool:
     """Start the training and kill it at the moment asked for; whether it was still running."""
     before = set(checkpoint_files(folder))
-    process = start(folder, variant)
+    process = start(folder, variant, seed)
     while process.poll() is None and set(checkpoint_files(folder)) <= before:
         time.sleep(0.002)
     if kind == "write":
@@ -130,6 +135,28 @@ def test_killed_training_ends_with_the_same_bytes(
     assert not checkpoint_files(stormy), "a finished run removes its checkpoints"
 
 
+@pytest.mark.parametrize(("variant", "seed"), [("scratch", None), ("fused", None), ("concise", 3)])
+def test_killed_training_keeps_the_same_best_weights(
+    prepared: Path, tmp_path: Path, variant: str, seed: int | None
+) -> None:
+    """Killed after its best epoch too, whose weights then are in the checkpoints alone."""
+    options = {"select": "best_val", "validate_every": 2, "epochs": 120}
+    options |= {"optimizer": "adam", "lr": 0.005}
+    calm = copy_with_params(prepared, tmp_path / "calm", **options)
+    finish(calm, variant, seed)
+    figures = "metrics/train/{}" if seed is None else "analysis/replicate/{}-3"
+    selected = json.loads((calm / f"{figures.format(variant)}.json").read_text())["selected_epoch"]
+
+    stormy = copy_with_params(prepared, tmp_path / "stormy", **options)
+    for moment in moments(seed=len(variant), kills=2):
+        assert kill(stormy, variant, *moment, seed), "it ended before it could be killed"
+    while int(checkpoint_files(stormy)[-1].name.split("-")[0]) <= selected:
+        assert kill(stormy, variant, "moment", 0.1, seed), "it ended before it could be killed"
+    assert "going on after epoch" in finish(stormy, variant, seed)
+    assert results(stormy) == results(calm)
+    assert not checkpoint_files(stormy), "a finished run removes its checkpoints"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_polite_stop_keeps_the_epoch_reached(
     prepared: Path, tmp_path: Path, number: signal.Signals
@@ -150,6 +177,25 @@ def test_a_polite_stop_keeps_the_epoch_reached(
     [kept] = checkpoint_files(folder)
     assert f"epoch {int(kept.name.split('-')[0])};" in output
     assert not (folder / "models").exists()
+
+
+def test_a_replicate_stops_politely_and_goes_on_too(prepared: Path, tmp_path: Path) -> None:
+    calm, folder = (
+        copy_with_params(prepared, tmp_path / name, epochs=120) for name in ("calm", "run")
+    )
+    finish(calm, "scratch", seed=3)
+    process = start(folder, "scratch", seed=3)
+    while process.poll() is None and not checkpoint_files(folder):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "replicate: error: interrupted after epoch" in output
+    assert "Traceback" not in output
+    assert not results(folder)
+    assert "going on after epoch" in finish(folder, "scratch", seed=3)
+    assert list(results(folder)) == ["analysis/replicate/scratch-3.json"]
+    assert results(folder) == results(calm)
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(

@@ -54,7 +54,7 @@ def load(tmp_path, content):
 
 def test_the_projects_own_file_loads():
     loaded = load_settings(PROJECT / "params.yaml")
-    for section in ("fetch", "prepare", "train", "sample"):
+    for section in ("fetch", "prepare", "train", "replicate", "sample", "gates"):
         assert getattr(loaded, section).model_dump() == TREE[section]
     assert loaded.device == TREE["device"]
     assert loaded.model.options("scratch") == {
@@ -113,6 +113,12 @@ def test_good_training_values(tmp_path, old, new, expected):
         ("sample.top_k", 5),
         ("sample.temperatures", []),
         ("train.seed", 2**32 - 1),
+        ("train.select", "best_val"),
+        ("train.validate_every", 1),
+        ("replicate.seeds", []),
+        ("replicate.seeds", [0, 2**32 - 1]),
+        ("gates.start", 10**12),
+        ("gates.length", 2),
         ("corpora.mine", {"path": "corpora/my book.txt"}),
         ("corpora.mine", {"urls": ["https://example.org/a.txt"], "sha256": "0" * 64}),
     ],
@@ -174,6 +180,9 @@ BAD = {
     "number-as-key-inside": (replaced("lr: 1.0", "7: 1.0"), ["train"]),
     "missing-train": (with_value("train", REMOVED), ["'train'", "missing"]),
     "missing-corpora": (with_value("corpora", REMOVED), ["'corpora'", "missing"]),
+    "missing-select": (with_value("train.select", REMOVED), ["'train.select'", "missing"]),
+    "missing-replicate": (with_value("replicate", REMOVED), ["'replicate'", "missing"]),
+    "misspelt-length": (with_value("gates.lenght", 9), ["'gates.lenght'", "mean 'length'"]),
     "missing-lr": (with_value("train.lr", REMOVED), ["'train.lr'", "missing"]),
     "missing-clip": (with_value("train.clip_norm", REMOVED), ["'train.clip_norm'", "missing"]),
     "missing-val": (with_value("prepare.split.val", REMOVED), ["'prepare.split.val'", "missing"]),
@@ -197,6 +206,12 @@ BAD = {
     "clip-text": (with_value("train.clip_norm", "none"), ["train.clip_norm = 'none'"]),
     "seed-text": (with_value("train.seed", "zero"), ["train.seed = 'zero'"]),
     "hidden-text": (with_value("model.hidden_size", "256"), ["model.hidden_size = '256'"]),
+    "validate-text": (with_value("train.validate_every", "all"), ["train.validate_every = 'all'"]),
+    "validate-float": (with_value("train.validate_every", 5.0), ["train.validate_every = 5.0"]),
+    "replicate-one": (with_value("replicate.seeds", 3), ["replicate.seeds = 3", "list"]),
+    "replicate-text": (with_value("replicate.seeds", ["1"]), ["replicate.seeds.0 = '1'"]),
+    "gates-start-text": (with_value("gates.start", "here"), ["gates.start = 'here'"]),
+    "gates-length-float": (with_value("gates.length", 0.1), ["gates.length = 0.1"]),
     "prefixes-text": (with_value("sample.prefixes", "time"), ["sample.prefixes = 'time'"]),
     "prefix-number": (with_value("sample.prefixes", ["a", 3]), ["sample.prefixes.1 = 3"]),
     "temperatures-number": (with_value("sample.temperatures", 0.5), ["sample.temperatures = 0.5"]),
@@ -222,6 +237,8 @@ BAD = {
     "reset-unknown": (with_value("model.scratch.reset", "x"), ["model.scratch.reset = 'x'"]),
     "partition-unknown": (with_value("train.partition", "x"), ["train.partition", "'sequential'"]),
     "optimizer-unknown": (with_value("train.optimizer", "x"), ["train.optimizer", "'adam'"]),
+    "select-unknown": (with_value("train.select", "best"), ["train.select = 'best'", "'best_val'"]),
+    "select-null": (with_value("train.select", None), ["train.select = None"]),
     "choice-null": (with_value("train.optimizer", None), ["train.optimizer = None"]),
     # ranges
     "epochs-zero": (with_value("train.epochs", 0), ["train.epochs = 0", "equal to 1"]),
@@ -255,6 +272,16 @@ BAD = {
     "retries-negative": (with_value("fetch.retries", -1), ["fetch.retries = -1"]),
     "bytes-zero": (with_value("fetch.max_bytes", 0), ["fetch.max_bytes = 0"]),
     "min-freq-negative": (with_value("prepare.min_freq", -1), ["prepare.min_freq = -1"]),
+    "validate-zero": (with_value("train.validate_every", 0), ["train.validate_every = 0"]),
+    "replicate-seed-negative": (with_value("replicate.seeds", [1, -1]), ["replicate.seeds.1 = -1"]),
+    "replicate-seed-large": (with_value("replicate.seeds", [2**32]), ["replicate.seeds.0 = 42949"]),
+    "replicate-many": (
+        with_value("replicate.seeds", list(range(1001))),
+        ["replicate.seeds", "1000"],
+    ),
+    "gates-start-negative": (with_value("gates.start", -1), ["gates.start = -1"]),
+    "gates-length-one": (with_value("gates.length", 1), ["gates.length = 1", "equal to 2"]),
+    "gates-length-huge": (with_value("gates.length", 5001), ["gates.length = 5001", "5000"]),
     "length-zero": (with_value("sample.length", 0), ["sample.length = 0"]),
     "temperature-zero": (with_value("sample.temperatures", [0.5, 0.0]), ["sample.temperatures.1"]),
     "temperature-nan": (with_value("sample.temperatures", [NAN]), ["sample.temperatures.0 = nan"]),
@@ -279,6 +306,7 @@ BAD = {
         with_value("prepare.split", {"train": 1.0, "val": 0.1, "test": 0.1}),
         ["prepare.split.train = 1.0"],
     ),
+    "replicate-twice": (with_value("replicate.seeds", [1, 2, 1]), ["replicate.seeds", "differ"]),
     "reserved-twice": (
         with_value("prepare.reserved_tokens", ["a", "a"]),
         ["prepare.reserved_tokens", "differ"],

@@ -3,9 +3,11 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from reference import (
+    gru_numpy,
     nn_gru_forward,
     textbook_forward,
     train_textbook,
@@ -27,6 +29,7 @@ from gru_lm.training import (
     make_optimizer,
     perplexity,
     train,
+    validate,
 )
 
 V, H = 7, 8
@@ -44,7 +47,7 @@ each_partition = pytest.mark.parametrize("partition", ["sequential", "random"])
 def settings(**changes):
     values = {"epochs": 20, "batch_size": 4, "num_steps": 5, "partition": "sequential"}
     values |= {"optimizer": "sgd", "lr": 1.0, "clip_norm": 1.0, "seed": 0, "deterministic": False}
-    values |= {"precision": "fp32", "threads": None}
+    values |= {"precision": "fp32", "threads": None, "validate_every": 5, "select": "last"}
     return Train(**{**values, **changes})
 
 
@@ -360,6 +363,135 @@ def test_a_pattern_that_needs_memory_is_learnt(kind):
     assert reached[-1] < 1.2
 
 
+# ----------------------------------------------------------------------------------- validation
+
+
+def validated_by_definition(model, kind, stream, num_rows):
+    """The perplexity of ``stream``, folded into ``num_rows``, from the equations in NumPy.
+
+    Row by row and token by token: all but the first token of the stream are scored.
+    """
+    reset = KINDS[kind][1].get("reset", "after")  # nn.GRU's function
+    row_length = math.ceil((len(stream) - 1) / num_rows)
+    nats = []
+    for row in range(num_rows):
+        state = np.zeros((1, H))
+        for position in range(row * row_length, (row + 1) * row_length):
+            if position + 1 < len(stream):
+                token = np.array([[stream[position]]])
+                logits, state = gru_numpy(model.textbook_weights(), token, state, reset)
+                scores = logits[0, 0]
+                nats.append(np.log(np.exp(scores).sum()) - scores[stream[position + 1]])
+    assert len(nats) == len(stream) - 1
+    return math.exp(math.fsum(nats) / len(nats))
+
+
+@pytest.mark.parametrize(
+    "num_tokens, num_rows",
+    [(2, 1), (3, 1), (6, 1), (7, 2), (15, 3), (16, 3), (17, 4), (21, 4), (22, 4), (103, 4)],
+)
+@each_kind
+def test_validation_is_the_definition(kind, num_tokens, num_rows, corpus):
+    """4 rows of the stream wherever each then has 5 tokens to score, else fewer."""
+    model = make_model(kind)
+    wanted = validated_by_definition(model, kind, corpus[:num_tokens].tolist(), num_rows)
+    assert validate(model, corpus[:num_tokens], 4, 5) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_validation_of_letter_frequencies_is_counted_by_hand():
+    """Without weights only b_q speaks: 0, 1 and 2 have the probabilities 1/2, 1/4 and 1/4."""
+    model = build_model("scratch", 3, hidden_size=H, reset="before")
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+        model.b_q.copy_(torch.tensor([2.0, 1.0, 1.0]).log())
+    # Scored are 0 0 1 2 0 2: three times 1 bit and three times 2 bits.
+    assert validate(model, torch.tensor([1, 0, 0, 1, 2, 0, 2]), 4, 2) == pytest.approx(2**1.5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@each_kind
+def test_validation_changes_no_bit_of_the_training(kind, optimizer, precision, corpus):
+    def trained(val_tokens):
+        model = make_model(kind)
+        chosen = settings(
+            epochs=6, optimizer=optimizer, lr=0.1, precision=precision, validate_every=1
+        )
+        used = make_optimizer(model, chosen)
+        torch.manual_seed(7)
+        epochs = list(train(model, corpus, chosen, used, val_tokens=val_tokens))
+        return (
+            [epoch.perplexity for epoch in epochs],
+            [epoch.val_perplexity for epoch in epochs],
+            [weight.tolist() for weight in model.parameters()],
+            [weight.grad.tolist() for weight in model.parameters()],
+            str(used.state_dict()),
+            torch.get_rng_state().tolist(),
+        )
+
+    without, with_it = trained(None), trained(corpus.flip(0)[:100])
+    assert without[1] == [None] * 6
+    assert len(set(with_it[1])) == 6
+    assert with_it[:1] + with_it[2:] == without[:1] + without[2:]
+
+
+@pytest.mark.parametrize("first_epoch", [1, 4, 5, 10])
+def test_validation_comes_every_so_many_epochs_and_after_the_last(first_epoch, corpus):
+    chosen = settings(epochs=10, validate_every=4)
+    model = make_model("scratch-before")
+    held_out = corpus[-50:]
+    looks = {}
+    for epoch in train(model, corpus, chosen, first_epoch=first_epoch, val_tokens=held_out):
+        if epoch.val_perplexity is not None:
+            assert epoch.val_perplexity == validate(model, held_out, 4, 5)
+            looks[epoch.number] = epoch.val_perplexity
+    assert list(looks) == [number for number in (4, 8, 10) if number >= first_epoch]
+    assert len(set(looks.values())) == len(looks)
+
+
+@pytest.mark.parametrize("weight, value", [("W_xz", math.nan), ("b_q", -1e4)], ids=["nan", "inf"])
+def test_a_validation_that_is_no_number_is_left_out_and_no_divergence(weight, value, corpus):
+    """Of token 6, which the training text does not have, the model knows nothing sensible."""
+    model = make_model("scratch-before")
+    with torch.no_grad():
+        getattr(model, weight)[6] = value
+    known = corpus[corpus != 6]
+    assert not math.isfinite(validate(model, torch.tensor([0, 6, 6, 0]), 4, 5))
+    chosen = settings(epochs=2, validate_every=1)
+    with_6, without = corpus[-50:], known[-50:]
+    assert [e.val_perplexity for e in train(model, known, chosen, val_tokens=with_6)] == [None] * 2
+    for epoch in train(model, known, chosen, val_tokens=without):
+        assert math.isfinite(epoch.val_perplexity)
+
+
+def test_the_time_of_validation_is_not_the_trainings(corpus, monkeypatch):
+    clock = [0.0]
+
+    def an_hour(*_):
+        clock[0] += 3600.0
+        return 2.0
+
+    monkeypatch.setattr("gru_lm.training.validate", an_hour)
+    monkeypatch.setattr("gru_lm.training.time.perf_counter", lambda: clock[0])
+    chosen = settings(epochs=3, validate_every=1)
+    epochs = list(train(make_model("scratch-before"), corpus, chosen, val_tokens=corpus))
+    assert clock == [3 * 3600.0]
+    assert [epoch.seconds for epoch in epochs] == [0.0] * 3
+
+
+@pytest.mark.parametrize("kind", ["fused-before", "fused-after"])
+def test_validation_takes_the_buffers_of_training_or_leaves_them_fit_for_it(kind, corpus):
+    """A stream whose rows are whole chunks is read with the same buffers, before or after."""
+    model = make_model(kind)
+    held_out = corpus[: 4 * 5 * 3 + 1]
+    before = validate(model, held_out, 4, 5)
+    chosen = settings(epochs=2, validate_every=1)
+    *_, last = train(model, corpus, chosen, val_tokens=held_out)
+    assert last.val_perplexity < before
+    assert [len(free) for free in model._pool.values()] == [1]
+
+
 # ------------------------------------------------------------------------------------------ GPU
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
@@ -375,10 +507,12 @@ def test_gpu_gives_the_cpus_perplexities(kind, optimizer, lr, partition, corpus)
     chosen = settings(epochs=5, optimizer=optimizer, lr=lr, partition=partition)
     model = make_model(kind)
     twin = copy.deepcopy(model).cuda()
-    on_cpu = [epoch.perplexity for epoch in train(model, corpus, chosen)]
-    on_gpu = [epoch.perplexity for epoch in train(twin, corpus, chosen)]
+    on_cpu = list(train(model, corpus, chosen, val_tokens=corpus[:100]))
+    on_gpu = list(train(twin, corpus, chosen, val_tokens=corpus[:100]))
     assert next(twin.parameters()).device.type == "cuda"
-    assert on_gpu == pytest.approx(on_cpu, rel=1e-3)
+    for left, right in zip(on_gpu, on_cpu, strict=True):
+        assert left.perplexity == pytest.approx(right.perplexity, rel=1e-3)
+    assert on_gpu[-1].val_perplexity == pytest.approx(on_cpu[-1].val_perplexity, rel=1e-3)
 
 
 @pytest.mark.gpu
@@ -405,15 +539,17 @@ def test_capturing_leaves_no_trace(kind, optimizer, lr, corpus):
 @needs_gpu
 @each_kind
 def test_deterministic_training_gives_the_same_bits_on_a_gpu(kind, corpus):
-    def trained():
+    def trained(val_tokens=None):
         model = make_model(kind).cuda()
-        reached = [epoch.perplexity for epoch in train(model, corpus, settings(epochs=5))]
+        chosen = settings(epochs=5, validate_every=1)
+        reached = [e.perplexity for e in train(model, corpus, chosen, val_tokens=val_tokens)]
         return reached, {name: weight.cpu() for name, weight in model.state_dict().items()}
 
     make_deterministic()
     try:
-        (first, weights), (second, again) = trained(), trained()
+        (first, weights), *others = trained(), trained(), trained(val_tokens=corpus[:101])
     finally:
         torch.use_deterministic_algorithms(False)
-    assert first == second
-    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    for second, again in others:
+        assert first == second
+        assert all(torch.equal(weights[name], again[name]) for name in weights)

@@ -2,7 +2,7 @@
 
 A checkpoint is taken between two epochs. There the carried hidden state is none (each epoch
 starts from zero) and no random state is needed (an epoch's minibatches follow from the seed and
-its number), so weights, the optimizer's memory and the curve so far are all there is: a resumed
+its number), so weights, the optimizer's memory and the history so far are all there is: a resumed
 run ends with the same bytes as one never interrupted.
 
 Each lies in one file, whose name carries the epoch and its own checksum::
@@ -20,7 +20,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,41 @@ from torch import Tensor
 
 from gru_lm.files import write_bytes
 from gru_lm.model import LanguageModel
-from gru_lm.training import weights_of
+from gru_lm.training import Epoch, weights_of
 
 KEPT = 2  # the newest, and the one before it in case the newest gets damaged
 NAME = re.compile(r"(\d{6,})-([0-9a-f]{16})\.safetensors")
+
+
+@dataclass
+class History:
+    """What a run has reached so far, besides the weights and the optimizer's memory.
+
+    ``curve`` holds each epoch's training perplexity, ``validation`` the validation perplexity by
+    the epoch after which it was measured. ``best_weights`` are the model's at the lowest of those,
+    where the run keeps them.
+    """
+
+    curve: list[float] = field(default_factory=list)
+    validation: dict[int, float] = field(default_factory=dict)
+    best_weights: dict[str, Tensor] | None = None
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch with the lowest validation perplexity, the first of equals; None without."""
+        return min(self.validation, key=self.validation.__getitem__, default=None)
+
+    @property
+    def best_val(self) -> dict[str, int | float] | None:
+        """That epoch with its validation perplexity, as metrics; None without."""
+        best = self.best_epoch
+        return None if best is None else {"epoch": best, "perplexity": self.validation[best]}
+
+    def add(self, epoch: Epoch) -> None:
+        """Note the figures of the next epoch."""
+        self.curve.append(epoch.perplexity)
+        if epoch.val_perplexity is not None:
+            self.validation[epoch.number] = epoch.val_perplexity
 
 
 @dataclass(frozen=True)
@@ -52,18 +83,18 @@ class Checkpoints:
         return cls(root / f"{variant}-{key}")
 
     def save(
-        self, model: LanguageModel, optimizer: torch.optim.Optimizer, curve: list[float]
+        self, model: LanguageModel, optimizer: torch.optim.Optimizer, history: History
     ) -> None:
-        """Keep the run after epoch ``len(curve)``; ``curve`` holds each epoch's perplexity."""
+        """Keep the run as it is after the last epoch of ``history``."""
         tensors = {f"model.{name}": weight for name, weight in model.state_dict().items()}
         for index, memory in enumerate(_memories(optimizer)):
             tensors |= {f"optimizer.{index}.{name}": value for name, value in memory.items()}
-        tensors["curve"] = torch.tensor(curve, dtype=torch.float64)
+        tensors |= _as_tensors(history)
         data = to_bytes(
             {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         )
         digest = hashlib.sha256(data).hexdigest()[:16]
-        write_bytes(self.folder / f"{len(curve):06d}-{digest}.safetensors", data)
+        write_bytes(self.folder / f"{len(history.curve):06d}-{digest}.safetensors", data)
         for old in self._newest_first()[KEPT:]:
             old.unlink(missing_ok=True)
 
@@ -72,18 +103,18 @@ class Checkpoints:
         model: LanguageModel,
         optimizer: torch.optim.Optimizer,
         warn: Callable[[str], None],
-    ) -> list[float]:
-        """Bring ``model`` and ``optimizer`` to the newest sound checkpoint; return its curve.
+    ) -> History:
+        """Bring ``model`` and ``optimizer`` to the newest sound checkpoint; return its history.
 
-        The curve is empty where there is none. ``warn`` gets one line for each damaged file,
+        The history is empty where there is none. ``warn`` gets one line for each damaged file,
         which is passed over.
         """
         for path in self._newest_first():
             try:
                 tensors = _read(path)
-                curve = [float(value) for value in tensors.pop("curve")]
-                if len(curve) != int(path.name.split("-")[0]):
-                    raise ValueError("its curve has another length")
+                history = _history(tensors, num_epochs=int(path.name.split("-")[0]))
+                if history.best_weights is not None:
+                    model.require_fitting(history.best_weights)
                 model.load_weights(_under(tensors, "model"))
                 for index, weight in enumerate(weights_of(optimizer)):
                     if memory := _under(tensors, f"optimizer.{index}"):
@@ -96,8 +127,8 @@ class Checkpoints:
             except (OSError, ValueError, KeyError, SafetensorError) as error:
                 warn(f"checkpoint {path} is damaged ({error}): going on from the one before it")
                 continue
-            return curve
-        return []
+            return history
+        return History()
 
     def remove(self) -> None:
         """Delete all of this run's checkpoints, once it is finished."""
@@ -128,6 +159,29 @@ def _read(path: Path) -> dict[str, Tensor]:
     if match is None or hashlib.sha256(data).hexdigest()[:16] != match[2]:
         raise ValueError("its checksum is not the one in its name")
     return from_bytes(data)
+
+
+def _as_tensors(history: History) -> dict[str, Tensor]:
+    """``history`` as the tensors that a checkpoint holds; ``_history`` is its inverse."""
+    best = history.best_weights or {}
+    return {
+        "curve": torch.tensor(history.curve, dtype=torch.float64),
+        "validation.epochs": torch.tensor(list(history.validation), dtype=torch.int64),
+        "validation.curve": torch.tensor(list(history.validation.values()), dtype=torch.float64),
+        **{f"best.{name}": weight for name, weight in best.items()},
+    }
+
+
+def _history(tensors: Mapping[str, Tensor], num_epochs: int) -> History:
+    """Raises ValueError where it is not that of a run of ``num_epochs``."""
+    curve: list[float] = tensors["curve"].tolist()
+    if len(curve) != num_epochs:
+        raise ValueError("its curve has another length")
+    epochs: list[int] = tensors["validation.epochs"].tolist()
+    if epochs != sorted(set(epochs) & set(range(1, num_epochs + 1))):
+        raise ValueError("its validation has other epochs than its curve")
+    validation = dict(zip(epochs, tensors["validation.curve"].tolist(), strict=True))
+    return History(curve, validation, _under(tensors, "best") or None)
 
 
 def _memories(optimizer: torch.optim.Optimizer) -> list[dict[str, Tensor]]:

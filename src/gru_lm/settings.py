@@ -23,6 +23,7 @@ Precision = Literal["fp32", "tf32", "bf16"]
 
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 SplitSize = Annotated[int, Field(ge=2, le=10**12)] | Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -155,7 +156,9 @@ class Train(Section):
     ``clip_norm`` bounds the gradient's Euclidean norm; null leaves it. ``precision`` is that of the
     matrix products: weights, states and losses stay in float32. ``threads`` is the number that
     one training uses on a CPU; null takes all cores. ``deterministic`` asks for the same bytes in
-    every run on a GPU too.
+    every run on a GPU too. ``validate_every`` is the number of epochs from one look at the
+    validation split to the next; ``select`` says whose weights are kept, the last epoch's or those
+    with the lowest perplexity at such a look.
     """
 
     epochs: Count
@@ -167,8 +170,23 @@ class Train(Section):
     clip_norm: Annotated[float, Field(gt=0, le=1e6)] | None
     precision: Precision
     threads: Annotated[int, Field(ge=1, le=4096)] | None
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    seed: Seed
     deterministic: bool
+    validate_every: Count
+    select: Literal["last", "best_val"]
+
+
+class Replicate(Section):
+    """The seeds from which every variant is trained besides ``train.seed``, to show the spread."""
+
+    seeds: Annotated[list[Seed], Field(max_length=1000)]
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("the seeds must differ from each other")
+        return seeds
 
 
 class Checkpoint(Section):
@@ -193,7 +211,14 @@ class Sample(Section):
     length: Annotated[int, Field(ge=1, le=1_000_000)]
     temperatures: list[Annotated[float, Field(gt=0, le=100)]]
     top_k: Annotated[int, Field(ge=1, le=10_000_000)] | None
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    seed: Seed
+
+
+class Gates(Section):
+    """The passage of each split, in tokens, on which gates and surprise are recorded."""
+
+    start: Annotated[int, Field(ge=0, le=10**12)]
+    length: Annotated[int, Field(ge=2, le=5000)]
 
 
 class Settings(Section):
@@ -208,6 +233,8 @@ class Settings(Section):
     checkpoint: Checkpoint
     gate: Gate
     sample: Sample
+    replicate: Replicate
+    gates: Gates
 
     @model_validator(mode="after")
     def _corpus_is_known(self) -> Settings:

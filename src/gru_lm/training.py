@@ -24,19 +24,23 @@ from gru_lm.errors import UserError
 from gru_lm.model import LanguageModel
 from gru_lm.settings import Precision, Train
 
+UNSCORED = -100  # as a target: no token, no loss
+
 
 @dataclass(frozen=True)
 class Epoch:
     """What one pass over the training tokens gave.
 
     ``number`` counts from 1; ``perplexity`` is that of the minibatches as they were met, before
-    each one's update; ``seconds`` is the wall time.
+    each one's update; ``seconds`` is the wall time of the training alone. ``val_perplexity`` is
+    ``validate``'s after the epoch; None where it was not measured or is not finite.
     """
 
     number: int
     perplexity: float
     tokens: int
     seconds: float
+    val_perplexity: float | None = None
 
 
 class Diverged(UserError):
@@ -100,6 +104,34 @@ class Trainer:
             clip_gradients(self._weights, self.clip_norm)
         self.optimizer.step()
         return loss.detach(), state.detach().to(self._dtype)
+
+
+@torch.no_grad()
+def validate(model: LanguageModel, tokens: Tensor, batch_size: int, num_steps: int) -> float:
+    """The perplexity of ``tokens`` (N,) int64, N at least 2, on the model's device.
+
+    As in training with sequential partitioning, the stream is folded into ``batch_size`` rows,
+    each read from a state of zeros on, ``num_steps`` at a time. But nothing is learnt, products are
+    in float32, and each token after the first is scored exactly once: what the last row lacks is
+    filled up and not scored. Where the rows would be shorter than ``num_steps``, there are fewer.
+    The perplexity is ``inf`` or ``nan`` where the model gives no better.
+    """
+    # Not torch.inference_mode: FusedGRU's buffers, if made here, could not be trained with.
+    num_targets = len(tokens) - 1
+    num_rows = min(batch_size, math.ceil(num_targets / num_steps))
+    num_columns = math.ceil(num_targets / num_rows)
+    lacking = num_rows * num_columns - num_targets
+    inputs = F.pad(tokens[:-1], (0, lacking)).view(num_rows, num_columns)
+    targets = F.pad(tokens[1:], (0, lacking), value=UNSCORED).view(num_rows, num_columns)
+    total = torch.zeros((), dtype=torch.float64, device=model.device)
+    state = model.begin_state(num_rows)
+    with products_in("fp32", model.device):
+        for X, Y in zip(inputs.split(num_steps, 1), targets.split(num_steps, 1), strict=True):
+            logits, state = model(X, state)  # (T, B, V), (B, H)
+            total += F.cross_entropy(
+                logits.flatten(0, 1), Y.T.flatten(), ignore_index=UNSCORED, reduction="sum"
+            )
+    return perplexity(total.item() / num_targets)
 
 
 class Snapshot:
@@ -210,8 +242,13 @@ def train(
     settings: Train,
     optimizer: torch.optim.Optimizer | None = None,
     first_epoch: int = 1,
+    val_tokens: Tensor | None = None,
 ) -> Iterator[Epoch]:
     """Train ``model`` on ``tokens`` (N,) int64, on the model's device; yields after each epoch.
+
+    With ``val_tokens`` (M,) int64 their perplexity is measured too, after each epoch whose number
+    is a multiple of ``settings.validate_every`` and after the last. Training stays the same to the
+    last bit.
 
     To go on with an interrupted run, give the ``optimizer`` it had (``make_optimizer``, with its
     memory restored) and the number of the ``first_epoch`` still to do.
@@ -221,6 +258,8 @@ def train(
     """
     require_enough_tokens(len(tokens), settings.batch_size, settings.num_steps)
     tokens = tokens.to(model.device)
+    if val_tokens is not None:
+        val_tokens = val_tokens.to(model.device)
     optimizer = optimizer or make_optimizer(model, settings)
     trainer = Trainer(model, optimizer, settings.clip_norm, settings.precision)
     last_finite = math.nan
@@ -246,4 +285,10 @@ def train(
                 f"train.clip_norm ({settings.clip_norm})"
             )
         last_finite = reached
-        yield Epoch(number, reached, num_tokens, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        val_perplexity = None
+        due = number % settings.validate_every == 0 or number == settings.epochs
+        if val_tokens is not None and due:
+            measured = validate(model, val_tokens, settings.batch_size, settings.num_steps)
+            val_perplexity = measured if math.isfinite(measured) else None
+        yield Epoch(number, reached, num_tokens, seconds, val_perplexity)
