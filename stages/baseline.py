@@ -1,8 +1,8 @@
-"""Measure the unigram baseline on the same splits as the models."""
+"""Measure predictors without a network on the same splits as the models."""
 
 from pathlib import Path
 
-from gru_lm.baselines import unigram
+from gru_lm.baselines import COMPRESSORS, ORDERS, compressed, n_gram, uniform, unigram
 from gru_lm.errors import run_stage
 from gru_lm.files import write_json
 from gru_lm.tokens import SPLITS, load_split
@@ -12,9 +12,16 @@ PREPARED = Path("data/prepared")
 
 
 def main() -> None:
-    vocab_size = len(Vocabulary.load(PREPARED / "vocab.json"))
-    splits = {name: load_split(PREPARED, name, vocab_size) for name in SPLITS}
-    write_json(Path("metrics/evaluate/unigram.json"), unigram(splits, vocab_size))
+    vocabulary = Vocabulary.load(PREPARED / "vocab.json")
+    size = len(vocabulary)
+    splits = {name: load_split(PREPARED, name, size) for name in SPLITS}
+    scores = {"uniform": uniform(splits, size), "unigram": unigram(splits, size)}
+    scores |= {f"{order}-gram": n_gram(splits, size, order) for order in ORDERS}
+    scores |= {name: compressed(splits, vocabulary, name) for name in COMPRESSORS}
+    for name, by_split in scores.items():
+        print(f"baseline: {name} {by_split['val']['bits_per_token']:.3f} bits a token of val")
+    write_json(Path("metrics/evaluate/unigram.json"), scores["unigram"])
+    write_json(Path("analysis/baselines.json"), scores)
 
 
 if __name__ == "__main__":

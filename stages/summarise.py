@@ -1,0 +1,77 @@
+"""Sum up every variant over all its seeds, with the baselines beside them."""
+
+import math
+from pathlib import Path
+from typing import Any, get_args
+
+from gru_lm.errors import run_stage
+from gru_lm.files import damaged, read_json, write_json
+from gru_lm.settings import Variant, load_settings
+from gru_lm.summary import Run, summarise
+from gru_lm.tokens import SPLITS
+
+VARIANTS: tuple[str, ...] = get_args(Variant)
+
+
+class Metrics:
+    """A file of another stage, its numbers checked as they are taken out."""
+
+    def __init__(self, path: Path, made_by: str) -> None:
+        self.path, self.made_by = path, made_by
+        self.document = read_json(path, made_by)
+
+    def number(self, *keys: str) -> float:
+        value: Any = self.document
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+        ):
+            raise damaged(self.path, self.made_by, f"{'.'.join(keys)} is not a finite number")
+        return value
+
+    def best_val(self) -> tuple[int, float] | None:
+        if self.document.get("best_val") is None:
+            return None
+        return int(self.number("best_val", "epoch")), self.number("best_val", "perplexity")
+
+    def scores(self, *section: str) -> dict[str, dict[str, float]]:
+        measures = ("perplexity", "bits_per_token", "tokens")
+        return {
+            split: {measure: self.number(*section, split, measure) for measure in measures}
+            for split in SPLITS
+        }
+
+
+def trained(variant: str) -> Run:
+    training = Metrics(Path(f"metrics/train/{variant}.json"), f"train@{variant}")
+    evaluation = Metrics(Path(f"metrics/evaluate/{variant}.json"), f"evaluate@{variant}")
+    return Run(training.number("perplexity"), training.best_val(), evaluation.scores())
+
+
+def replicated(variant: str, seed: int) -> Run:
+    name = f"{variant}-{seed}"
+    replicate = Metrics(Path(f"analysis/replicate/{name}.json"), f"replicate@{name}")
+    return Run(
+        replicate.number("train_perplexity"), replicate.best_val(), replicate.scores("scores")
+    )
+
+
+def main() -> None:
+    settings = load_settings()
+    # A seed that is both train.seed and among the replicates is one run, not two.
+    seeds = list(dict.fromkeys([settings.train.seed, *settings.replicate.seeds]))
+    models = {
+        variant: summarise([trained(variant), *(replicated(variant, s) for s in seeds[1:])])
+        for variant in VARIANTS
+    }
+    baselines = read_json(Path("analysis/baselines.json"), "baseline")
+    write_json(
+        Path("analysis/summary.json"), {"seeds": seeds, "models": models, "baselines": baselines}
+    )
+
+
+if __name__ == "__main__":
+    run_stage("summarise", main)
