@@ -13,6 +13,7 @@ from gru_lm.files import write_json
 from gru_lm.model import load_model
 from gru_lm.settings import Variant, load_settings
 from gru_lm.tokens import SPLITS, load_split
+from gru_lm.uncertainty import Observations, uncertainty
 from gru_lm.vocabulary import Vocabulary
 
 PREPARED = Path("data/prepared")
@@ -23,17 +24,21 @@ def main() -> None:
     parser.add_argument("--variant", choices=get_args(Variant), required=True)
     variant: Variant = parser.parse_args().variant
 
+    torch.set_num_threads(1)  # the order of a sum, so its last digit, must not depend on the cores
     device = choose_device(load_settings().device)
     print(f"evaluate@{variant}: on {describe_device(device)}", flush=True)
     vocabulary = Vocabulary.load(PREPARED / "vocab.json")
     model = load_model(Path("models") / variant, vocabulary.fingerprint).to(device)
-    scores = {}
+    scores, uncertainties = {}, {}
     for name in SPLITS:
         tokens = load_split(PREPARED, name, len(vocabulary))
-        score = evaluate(model, torch.from_numpy(tokens.astype("int64")))
+        observed = Observations()
+        score = evaluate(model, torch.from_numpy(tokens.astype("int64")), observe=observed.add)
         scores[name] = score.as_metrics()
+        uncertainties[name] = uncertainty(observed, tokens, vocabulary)
         print(f"evaluate@{variant}: {name} perplexity {scores[name]['perplexity']:.4g}")
     write_json(Path(f"metrics/evaluate/{variant}.json"), scores)
+    write_json(Path(f"analysis/uncertainty/{variant}.json"), uncertainties)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -40,11 +41,17 @@ class Score:
 
 
 @torch.inference_mode()
-def evaluate(model: LanguageModel, tokens: Tensor, chunk: int = 1000) -> Score:
+def evaluate(
+    model: LanguageModel,
+    tokens: Tensor,
+    chunk: int = 1000,
+    observe: Callable[[Tensor, Tensor], None] | None = None,
+) -> Score:
     """Predict each token of ``tokens`` (N,) from all before it, the state carried throughout.
 
     N - 1 tokens are scored, each exactly once; the first has nothing before it. ``chunk`` is the
     number of steps worked on at a time and changes nothing but memory. The sum is in float64.
+    ``observe`` is shown every chunk in turn: the logits (T, V), in float64, and the targets (T,).
     """
     tokens = tokens.to(model.device)
     inputs, targets = tokens[:-1], tokens[1:]
@@ -52,5 +59,8 @@ def evaluate(model: LanguageModel, tokens: Tensor, chunk: int = 1000) -> Score:
     nats = torch.zeros((), dtype=torch.float64, device=model.device)
     for X, Y in zip(inputs.split(chunk), targets.split(chunk), strict=True):
         logits, state = model(X[None], state)  # (T, 1, V), (1, H)
-        nats += F.cross_entropy(logits[:, 0].double(), Y, reduction="sum")
+        scores = logits[:, 0].double()  # (T, V)
+        nats += F.cross_entropy(scores, Y, reduction="sum")
+        if observe:
+            observe(scores, Y)
     return Score(nats.item(), len(targets))
