@@ -1,14 +1,16 @@
 """What a team does with the pipeline's results, run from the project's root: ``python -m tools.X``.
 
+    chromium   a headless browser, for the tests and the screenshot
     compare    settings against each other, over their seeds
     ci_report  what a change does: metrics, curves, params, samples, stages
     gate       fail where held-out perplexity rises too far
+    screenshot docs/report.png, the README's picture of reports/index.html
     sweep      queue a grid of experiments, run it, list what failed
     table      ``dvc exp show`` with the columns that matter
     vega       the scripts that let the pages of ``dvc plots`` open without a network
 
-The first three read only what git holds; sweep and table call DVC. Like the stages, a tool uses the
-library that lies beside it, never one installed elsewhere.
+Compare, ci_report and gate read only what git holds; sweep and table call DVC. Like the stages, a
+tool uses the library that lies beside it, never one installed elsewhere.
 """
 
 import sys
