@@ -559,6 +559,13 @@ def test_the_grid() -> None:
         subprocess.run(["git", "check-ref-format", f"refs/exps/{name}"], check=True)
 
 
+def test_a_sweep_trains_no_replicates_unless_it_is_about_them() -> None:
+    (plain,) = sweep.grid(["train.lr=1"], "s")
+    assert plain.queue[4:] == ["-S", "train.lr=1", "-S", "replicate.seeds=[]", "--name", plain.name]
+    (own,) = sweep.grid(["replicate.seeds=[3,4]"], "s")
+    assert own.queue[4:] == ["-S", "replicate.seeds=[3,4]", "--name", own.name]
+
+
 @pytest.mark.parametrize("options", [["train.lr"], ["train.lr="], ["=1"], ["train.lr=1,1"]])
 def test_a_grid_that_makes_no_sense(options: list[str]) -> None:
     with pytest.raises(UserError):

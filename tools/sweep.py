@@ -2,6 +2,7 @@
 
     python -m tools.sweep -S train.lr=0.5,1 -S train.seed=0,1,2 --jobs 2
 
+Without replicate.seeds among them, nothing but the point itself is trained (replicate.seeds=[]).
 Each job gets its share of the cores (OMP_NUM_THREADS; a training takes train.threads of them where
 that is not null), so that jobs do not fight for them. DVC's workers may die or fail a task while
 they start (treeverse/dvc issue 10673): workers are started again while tasks wait, and a task that
@@ -28,6 +29,8 @@ from tools.revisions import experiments
 RESTARTS: Final = 3  # of the workers, and of each task that fails before its first stage
 PATIENCE: Final = 4  # looks at the queue without a worker before it counts as left alone
 PAUSE: Final = 3.0  # seconds between two looks
+# A sweep varies the seed itself (-S train.seed=0,1,2): no further trainings beside each point.
+NO_REPLICATES: Final = "replicate.seeds=[]"
 NO_LOG: Final = "No output logs found"
 
 
@@ -48,7 +51,10 @@ class Experiment:
 
     @property
     def options(self) -> list[str]:
-        return [part for param in self.params for part in ("-S", param)] + ["--name", self.name]
+        params = self.params
+        if not any(param.startswith("replicate.seeds=") for param in params):
+            params = (*params, NO_REPLICATES)
+        return [part for param in params for part in ("-S", param)] + ["--name", self.name]
 
 
 @dataclass(frozen=True)
