@@ -28,17 +28,21 @@ endif
 repro: $(READY)
 	@python -m stages.fetch; status=$$?; \
 	if [ $$status -eq 0 ]; then \
-		dvc repro prepare && $(TRAIN_SIDE_BY_SIDE) && dvc repro; \
+		dvc repro prepare && $(TRAIN) && $(call SIDE_BY_SIDE,gates) && dvc repro; \
 	elif [ $$status -eq 3 ]; then \
-		echo "make repro: going on with the bundled corpus: dvc exp run -S fetch.corpus=sample"; \
-		dvc exp run -S fetch.corpus=sample prepare && $(TRAIN_SIDE_BY_SIDE) && dvc exp run; \
+		echo "make repro: going on with the bundled corpus and one seed:" \
+			"dvc exp run -S fetch.corpus=sample -S replicate.seeds=[]"; \
+		dvc exp run -S fetch.corpus=sample -S 'replicate.seeds=[]' prepare \
+			&& $(TRAIN) && $(call SIDE_BY_SIDE,gates) && dvc exp run; \
 	else \
 		exit $$status; \
 	fi
 
-# As many trainings at a time as there are cores: each uses one thread (train.threads).
-TRAIN_SIDE_BY_SIDE = dvc stage list --name-only | grep '^train@' \
-	| xargs -P "$$(getconf _NPROCESSORS_ONLN)" -n 1 dvc --wait-for-lock repro --single-item
+# As many changed stages of a kind at a time as there are cores: each uses one thread
+# (train.threads). A plain dvc repro takes them one by one, with the same results.
+SIDE_BY_SIDE = dvc status --json | grep -oE '"($(1))@[^"]+"' | tr -d '"' | sort -r \
+	| xargs -r -P "$$(getconf _NPROCESSORS_ONLN)" -n 1 dvc --wait-for-lock repro --single-item
+TRAIN = $(call SIDE_BY_SIDE,train|replicate)
 
 test: lint
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import PROJECT, Pipeline
+from conftest import PROJECT, SMALL, Pipeline
 
 # Those that compute with torch; the others must start without it.
-WITH_TORCH = {"train", "evaluate", "sample"}
+WITH_TORCH = {"train", "replicate", "evaluate", "sample", "export", "gates"}
 
 # Runs a module as `python -m` does; then writes the names of all modules and their files to REPORT.
 RUNNER = """
@@ -33,8 +33,10 @@ finally:
 def declared_stages() -> list[str]:
     """The stages of dvc.yaml, those with a matrix once for each of its combinations."""
     names = []
+    values = {"${replicate.seeds}": SMALL["replicate.seeds"]}
     for name, stage in yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"].items():
-        matrix = itertools.product(*stage.get("matrix", {}).values())
+        axes = stage.get("matrix", {}).values()
+        matrix = itertools.product(*(values.get(str(axis), axis) for axis in axes))
         names += [f"{name}@{'-'.join(map(str, item))}" if item else name for item in matrix]
     return names
 

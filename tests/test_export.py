@@ -363,18 +363,7 @@ def readme_snippet() -> str:
     return snippet
 
 
-SNIPPET = """\
-import json, numpy as np, onnxruntime
-session = onnxruntime.InferenceSession("scratch.onnx")
-vocabulary = json.loads(session.get_modelmeta().custom_metadata_map["vocabulary"])
-text, state = "time traveller", np.zeros((1, session.get_inputs()[1].shape[1]), np.float32)
-tokens = np.array([[vocabulary.index(character) for character in text]])
-for _ in range(50):
-    logits, state = session.run(None, {"tokens": tokens, "state": state})
-    tokens = logits[:, -1:].argmax(-1)
-    text += vocabulary[tokens[0, 0]]
-print(text)
-"""
+SNIPPET = readme_snippet()
 
 
 def test_ten_lines_write_text_from_the_file_alone(tmp_path):
