@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -175,11 +176,22 @@ def unrun_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 def finished_pipeline(
     unrun_pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory
 ) -> Pipeline:
-    """The same after one ``dvc repro``, its results committed. Tests must not change it."""
-    pipeline = unrun_pipeline.copy(tmp_path_factory.mktemp("finished") / "project")
-    pipeline.dvc("repro")
-    pipeline.commit("Results")
-    return pipeline
+    """The same after one ``dvc repro``, its results committed. Tests must not change it.
+
+    Of several workers the first makes it, and each has its own copy.
+    """
+    workers = "PYTEST_XDIST_WORKER" in os.environ
+    shared = tmp_path_factory.getbasetemp().parent if workers else tmp_path_factory.mktemp("first")
+    original, done = shared / "finished", shared / "finished.done"
+    with FileLock(shared / "finished.lock"):
+        if not done.exists():
+            shutil.rmtree(original, ignore_errors=True)  # of a worker that failed in the middle
+            made = unrun_pipeline.copy(original)
+            made.dvc("repro")
+            made.commit("Results")
+            done.touch()
+    root = tmp_path_factory.mktemp("finished") / "project"
+    return Pipeline(original, unrun_pipeline.env).copy(root)
 
 
 @pytest.fixture
