@@ -369,7 +369,7 @@ SNIPPET = readme_snippet()
 def test_ten_lines_write_text_from_the_file_alone(tmp_path):
     model = lively_model("scratch-before")
     (tmp_path / "scratch.onnx").write_bytes(to_onnx(model, LETTERS))
-    assert len(SNIPPET.splitlines()) <= 10
+    assert len([line for line in SNIPPET.splitlines() if line]) <= 10
     code = SNIPPET + (
         "import os, sys\n"
         "print(*os.listdir())\n"

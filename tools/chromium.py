@@ -126,6 +126,8 @@ class Page:
         """Media features, hyphens as underscores: ``prefer(prefers_color_scheme="dark")``."""
         chosen = [{"name": k.replace("_", "-"), "value": v} for k, v in features.items()]
         self.send("Emulation.setEmulatedMedia", features=chosen)
+        # The page hears of it when it is next drawn.
+        self.evaluate("new Promise((d) => requestAnimationFrame(() => requestAnimationFrame(d)))")
 
     def hover(self, selector: str) -> None:
         """Move the mouse over the middle of the first element that fits ``selector``."""

@@ -49,6 +49,7 @@ def training_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> bytes:
     axes.set_yscale("log")
     plain_log_ticks(axes)
     axes.set_title(_training_finding({variant: rows[-1][1] for variant, rows in curves.items()}))
+    axes.locator_params(axis="x", integer=True)
     axes.set_xlabel("epoch")
     axes.set_ylabel("training perplexity (log scale)")
     axes.legend(frameon=False, title="after the last epoch", alignment="left")
