@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,3 +200,16 @@ def finished_pipeline(
 def pipeline(finished_pipeline: Pipeline, tmp_path: Path) -> Pipeline:
     """A copy of the finished pipeline that a test may change."""
     return finished_pipeline.copy(tmp_path / "project")
+
+
+@pytest.fixture
+def process_wide_settings() -> Iterator[None]:
+    """For tests that run a stage within their own process: its signals and threads as before."""
+    import torch  # here: most tests do not need it
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    threads = torch.get_num_threads()
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    torch.set_num_threads(threads)

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,19 +27,9 @@ from gru_lm.vocabulary import Vocabulary
 from stages import replicate, train
 
 PROJECT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.usefixtures("process_wide_settings")
 SELECTED = [("scratch", "last"), ("concise", "best_val"), ("fused", "best_val")]
 Run = Callable[..., Path]
-
-
-@pytest.fixture(autouse=True)
-def process_wide_settings() -> Iterator[None]:
-    """Signal handlers and threads are as before after each test."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    threads = torch.get_num_threads()
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from gru_lm.training_run import TrainingRun
 from gru_lm.vocabulary import Vocabulary
 
 PROJECT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.usefixtures("process_wide_settings")
 SCRIPT = PROJECT / "stages" / "train.py"
 EPOCHS = 7
 LOOKS = [3, 6, 7]
@@ -34,17 +35,6 @@ Row = tuple[int, float, float | None]
 
 class Killed(Exception):
     """Stands for the death of the process."""
-
-
-@pytest.fixture(autouse=True)
-def process_wide_settings() -> Iterator[None]:
-    """Signal handlers and threads are as before after each test."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    threads = torch.get_num_threads()
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
