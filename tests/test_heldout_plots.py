@@ -115,7 +115,7 @@ def test_the_best_epoch_is_told_where_every_model_has_one():
     numbers = summary(6.8, 6.9, 7.0)
     for model, bits in zip(numbers["models"].values(), (2.9, 3.0, 3.04), strict=True):
         model["best_val"] = {"bits_per_token": {"mean": bits}}
-    assert held_out_finding(numbers).endswith("4.81 (at its best epoch 2.90\u20133.04)")
+    assert held_out_finding(numbers).endswith("4.81\n(at its best epoch 2.90\u20133.04)")
     assert held_out(numbers) != held_out(summary(6.8, 6.9, 7.0))
     numbers["models"]["fused"]["best_val"] = None
     assert held_out_finding(numbers).endswith("a blind guess, 4.81")

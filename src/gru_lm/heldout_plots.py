@@ -205,7 +205,7 @@ def held_out_finding(summary: Mapping[str, Any], unit: str = "character") -> str
             behind = f"every GRU ends up worse than {name}, {bits[floor]:.2f}"
             if all(model.get("best_val") for model in summary["models"].values()):
                 best = [m["best_val"]["bits_per_token"]["mean"] for m in summary["models"].values()]
-                behind += f" (at its best epoch {_range(best)})"
+                behind += f"\n(at its best epoch {_range(best)})"
             break
     ahead_of_all = f"{_name_in_text(rival)} is best: {bits[rival]:.2f} bits per {unit}"
     return f"On unseen text {ahead_of_all};\n{behind}"
