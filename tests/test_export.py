@@ -16,7 +16,7 @@ import torch
 from conftest import PROJECT
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_onnx import each_kind, random_model, reset_of
+from test_onnx import any_size, each_kind, random_model, reset_of
 
 from gru_lm.errors import UserError
 from gru_lm.export import (
@@ -66,13 +66,7 @@ def read(session, tokens, state):
 
 
 @each_kind
-@given(
-    V=st.integers(1, 12),
-    H=st.integers(1, 24),
-    B=st.integers(1, 6),
-    T=st.integers(1, 20),
-    seed=st.integers(0, 10_000),
-)
+@any_size
 @settings(max_examples=20, deadline=None)
 def test_the_file_computes_what_the_model_does(kind, V, H, B, T, seed):
     model, _, session = exported(kind, V, H, seed)

@@ -28,6 +28,13 @@ KINDS = {
     "concise": ("concise", {}),
 }
 each_kind = pytest.mark.parametrize("kind", KINDS)
+any_size = given(
+    V=st.integers(1, 12),
+    H=st.integers(1, 24),
+    B=st.integers(1, 6),
+    T=st.integers(1, 20),
+    seed=st.integers(0, 10_000),
+)
 
 
 def random_model(kind: str, V: int, H: int, seed: int) -> LanguageModel:
@@ -118,13 +125,7 @@ def assert_all_agree(kind: str, V: int, H: int, B: int, T: int, seed: int) -> No
 
 
 @each_kind
-@given(
-    V=st.integers(1, 12),
-    H=st.integers(1, 24),
-    B=st.integers(1, 6),
-    T=st.integers(1, 20),
-    seed=st.integers(0, 10_000),
-)
+@any_size
 @settings(max_examples=25, deadline=None)
 def test_the_three_agree_pairwise(kind, V, H, B, T, seed):
     assert_all_agree(kind, V, H, B, T, seed)
