@@ -36,10 +36,15 @@ adds [dC, dZ, dR] to the column of each step's token.
 
 The method is backpropagation through time (Werbos 1990); what is taken out of the loop is what
 cuDNN takes out as well (Appleyard et al. 2016, arXiv:1604.01946).
+
+**On a GPU** a launch costs more than the elementwise work it does, so there what stands between
+two products is one Triton kernel, and the backward pass takes its factors as it goes.
 """
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -48,6 +53,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from gru_lm.model import LanguageModel
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # it comes with torch's builds for CUDA
+    triton = None
 
 Reset = Literal["before", "after"]
 
@@ -85,10 +96,12 @@ class Buffers:
         if reset == "before":
             forward = (H_old, H_new, self.ZR, self.Z, self.R, self.third, self.C)
             dCdZ = self.dA[:, : 2 * H].unflatten(1, (2, H))
-            backward = (G_new, G_old, dCdZ, self.dC, self.dR, self.dA[:, H:], self.Z, self.R)
+            dZR = self.dA[:, H:]
+            backward = (G_new, G_old, dCdZ, self.dC, self.dR, dZR, self.Z, self.R, H_old, self.C)
         else:
             forward = (H_old, H_new, self.gates, self.ZR, self.Z, self.R, self.third, self.C)
-            backward = (G_new, G_old, self.dA.unflatten(1, (4, H)), self.dA[:, H:], self.Z)
+            dA, dZRN = self.dA.unflatten(1, (4, H)), self.dA[:, H:]
+            backward = (G_new, G_old, dA, dZRN, self.Z, self.gates, H_old, self.C)
         self.forward_steps = list(zip(*(one.unbind() for one in forward), strict=True))
         self.backward_steps = list(zip(*(one.unbind() for one in backward), strict=True))[::-1]
 
@@ -143,11 +156,12 @@ class Recurrence(torch.autograd.Function):
         buffers.C.copy_(inputs[:, :H])
         buffers.ZR.copy_(inputs[:, H:])
         buffers.H[0] = state
+        loops = loops_for(W_h)
         if b_hh is None:
-            _forward_before(buffers, W_h[: 2 * H], W_h[2 * H :])
+            loops.forward_before(buffers, W_h[: 2 * H], W_h[2 * H :])
         else:
             buffers.third.copy_(b_hh[:, None])
-            _forward_after(buffers, W_h)
+            loops.forward_after(buffers, W_h)
         states = buffers.states_by_unit.copy_(buffers.H[1:].transpose(0, 1))
 
         if any(ctx.needs_input_grad):
@@ -173,15 +187,16 @@ class Recurrence(torch.autograd.Function):
             buffers.G[0].zero_()
         if d_last is not None:
             buffers.G[T] += d_last
-        _factors(buffers)
+        loops = loops_for(W_h)
         dW_h, d_b_hh = torch.empty_like(W_h), None
         if ctx.reset == "before":
-            _backward_before(buffers, W_h[: 2 * H].T.contiguous(), W_h[2 * H :].T.contiguous())
+            W_zr, W_hh = W_h[: 2 * H].T.contiguous(), W_h[2 * H :].T.contiguous()
+            loops.backward_before(buffers, W_zr, W_hh)
             dA = _by_unit(buffers.dA, buffers.dA_by_unit)  # (3H, TB)
             dW_h[: 2 * H] = dA[H:] @ _by_unit(buffers.H[:-1], buffers.old_by_unit).T
             dW_h[2 * H :] = dA[:H] @ _by_unit(buffers.third, buffers.old_by_unit).T
         else:
-            _backward_after(buffers, W_h.T.contiguous())
+            loops.backward_after(buffers, W_h.T.contiguous())
             dA = _by_unit(buffers.dA, buffers.dA_by_unit)  # (4H, TB)
             dW_h.copy_(dA[H:] @ _by_unit(buffers.H[:-1], buffers.old_by_unit).T)
             d_b_hh = buffers.dN.sum((0, 2))
@@ -190,54 +205,233 @@ class Recurrence(torch.autograd.Function):
         return None, buffers.G[0].clone(), dW_x, dW_h, d_b_hh, None
 
 
-def _forward_before(buffers: Buffers, W_zr: Tensor, W_hh: Tensor) -> None:
-    for H, H_new, ZR, Z, R, RH, C in buffers.forward_steps:
-        ZR.addmm_(W_zr, H).sigmoid_()
-        torch.mul(R, H, out=RH)
-        C.addmm_(W_hh, RH).tanh_()
-        torch.lerp(C, H, Z, out=H_new)
+class TorchLoops:
+    """The loops over the steps, by torch's operations, with the factors taken before the loop.
+
+    Forward: W_zr (2H, H), W_hh (H, H), W_h (3H, H). Backward: the same, transposed.
+    """
+
+    @staticmethod
+    def forward_before(buffers: Buffers, W_zr: Tensor, W_hh: Tensor) -> None:
+        for H, H_new, ZR, Z, R, RH, C in buffers.forward_steps:
+            ZR.addmm_(W_zr, H).sigmoid_()
+            torch.mul(R, H, out=RH)
+            C.addmm_(W_hh, RH).tanh_()
+            torch.lerp(C, H, Z, out=H_new)
+
+    @staticmethod
+    def forward_after(buffers: Buffers, W_h: Tensor) -> None:
+        for H, H_new, gates, ZR, Z, R, N, C in buffers.forward_steps:
+            gates.addmm_(W_h, H)
+            ZR.sigmoid_()
+            C.addcmul_(R, N).tanh_()
+            torch.lerp(C, H, Z, out=H_new)
+
+    @staticmethod
+    def backward_before(buffers: Buffers, W_zr: Tensor, W_hh: Tensor) -> None:
+        TorchLoops._factors(buffers)
+        P = buffers.P
+        for G, G_old, dCdZ, dC, dR, dZR, Z, R, _, _ in buffers.backward_steps:
+            dCdZ.mul_(G)
+            torch.mm(W_hh, dC, out=P)
+            dR.mul_(P)
+            G_old.addcmul_(G, Z).addcmul_(P, R).addmm_(W_zr, dZR)
+
+    @staticmethod
+    def backward_after(buffers: Buffers, W_h: Tensor) -> None:
+        TorchLoops._factors(buffers)
+        for G, G_old, dA, dZRN, Z, _, _, _ in buffers.backward_steps:
+            dA.mul_(G)
+            G_old.addcmul_(G, Z).addmm_(W_h, dZRN)
+
+    @staticmethod
+    def _factors(buffers: Buffers) -> None:
+        """What G (or P) is multiplied with to give dC, dZ, dR and dN, put in their places."""
+        aten = torch.ops.aten
+        H, Z, R, C = buffers.H[:-1], buffers.Z, buffers.R, buffers.C
+        dC, dZ, dR, dN = buffers.dC, buffers.dZ, buffers.dR, buffers.dN
+        torch.sub(1, Z, out=dC)
+        aten.tanh_backward.grad_input(dC, C, grad_input=dC)  # (1 - Z)(1 - C²)
+        torch.sub(H, C, out=dZ)
+        aten.sigmoid_backward.grad_input(dZ, Z, grad_input=dZ)  # (H - C) Z (1 - Z)
+        if dN.shape[1] == 0:
+            aten.sigmoid_backward.grad_input(H, R, grad_input=dR)  # H R (1 - R)
+        else:
+            torch.mul(dC, buffers.third, out=dR)
+            aten.sigmoid_backward.grad_input(dR, R, grad_input=dR)  # (1 - Z)(1 - C²) N R (1 - R)
+            torch.mul(dC, R, out=dN)
 
 
-def _forward_after(buffers: Buffers, W_h: Tensor) -> None:
-    for H, H_new, gates, ZR, Z, R, N, C in buffers.forward_steps:
-        gates.addmm_(W_h, H)
-        ZR.sigmoid_()
-        C.addcmul_(R, N).tanh_()
-        torch.lerp(C, H, Z, out=H_new)
+class KernelLoops:
+    """The same loops with one Triton kernel between two products."""
+
+    @staticmethod
+    def forward_before(buffers: Buffers, W_zr: Tensor, W_hh: Tensor) -> None:
+        for H, H_new, ZR, _, _, RH, C in buffers.forward_steps:
+            launch(_forward_gates, H.numel(), ZR.addmm_(W_zr, H), H, RH)
+            launch(_forward_state, H.numel(), ZR, C.addmm_(W_hh, RH), H, H_new)
+
+    @staticmethod
+    def forward_after(buffers: Buffers, W_h: Tensor) -> None:
+        for H, H_new, gates, _, _, _, _, C in buffers.forward_steps:
+            launch(_forward_step, H.numel(), gates.addmm_(W_h, H), C, H, H_new)
+
+    @staticmethod
+    def backward_before(buffers: Buffers, W_zr: Tensor, W_hh: Tensor) -> None:
+        P = buffers.P
+        for G, G_old, dCdZ, dC, dR, dZR, Z, R, H, C in buffers.backward_steps:
+            launch(_backward_state, H.numel(), G, Z, C, H, dCdZ)
+            torch.mm(W_hh, dC, out=P)
+            launch(_backward_gates, H.numel(), P, G, Z, R, H, dR, G_old)
+            G_old.addmm_(W_zr, dZR)
+
+    @staticmethod
+    def backward_after(buffers: Buffers, W_h: Tensor) -> None:
+        for G, G_old, dA, dZRN, _, gates, H, C in buffers.backward_steps:
+            launch(_backward_step, H.numel(), G, gates, C, H, dA, G_old)
+            G_old.addmm_(W_h, dZRN)
 
 
-def _factors(buffers: Buffers) -> None:
-    """What G (or P) is multiplied with to give dC, dZ, dR and dN, put in their places."""
-    aten = torch.ops.aten
-    H, Z, R, C = buffers.H[:-1], buffers.Z, buffers.R, buffers.C
-    dC, dZ, dR, dN = buffers.dC, buffers.dZ, buffers.dR, buffers.dN
-    torch.sub(1, Z, out=dC)
-    aten.tanh_backward.grad_input(dC, C, grad_input=dC)  # (1 - Z)(1 - C²)
-    torch.sub(H, C, out=dZ)
-    aten.sigmoid_backward.grad_input(dZ, Z, grad_input=dZ)  # (H - C) Z (1 - Z)
-    if dN.shape[1] == 0:
-        aten.sigmoid_backward.grad_input(H, R, grad_input=dR)  # H R (1 - R)
-    else:
-        torch.mul(dC, buffers.third, out=dR)
-        aten.sigmoid_backward.grad_input(dR, R, grad_input=dR)  # (1 - Z)(1 - C²) N R (1 - R)
-        torch.mul(dC, R, out=dN)
+def loops_for(weights: Tensor) -> type[TorchLoops] | type[KernelLoops]:
+    """Triton's where ``weights`` lie on a GPU and Triton works there, torch's otherwise."""
+    return KernelLoops if weights.is_cuda and triton_works(weights.device) else TorchLoops
 
 
-def _backward_before(buffers: Buffers, W_zr: Tensor, W_hh: Tensor) -> None:
-    """``W_zr`` (H, 2H) and ``W_hh`` (H, H) transposed."""
-    P = buffers.P
-    for G, G_old, dCdZ, dC, dR, dZR, Z, R in buffers.backward_steps:
-        dCdZ.mul_(G)
-        torch.mm(W_hh, dC, out=P)
-        dR.mul_(P)
-        G_old.addcmul_(G, Z).addcmul_(P, R).addmm_(W_zr, dZR)
+@functools.cache
+def triton_works(device: torch.device) -> bool:
+    """Whether a kernel runs on ``device``. Triton needs a C compiler, and a GPU not too old."""
+    if triton is None:
+        return False
+    try:
+        one = torch.ones(1, device=device)
+        launch(_forward_state, 1, one, one.clone(), one, torch.empty_like(one))
+    except Exception as error:  # of many kinds; fused works without Triton
+        reason = str(error).strip().partition("\n")[0]
+        warnings.warn(f"fused goes without Triton, which fails here: {reason}", stacklevel=2)
+        return False
+    return True
 
 
-def _backward_after(buffers: Buffers, W_h: Tensor) -> None:
-    """``W_h`` (H, 3H) transposed."""
-    for G, G_old, dA, dZRN, Z in buffers.backward_steps:
-        dA.mul_(G)
-        G_old.addcmul_(G, Z).addmm_(W_h, dZRN)
+def launch(kernel: Any, n: int, *tensors: Tensor) -> None:
+    """Run ``kernel`` over the ``n`` units of one step: hidden units times sequences."""
+    kernel[(triton.cdiv(n, BLOCK),)](*tensors, n, BLOCK)
+
+
+BLOCK = 256  # units a program of a kernel takes
+
+if triton is not None:  # GPU only
+    # A step's tensors are blocks of n contiguous numbers, one after the other: Z, R, RH or N in
+    # gates; dC, dZ, dR, dN in dA.
+
+    @triton.jit
+    def _sigmoid(x: tl.tensor) -> tl.tensor:
+        return 1 / (1 + tl.exp(-x))
+
+    @triton.jit
+    def _tanh(x: tl.tensor) -> tl.tensor:
+        y = 2 * _sigmoid(2 * x) - 1
+        if x.dtype == tl.float32:  # near zero that loses digits; the series is exact to rounding
+            s = x * x
+            series = x * (1 + s * (-1 / 3 + s * (2 / 15 - s * 17 / 315)))
+            y = tl.where(s < 0.0225, series, y)
+        return y
+
+    @triton.jit
+    def _forward_gates(
+        gates: tl.tensor, H: tl.tensor, RH: tl.tensor, n: int, BLOCK: tl.constexpr
+    ) -> None:
+        i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        there = i < n
+        Z = _sigmoid(tl.load(gates + i, there))
+        R = _sigmoid(tl.load(gates + n + i, there))
+        tl.store(gates + i, Z, there)
+        tl.store(gates + n + i, R, there)
+        tl.store(RH + i, R * tl.load(H + i, there), there)
+
+    @triton.jit
+    def _forward_state(
+        Z: tl.tensor, C: tl.tensor, H: tl.tensor, H_new: tl.tensor, n: int, BLOCK: tl.constexpr
+    ) -> None:
+        i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        there = i < n
+        candidate = _tanh(tl.load(C + i, there))
+        tl.store(C + i, candidate, there)
+        state = candidate + tl.load(Z + i, there) * (tl.load(H + i, there) - candidate)
+        tl.store(H_new + i, state, there)
+
+    @triton.jit
+    def _forward_step(
+        gates: tl.tensor, C: tl.tensor, H: tl.tensor, H_new: tl.tensor, n: int, BLOCK: tl.constexpr
+    ) -> None:
+        i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        there = i < n
+        Z = _sigmoid(tl.load(gates + i, there))
+        R = _sigmoid(tl.load(gates + n + i, there))
+        N = tl.load(gates + 2 * n + i, there)
+        candidate = _tanh(tl.load(C + i, there) + R * N)
+        tl.store(gates + i, Z, there)
+        tl.store(gates + n + i, R, there)
+        tl.store(C + i, candidate, there)
+        tl.store(H_new + i, candidate + Z * (tl.load(H + i, there) - candidate), there)
+
+    @triton.jit
+    def _backward_state(
+        G: tl.tensor,
+        Z: tl.tensor,
+        C: tl.tensor,
+        H: tl.tensor,
+        dCdZ: tl.tensor,
+        n: int,
+        BLOCK: tl.constexpr,
+    ) -> None:
+        i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        there = i < n
+        g, z, c = tl.load(G + i, there), tl.load(Z + i, there), tl.load(C + i, there)
+        h = tl.load(H + i, there)
+        tl.store(dCdZ + i, g * (1 - z) * (1 - c * c), there)
+        tl.store(dCdZ + n + i, g * (h - c) * z * (1 - z), there)
+
+    @triton.jit
+    def _backward_gates(
+        P: tl.tensor,
+        G: tl.tensor,
+        Z: tl.tensor,
+        R: tl.tensor,
+        H: tl.tensor,
+        dR: tl.tensor,
+        G_old: tl.tensor,
+        n: int,
+        BLOCK: tl.constexpr,
+    ) -> None:
+        i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        there = i < n
+        p, g, z = tl.load(P + i, there), tl.load(G + i, there), tl.load(Z + i, there)
+        r, h = tl.load(R + i, there), tl.load(H + i, there)
+        tl.store(dR + i, p * h * r * (1 - r), there)
+        tl.store(G_old + i, tl.load(G_old + i, there) + g * z + p * r, there)
+
+    @triton.jit
+    def _backward_step(
+        G: tl.tensor,
+        gates: tl.tensor,
+        C: tl.tensor,
+        H: tl.tensor,
+        dA: tl.tensor,
+        G_old: tl.tensor,
+        n: int,
+        BLOCK: tl.constexpr,
+    ) -> None:
+        i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        there = i < n
+        g, c, h = tl.load(G + i, there), tl.load(C + i, there), tl.load(H + i, there)
+        z, r = tl.load(gates + i, there), tl.load(gates + n + i, there)
+        N = tl.load(gates + 2 * n + i, there)
+        dC = g * (1 - z) * (1 - c * c)
+        tl.store(dA + i, dC, there)
+        tl.store(dA + n + i, g * (h - c) * z * (1 - z), there)
+        tl.store(dA + 2 * n + i, dC * N * r * (1 - r), there)
+        tl.store(dA + 3 * n + i, dC * r, there)
+        tl.store(G_old + i, tl.load(G_old + i, there) + g * z, there)
 
 
 def _by_unit(steps: Tensor, out: Tensor) -> Tensor:
