@@ -72,10 +72,15 @@ def our_model(
     return build_model(variant, vocab_size, hidden_size=hidden_size, **options).to(device)
 
 
-def our_loop(model: LanguageModel, settings: Train, precision: Precision) -> Loop:
+def our_loop(
+    model: LanguageModel,
+    settings: Train,
+    precision: Precision,
+    trainer_class: type[Trainer] = Trainer,
+) -> Loop:
     """``Trainer.train_epoch``, set up as ``gru_lm.training.train`` does."""
     optimizer = make_optimizer(model, settings)
-    trainer = Trainer(model, optimizer, settings.clip_norm, precision=precision)
+    trainer = trainer_class(model, optimizer, settings.clip_norm, precision=precision)
 
     def train(minibatches: Iterable[Minibatch]) -> float:
         perplexity, _ = trainer.train_epoch(minibatches, carry_state=True)

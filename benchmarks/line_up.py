@@ -26,10 +26,11 @@ from benchmarks.contestants import (
     textbook_loop,
     textbook_net,
 )
+from benchmarks.flashrnn_gru import FLASHRNN_VERSION, UncapturedTrainer, flash_model
 from benchmarks.peers import PeerMissingError
 from benchmarks.roofline import wait_for
 from benchmarks.serving import Order
-from benchmarks.workers import Worker, environment, why_not_importable
+from benchmarks.workers import Worker, environment
 from gru_lm.batching import Minibatch, epoch_minibatches
 from gru_lm.settings import Precision
 
@@ -144,15 +145,12 @@ def add_peers(
     device: torch.device,
     workers: ExitStack,
 ) -> None:
-    """JAX and Keras, each in a process that ``workers`` ends; flashrnn is looked for only."""
-    if device.type != "cuda":
-        line_up.leave_out("flashrnn", "needs a CUDA GPU")
+    """JAX and Keras, each in a process that ``workers`` ends."""
     try:
         python = environment(folder)
     except PeerMissingError as error:
-        for name in (*PEERS, "flashrnn"):
-            if name not in line_up.missing:
-                line_up.leave_out(name, str(error))
+        for name in PEERS:
+            line_up.leave_out(name, str(error))
         return
     settings = experiment.settings
     order = Order(
@@ -178,6 +176,25 @@ def add_peers(
         line_up.contestants[name] = Contestant(
             label, partial(train_there, worker, minibatches, epochs)
         )
-    if device.type == "cuda":
-        reason = why_not_importable(python, "flashrnn")
-        line_up.leave_out("flashrnn", reason or "it is there, but nothing here trains with it yet")
+
+
+def add_flashrnn(
+    line_up: LineUp, folder: Path | None, experiment: Experiment, epochs: int, device: torch.device
+) -> None:
+    """flashrnn's kernels, compiled here and trained in this process."""
+    if device.type != "cuda":
+        line_up.leave_out("flashrnn", "needs a CUDA GPU")
+        return
+    minibatch = next(next(all_epochs(experiment, device)))
+    sizes = experiment.corpus.vocab_size, experiment.hidden_size
+    try:
+        model = flash_model(folder, *sizes, minibatch)
+    except PeerMissingError as error:
+        line_up.leave_out("flashrnn", str(error))
+        return
+    loop = our_loop(model, experiment.settings, "fp32", UncapturedTrainer)
+    cut = partial(next, all_epochs(experiment, device))
+    line_up.peers["flashrnn"] = FLASHRNN_VERSION
+    line_up.contestants["flashrnn"] = Contestant(
+        "FlashRNN", partial(train_here, loop, cut, epochs, device)
+    )

@@ -1,9 +1,10 @@
-"""The textbook's package d2l, kept apart from the project's environment.
+"""The textbook's package d2l, and flashrnn, kept apart from the project's environment.
 
 d2l is installed without its dependencies, which pin versions years old, into a folder of its own
 that is on ``sys.path`` only while d2l is imported. It imports some packages only to draw or to
 load pictures and tables; its recurrent part uses none of them, so that empty stand-ins in the same
-folder serve.
+folder serve. flashrnn (see ``flashrnn_gru.py``) needs nothing that would disturb the project, and
+shares the folder.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 FOLDER: Final = ROOT / ".bench" / "peers"
 REQUIREMENTS: Final = Path(__file__).with_name("peers.txt")
+PACKAGES: Final = ("d2l", "flashrnn", "einops")
 D2L_VERSION: Final = "0.17.6"
 STAND_INS: Final = {  # package: the names that d2l imports from it
     "IPython": ("display",),
@@ -42,21 +44,30 @@ def load_d2l(folder: Path | None = None) -> ModuleType:
     Raises PeerMissingError where d2l is not there, cannot be installed or imported, or is another
     version than the one compared with.
     """
+    folder = peers_folder(folder)
     try:
-        if folder is None:
-            folder = FOLDER
-            if not _holds_d2l(folder):
-                _install(folder)
-        elif not _holds_d2l(folder):
-            raise PeerMissingError("the folder given with --peers holds no package d2l")
         _add_stand_ins(folder)
     except OSError as error:
         raise PeerMissingError(f"the peers' folder cannot be used: {error.strerror}") from error
-    return _import_d2l(folder.resolve())
+    module = import_from(folder, "d2l.torch")
+    version = getattr(sys.modules["d2l"], "__version__", "unknown")
+    if version != D2L_VERSION:
+        raise PeerMissingError(f"its version is {version}, not {D2L_VERSION}")
+    return module
 
 
-def _holds_d2l(folder: Path) -> bool:
-    return (folder / "d2l" / "torch.py").is_file()
+def peers_folder(folder: Path | None = None) -> Path:
+    """``folder``, or ``.bench/peers`` with all of ``peers.txt`` in it. Raises PeerMissingError."""
+    if folder is not None:
+        if not (folder / "d2l" / "torch.py").is_file():
+            raise PeerMissingError("the folder given with --peers holds no package d2l")
+        return folder.resolve()
+    try:
+        if not all((FOLDER / package / "__init__.py").is_file() for package in PACKAGES):
+            _install(FOLDER)
+    except OSError as error:
+        raise PeerMissingError(f"the peers' folder cannot be used: {error.strerror}") from error
+    return FOLDER
 
 
 def _install(folder: Path) -> None:
@@ -67,7 +78,7 @@ def _install(folder: Path) -> None:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
         command += ["--disable-pip-version-check", "--only-binary", ":all:", "--require-hashes"]
         command += ["--target", str(fresh), "--requirement", str(REQUIREMENTS)]
-        print(f"installing d2l {D2L_VERSION} into a folder of its own", flush=True)
+        print("installing d2l and flashrnn into a folder of their own", flush=True)
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         except subprocess.TimeoutExpired:
@@ -91,21 +102,19 @@ def _add_stand_ins(folder: Path) -> None:
             init.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _import_d2l(folder: Path) -> ModuleType:
-    """Import d2l from ``folder``; the stand-ins are forgotten again, so that nobody meets them."""
+def import_from(folder: Path, name: str) -> ModuleType:
+    """Import module ``name`` from ``folder``; stand-ins are forgotten, so that nobody meets them.
+
+    Raises PeerMissingError, whatever it is that the package raises.
+    """
     others = set(sys.modules)
     sys.path.insert(0, str(folder))
     try:
-        package = importlib.import_module("d2l")
-        module = importlib.import_module("d2l.torch")
-    except Exception as error:  # whatever a package that fits no more may raise
+        return importlib.import_module(name)
+    except Exception as error:
         raise PeerMissingError(f"it cannot be imported: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(folder))
-        for name in set(sys.modules) - others:
-            if name.partition(".")[0] in STAND_INS:
-                del sys.modules[name]
-    version = getattr(package, "__version__", "unknown")
-    if version != D2L_VERSION:
-        raise PeerMissingError(f"its version is {version}, not {D2L_VERSION}")
-    return module
+        for module in set(sys.modules) - others:
+            if module.partition(".")[0] in STAND_INS:
+                del sys.modules[module]

@@ -24,7 +24,7 @@ import torch
 from benchmarks import picture, report
 from benchmarks.common import RESULTS, add_machine_options, file_name, positive, set_up
 from benchmarks.contestants import OURS, precisions
-from benchmarks.line_up import LineUp, add_ours, add_peers, add_textbook
+from benchmarks.line_up import LineUp, add_flashrnn, add_ours, add_peers, add_textbook
 from benchmarks.peers import D2L_VERSION, PeerMissingError, load_d2l
 from benchmarks.roofline import SIZE, MatrixProduct, flop_per_token
 from benchmarks.sampling import LENGTH, PREFIX, time_sampling
@@ -139,6 +139,7 @@ def main() -> None:
         except PeerMissingError as error:
             line_up.leave_out("textbook", str(error))
         add_ours(line_up, experiment, epochs, device)
+        add_flashrnn(line_up, arguments.peers, experiment, epochs, device)
         add_peers(line_up, arguments.peers_env, experiment, epochs, device, workers)
         products = {precision: MatrixProduct(precision, device) for precision in precisions(device)}
         operations = measure(line_up, products, arguments.alternations)

@@ -45,12 +45,6 @@ def environment(folder: Path | None = None) -> Path:
     return python
 
 
-def why_not_importable(python: Path, package: str) -> str | None:
-    """The last line of the error with which ``package`` fails to be imported, or None."""
-    done = subprocess.run([python, "-c", f"import {package}"], capture_output=True, text=True)
-    return None if done.returncode == 0 else _last_line(done.stderr)
-
-
 class Worker:
     """A peer's process, which trains when told to and waits otherwise.
 
