@@ -220,6 +220,15 @@ def test_a_history_notes_each_epoch_and_finds_the_first_of_the_best() -> None:
     assert growing.best_weights is None
 
 
+def test_a_history_with_a_look_after_every_epoch_comes_back(checkpoints: Checkpoints) -> None:
+    model, optimizer = make()
+    kept = History([9.0, 8.0, 7.0], {1: 6.0, 2: 5.5, 3: 5.25}, best_weights())
+    checkpoints.save(model, optimizer, kept)
+    resumed = checkpoints.resume(model, optimizer, fail)
+    assert (resumed.curve, resumed.validation) == (kept.curve, kept.validation)
+    assert resumed.best_weights is not None
+
+
 # Damage
 
 
