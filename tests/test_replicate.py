@@ -151,14 +151,15 @@ def test_training_logs_both_curves_and_sums_them_up(run: Run, folder: Path) -> N
     }
 
 
-def test_without_a_finite_validation_the_figures_are_null(
+def test_a_last_look_that_is_not_finite_is_null(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gru_lm.training.validate", lambda *_: float("inf"))
-    run(train, "--variant", "scratch", select="best_val")
+    looks = iter([5.0, 4.0, float("inf")])
+    monkeypatch.setattr("gru_lm.training.validate", lambda *_: next(looks))
+    run(train, "--variant", "scratch")
     metrics = read(folder, "metrics/train/scratch.json")
-    assert (metrics["val_perplexity"], metrics["best_val"]) == (None, None)
-    assert metrics["selected_epoch"] == 7
+    assert (metrics["val_perplexity"], metrics["selected_epoch"]) == (None, 7)
+    assert metrics["best_val"] == {"epoch": 6, "perplexity": 4.0}
 
 
 def test_divergence_leaves_no_figures(run: Run, folder: Path) -> None:

@@ -95,7 +95,8 @@ class TrainingRun:
         Returns the speed of each epoch trained now, in tokens a second.
 
         Raises Interrupted where SIGINT or SIGTERM asked for it, and Diverged where the loss stops
-        being a number. What was reached before is then kept in a checkpoint.
+        being a number, or no look at the validation split gave one. What was reached before is then
+        kept in a checkpoint.
         """
         history = self.history
         for number, perplexity in enumerate(history.curve, start=1):
@@ -103,6 +104,12 @@ class TrainingRun:
                 log(number, perplexity, history.validation.get(number))
         try:
             speeds = self._train_the_rest(log)
+            if not history.validation:
+                raise Diverged(
+                    "training diverged: the validation perplexity was never finite; lower train.lr "
+                    f"({self._settings.train.lr:g}) or train.clip_norm "
+                    f"({self._settings.train.clip_norm})"
+                )
         except Diverged:
             if history.curve:
                 self.checkpoints.save(self.model, self._optimizer, history)
