@@ -1,12 +1,15 @@
-"""Fused's Triton kernels without a GPU: run by Triton's interpreter, compiled for real GPUs.
+"""Triton kernels without a GPU: run by Triton's interpreter, and compiled for real GPUs.
 
-The tests marked gpu in test_fused.py run them where there is one.
+Those of gru_lm.fused, and those of benchmarks.persistent, a candidate to take their place. Where
+there is a GPU, the tests marked gpu in test_fused.py run fused's.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import sys
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -30,9 +33,13 @@ RESETS = ["before", "after"]
 
 
 def load(name: str) -> ModuleType:
-    """Another copy of the module, as a kernel is interpreted or not from its definition on."""
-    spec = importlib.util.spec_from_file_location(name, fused.__file__)
-    assert spec and spec.loader
+    """Another copy of a module, as a kernel is interpreted or not from its definition on."""
+    origin = importlib.util.find_spec(name)
+    assert origin is not None
+    assert origin.origin is not None
+    spec = importlib.util.spec_from_file_location(f"{name}_copy", origin.origin)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -42,8 +49,15 @@ def load(name: str) -> ModuleType:
 def interpreted() -> ModuleType:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
-        module = load("fused_interpreted")
-    return module
+        return load("gru_lm.fused")
+
+
+@pytest.fixture(scope="module")
+def persistent(interpreted: ModuleType) -> ModuleType:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        patch.setitem(sys.modules, "gru_lm.fused", interpreted)
+        return load("benchmarks.persistent")
 
 
 def results(
@@ -70,14 +84,19 @@ def results(
     return {"states": states.detach(), "last": last.detach(), **gradients}
 
 
+def assert_same(reached: dict[str, Tensor], wanted: dict[str, Tensor], tolerance: float) -> None:
+    assert wanted.keys() == reached.keys()
+    for name, value in wanted.items():
+        error = (reached[name] - value).abs().max()
+        assert error <= tolerance * value.abs().max(), f"{name}: {error:.2g}"
+
+
 @pytest.mark.parametrize("reset", RESETS)
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("H, B, T", [(1, 1, 1), (5, 3, 4), (64, 4, 3), (40, 13, 2)])
 def test_interpreted_kernels_are_torchs_loops(
     H, B, T, dtype, tolerance, reset, interpreted, monkeypatch
 ):
-    wanted = results(fused, H, B, T, reset, dtype)
-
     calls: list[str] = []
     launch = interpreted.launch
 
@@ -91,10 +110,27 @@ def test_interpreted_kernels_are_torchs_loops(
 
     mine = [name for name in KERNELS if name.endswith("_step") == (reset == "after")]
     assert {name: calls.count(name) for name in calls} == dict.fromkeys(mine, T)
-    assert wanted.keys() == reached.keys()
-    for name, value in wanted.items():
-        error = (reached[name] - value).abs().max()
-        assert error <= tolerance * value.abs().max(), f"{name}: {error:.2g}"
+    assert_same(reached, results(fused, H, B, T, reset, dtype), tolerance)
+
+
+@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize("H, B, T", [(1, 1, 1), (5, 3, 4), (20, 7, 3)])
+@pytest.mark.parametrize(
+    "together, units, sequences",
+    [(True, 32, 8), (False, 16, 8), (False, 4, 2)],
+    ids=["one launch, one program", "launches, two programs", "launches, many programs"],
+)
+def test_interpreted_persistent_kernels_are_torchs_loops(
+    H, B, T, together, units, sequences, reset, persistent, interpreted, monkeypatch
+):
+    loops = persistent.PersistentLoops
+    monkeypatch.setattr(loops, "together", together)
+    monkeypatch.setattr(loops, "UNITS", units)
+    monkeypatch.setattr(loops, "SEQUENCES", sequences)
+    monkeypatch.setattr(loops, "TERMS", 8)
+    monkeypatch.setattr(interpreted, "loops_for", lambda _: loops)
+    reached = results(interpreted, H, B, T, reset, torch.float32)
+    assert_same(reached, results(fused, H, B, T, reset, torch.float32), 1e-5)
 
 
 def test_tanh_keeps_its_digits_near_zero(interpreted):
@@ -108,18 +144,33 @@ def test_tanh_keeps_its_digits_near_zero(interpreted):
     assert torch.equal(C, state)
 
 
-@pytest.mark.parametrize("capability", [80, 90, 100])
+def assert_compiles(kernel: Any, types: dict[str, str], sizes: dict[str, int]) -> None:
+    """``kernel`` for GPUs of three generations, with arguments of ``types`` and fixed ``sizes``."""
+    assert kernel.arg_names == [*types, *sizes]
+    signature = types | dict.fromkeys(sizes, "constexpr")
+    for capability in (80, 90, 100):
+        target = GPUTarget("cuda", capability, 32)
+        compiled = triton.compile(ASTSource(kernel, signature, sizes), target=target)
+        assert f".target sm_{capability}" in compiled.asm["ptx"]
+        assert compiled.asm["cubin"]
+
+
 @pytest.mark.parametrize("dtype", ["fp32", "fp64"])
 @pytest.mark.parametrize("kernel, tensors", KERNELS.items())
-def test_kernels_compile_for_gpus(kernel, tensors, dtype, capability):
-    function = getattr(load("fused_compiled"), kernel)
-    *names, n, block = function.arg_names
-    assert (len(names), n, block) == (tensors, "n", "BLOCK")
-    signature = dict.fromkeys(names, f"*{dtype}") | {"n": "i32", "BLOCK": "constexpr"}
-    source = ASTSource(function, signature, {"BLOCK": fused.BLOCK})
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32))
-    assert f".target sm_{capability}" in compiled.asm["ptx"]
-    assert compiled.asm["cubin"]
+def test_kernels_compile_for_gpus(kernel, tensors, dtype):
+    function = getattr(load("gru_lm.fused"), kernel)
+    types = dict.fromkeys(function.arg_names[:tensors], f"*{dtype}") | {"n": "i32"}
+    assert_compiles(function, types, {"BLOCK": fused.BLOCK})
+
+
+@pytest.mark.parametrize("loop", ["forward", "backward"])
+@pytest.mark.parametrize("reset", RESETS)
+def test_persistent_kernels_compile_for_gpus(loop, reset):
+    kernel = getattr(load("benchmarks.persistent"), f"_{loop}_{reset}")
+    tensors = kernel.arg_names[: kernel.arg_names.index("arrived")]
+    types = dict.fromkeys(tensors, "*fp32") | {"arrived": "*i32"}
+    types |= dict.fromkeys(["first", "last", "T", "H", "B"], "i32")
+    assert_compiles(kernel, types, {"UNITS": 16, "SEQUENCES": 16, "K": 64})
 
 
 @pytest.mark.gpu
@@ -139,7 +190,7 @@ def test_triton_that_works_is_seen_to(interpreted, recwarn):
 
 def test_without_a_working_triton_one_warning_names_the_reason():
     # As on a machine without a driver or a C compiler: compiled kernels cannot run on a CPU.
-    module = load("fused_compiled")
+    module = load("gru_lm.fused")
     with pytest.warns(UserWarning, match="goes without Triton, which fails here: .+") as said:
         assert not module.triton_works(torch.device("cpu"))
         assert not module.triton_works(torch.device("cpu"))

@@ -1,0 +1,358 @@
+"""A candidate for fused on a GPU: the loop over all steps as one Triton kernel.
+
+A program computes ``UNITS`` hidden units for ``SEQUENCES`` sequences at every step, so that their
+recurrent weights stay in its multiprocessor's cache; all units of a state are needed for the next
+one, so that the programs of the same sequences wait for each other between the phases of a step
+(persistent RNNs: Diamos et al. 2016, ICML; Appleyard et al. 2016, arXiv:1604.01946). It saves
+the launches and the reading of the weights, and pays with the waiting. Whether it wins has not been
+measured, and only if it does, it belongs into ``gru_lm.fused``. On a GPU this races the two:
+
+    python -m benchmarks.persistent
+
+``PersistentLoops`` takes the place of ``gru_lm.fused.KernelLoops``; float32 only. Its phases can be
+launched one by one as well, as Triton's interpreter needs, where no program can wait for another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from functools import partial
+from typing import Any, ClassVar
+from unittest.mock import patch
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from benchmarks.common import RESULTS, file_name, positive, set_up
+from benchmarks.contestants import our_loop, our_model
+from benchmarks.line_up import Contestant, all_epochs, train_here
+from benchmarks.report import ratio, summarize
+from gru_lm import fused
+from gru_lm.device import choose_device
+from gru_lm.errors import UserError, run_stage
+from gru_lm.files import write_json
+from gru_lm.fused import Buffers, KernelLoops, _sigmoid, _tanh
+
+
+class PersistentLoops:
+    """The four loops of ``gru_lm.fused.TorchLoops``, one launch each.
+
+    Forward: W_zr (2H, H), W_hh (H, H), W_h (3H, H). Backward: the same, transposed.
+    """
+
+    UNITS: ClassVar[int] = 16
+    SEQUENCES: ClassVar[int] = 16
+    TERMS: ClassVar[int] = 64  # of a product, at a time
+    WARPS: ClassVar[int] = 8  # ptxas then needs no spills for compute capability 9.0
+    together: ClassVar[bool] = True  # all phases in one launch; False: one launch a phase
+
+    @classmethod
+    def forward_before(cls, buffers: Buffers, W_zr: Tensor, W_hh: Tensor) -> None:
+        tensors = (W_zr, W_hh, buffers.H, buffers.gates, buffers.C)
+        cls._launch(_forward_before, 2, buffers, tensors)
+
+    @classmethod
+    def forward_after(cls, buffers: Buffers, W_h: Tensor) -> None:
+        cls._launch(_forward_after, 1, buffers, (W_h, buffers.H, buffers.gates, buffers.C))
+
+    @classmethod
+    def backward_before(cls, buffers: Buffers, W_zr: Tensor, W_hh: Tensor) -> None:
+        tensors = (W_zr, W_hh, buffers.H, buffers.gates, buffers.C, buffers.dA, buffers.G)
+        cls._launch(_backward_before, 3, buffers, tensors)
+
+    @classmethod
+    def backward_after(cls, buffers: Buffers, W_h: Tensor) -> None:
+        tensors = (W_h, buffers.H, buffers.gates, buffers.C, buffers.dA, buffers.G)
+        cls._launch(_backward_after, 2, buffers, tensors)
+
+    @classmethod
+    def _launch(
+        cls, kernel: Any, phases: int, buffers: Buffers, tensors: tuple[Tensor, ...]
+    ) -> None:
+        T, H, B = buffers.C.shape
+        groups = triton.cdiv(B, cls.SEQUENCES)
+        grid = (triton.cdiv(H, cls.UNITS) * groups,)
+        sizes = (T, H, B, cls.UNITS, cls.SEQUENCES, cls.TERMS)
+        arrived = torch.zeros(groups, dtype=torch.int32, device=buffers.C.device)
+        if cls.together:
+            options = {"num_warps": cls.WARPS, "launch_cooperative_grid": True}
+            kernel[grid](*tensors, arrived, 0, phases * T, *sizes, **options)
+        else:
+            for phase in range(phases * T):
+                kernel[grid](*tensors, arrived, phase, phase + 1, *sizes, num_warps=cls.WARPS)
+
+
+# A kernel runs the phases from first to last - 1. A program's units are rows u, its sequences
+# columns b; a product takes ``K`` of its terms at a time. A step's tensors are those of
+# ``gru_lm.fused``.
+
+
+@triton.jit
+def _meet(arrived: tl.tensor, goal: int) -> None:
+    """Go on when ``goal`` arrivals are counted: what was stored before is then seen by all."""
+    tl.debug_barrier()
+    tl.atomic_add(arrived, 1, sem="release")
+    while tl.atomic_add(arrived, 0, sem="acquire") < goal:
+        pass
+    tl.debug_barrier()
+
+
+@triton.jit
+def _product(
+    W: tl.tensor,
+    inner: int,
+    u: tl.tensor,
+    X: tl.tensor,
+    b: tl.tensor,
+    H: int,
+    B: int,
+    K: tl.constexpr,
+) -> tl.tensor:
+    """Rows ``u`` of W (H, inner) by columns ``b`` of X (inner, B), which all programs have stored.
+
+    The weights are the same at each step and stay in the multiprocessor's cache; what others have
+    stored is read past it.
+    """
+    total = tl.full((u.shape[0], b.shape[0]), 0.0, tl.float32)
+    for start in range(0, inner, K):
+        k = start + tl.arange(0, K)
+        w_at, w_in = u[:, None] * inner + k[None, :], (u < H)[:, None] & (k < inner)[None, :]
+        x_at, x_in = k[:, None] * B + b[None, :], (k < inner)[:, None] & (b < B)[None, :]
+        w = tl.load(W + w_at, w_in, 0.0, eviction_policy="evict_last")
+        x = tl.load(X + x_at, x_in, 0.0, cache_modifier=".cg")
+        total = tl.dot(w, x, total, input_precision="ieee")
+    return total
+
+
+@triton.jit
+def _products(
+    W: tl.tensor, u: tl.tensor, X: tl.tensor, b: tl.tensor, H: int, B: int, K: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor]:
+    """``_product`` with the first and with the second H rows of W (2H, H)."""
+    first = tl.full((u.shape[0], b.shape[0]), 0.0, tl.float32)
+    second = tl.full((u.shape[0], b.shape[0]), 0.0, tl.float32)
+    for start in range(0, H, K):
+        k = start + tl.arange(0, K)
+        w_at, w_in = u[:, None] * H + k[None, :], (u < H)[:, None] & (k < H)[None, :]
+        x_at, x_in = k[:, None] * B + b[None, :], (k < H)[:, None] & (b < B)[None, :]
+        x = tl.load(X + x_at, x_in, 0.0, cache_modifier=".cg")
+        w = tl.load(W + w_at, w_in, 0.0, eviction_policy="evict_last")
+        first = tl.dot(w, x, first, input_precision="ieee")
+        w = tl.load(W + H * H + w_at, w_in, 0.0, eviction_policy="evict_last")
+        second = tl.dot(w, x, second, input_precision="ieee")
+    return first, second
+
+
+@triton.jit
+def _forward_before(
+    W_zr: tl.tensor,
+    W_hh: tl.tensor,
+    Hs: tl.tensor,
+    gates: tl.tensor,
+    C: tl.tensor,
+    arrived: tl.tensor,
+    first: int,
+    last: int,
+    T: int,
+    H: int,
+    B: int,
+    UNITS: tl.constexpr,
+    SEQUENCES: tl.constexpr,
+    K: tl.constexpr,
+) -> None:
+    programs, n = (H + UNITS - 1) // UNITS, H * B
+    group = tl.program_id(0) // programs
+    u = tl.program_id(0) % programs * UNITS + tl.arange(0, UNITS)
+    b = group * SEQUENCES + tl.arange(0, SEQUENCES)
+    at, here = u[:, None] * B + b[None, :], (u < H)[:, None] & (b < B)[None, :]
+    for phase in range(first, last):
+        t = phase // 2
+        ZR, states = gates + t * 3 * n, Hs + t * n
+        if phase % 2 == 0:
+            z, r = _products(W_zr, u, states, b, H, B, K)
+            Z, R = _sigmoid(tl.load(ZR + at, here) + z), _sigmoid(tl.load(ZR + n + at, here) + r)
+            tl.store(ZR + at, Z, here)
+            tl.store(ZR + n + at, R, here)
+            tl.store(ZR + 2 * n + at, R * tl.load(states + at, here), here)
+        else:
+            c = _product(W_hh, H, u, ZR + 2 * n, b, H, B, K)
+            c = _tanh(tl.load(C + t * n + at, here) + c)
+            Z = tl.load(ZR + at, here)
+            tl.store(C + t * n + at, c, here)
+            tl.store(states + n + at, c + Z * (tl.load(states + at, here) - c), here)
+        if phase + 1 < last:
+            _meet(arrived + group, (phase + 1 - first) * programs)
+
+
+@triton.jit
+def _forward_after(
+    W_h: tl.tensor,
+    Hs: tl.tensor,
+    gates: tl.tensor,
+    C: tl.tensor,
+    arrived: tl.tensor,
+    first: int,
+    last: int,
+    T: int,
+    H: int,
+    B: int,
+    UNITS: tl.constexpr,
+    SEQUENCES: tl.constexpr,
+    K: tl.constexpr,
+) -> None:
+    programs, n = (H + UNITS - 1) // UNITS, H * B
+    group = tl.program_id(0) // programs
+    u = tl.program_id(0) % programs * UNITS + tl.arange(0, UNITS)
+    b = group * SEQUENCES + tl.arange(0, SEQUENCES)
+    at, here = u[:, None] * B + b[None, :], (u < H)[:, None] & (b < B)[None, :]
+    for t in range(first, last):
+        ZRN, states = gates + t * 3 * n, Hs + t * n
+        z, r = _products(W_h, u, states, b, H, B, K)
+        Z, R = _sigmoid(tl.load(ZRN + at, here) + z), _sigmoid(tl.load(ZRN + n + at, here) + r)
+        N = tl.load(ZRN + 2 * n + at, here)
+        N += _product(W_h + 2 * H * H, H, u, states, b, H, B, K)
+        c = _tanh(tl.load(C + t * n + at, here) + R * N)
+        tl.store(ZRN + at, Z, here)
+        tl.store(ZRN + n + at, R, here)
+        tl.store(ZRN + 2 * n + at, N, here)
+        tl.store(C + t * n + at, c, here)
+        tl.store(states + n + at, c + Z * (tl.load(states + at, here) - c), here)
+        if t + 1 < last:
+            _meet(arrived + group, (t + 1 - first) * programs)
+
+
+@triton.jit
+def _backward_before(
+    W_zr: tl.tensor,
+    W_hh: tl.tensor,
+    Hs: tl.tensor,
+    gates: tl.tensor,
+    C: tl.tensor,
+    dA: tl.tensor,
+    Gs: tl.tensor,
+    arrived: tl.tensor,
+    first: int,
+    last: int,
+    T: int,
+    H: int,
+    B: int,
+    UNITS: tl.constexpr,
+    SEQUENCES: tl.constexpr,
+    K: tl.constexpr,
+) -> None:
+    programs, n = (H + UNITS - 1) // UNITS, H * B
+    group = tl.program_id(0) // programs
+    u = tl.program_id(0) % programs * UNITS + tl.arange(0, UNITS)
+    b = group * SEQUENCES + tl.arange(0, SEQUENCES)
+    at, here = u[:, None] * B + b[None, :], (u < H)[:, None] & (b < B)[None, :]
+    for phase in range(first, last):
+        t = T - 1 - phase // 3
+        ZR, dCZR, G, G_old = gates + t * 3 * n, dA + t * 3 * n, Gs + (t + 1) * n, Gs + t * n
+        if phase % 3 == 0:  # G of this step is whole: dC and dZ
+            g, z = tl.load(G + at, here), tl.load(ZR + at, here)
+            c, h = tl.load(C + t * n + at, here), tl.load(Hs + t * n + at, here)
+            tl.store(dCZR + at, g * (1 - z) * (1 - c * c), here)
+            tl.store(dCZR + n + at, g * (h - c) * z * (1 - z), here)
+        elif phase % 3 == 1:  # dR, and what G of the step before gets without a product
+            g, z = tl.load(G + at, here), tl.load(ZR + at, here)
+            r, h = tl.load(ZR + n + at, here), tl.load(Hs + t * n + at, here)
+            p = _product(W_hh, H, u, dCZR, b, H, B, K)
+            tl.store(dCZR + 2 * n + at, p * h * r * (1 - r), here)
+            tl.store(G_old + at, tl.load(G_old + at, here) + g * z + p * r, here)
+        else:
+            back = _product(W_zr, 2 * H, u, dCZR + n, b, H, B, K)
+            tl.store(G_old + at, tl.load(G_old + at, here) + back, here)
+        if phase + 1 < last:
+            _meet(arrived + group, (phase + 1 - first) * programs)
+
+
+@triton.jit
+def _backward_after(
+    W_h: tl.tensor,
+    Hs: tl.tensor,
+    gates: tl.tensor,
+    C: tl.tensor,
+    dA: tl.tensor,
+    Gs: tl.tensor,
+    arrived: tl.tensor,
+    first: int,
+    last: int,
+    T: int,
+    H: int,
+    B: int,
+    UNITS: tl.constexpr,
+    SEQUENCES: tl.constexpr,
+    K: tl.constexpr,
+) -> None:
+    programs, n = (H + UNITS - 1) // UNITS, H * B
+    group = tl.program_id(0) // programs
+    u = tl.program_id(0) % programs * UNITS + tl.arange(0, UNITS)
+    b = group * SEQUENCES + tl.arange(0, SEQUENCES)
+    at, here = u[:, None] * B + b[None, :], (u < H)[:, None] & (b < B)[None, :]
+    for phase in range(first, last):
+        t = T - 1 - phase // 2
+        ZRN, dCZRN, G, G_old = gates + t * 3 * n, dA + t * 4 * n, Gs + (t + 1) * n, Gs + t * n
+        g, z = tl.load(G + at, here), tl.load(ZRN + at, here)
+        if phase % 2 == 0:
+            r, N = tl.load(ZRN + n + at, here), tl.load(ZRN + 2 * n + at, here)
+            c, h = tl.load(C + t * n + at, here), tl.load(Hs + t * n + at, here)
+            dC = g * (1 - z) * (1 - c * c)
+            tl.store(dCZRN + at, dC, here)
+            tl.store(dCZRN + n + at, g * (h - c) * z * (1 - z), here)
+            tl.store(dCZRN + 2 * n + at, dC * N * r * (1 - r), here)
+            tl.store(dCZRN + 3 * n + at, dC * r, here)
+        else:
+            back = _product(W_h, 3 * H, u, dCZRN + n, b, H, B, K)
+            tl.store(G_old + at, tl.load(G_old + at, here) + g * z + back, here)
+        if phase + 1 < last:
+            _meet(arrived + group, (phase + 1 - first) * programs)
+
+
+# The race
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.persistent")
+    parser.add_argument("--alternations", type=positive, default=15, metavar="N")
+    parser.add_argument("--epochs-per-turn", type=positive, default=3, metavar="N")
+    arguments = parser.parse_args()
+    device = choose_device("cuda")
+    experiment = set_up("persistent", device)
+    sizes = experiment.corpus.vocab_size, experiment.hidden_size
+    contestants: dict[str, Contestant] = {}
+    loops = {"fused": KernelLoops, "fused-persistent": PersistentLoops}  # captured in the warm-up
+    for name in loops:
+        torch.manual_seed(experiment.settings.seed)
+        loop = our_loop(our_model("fused", *sizes, device), experiment.settings, "fp32")
+        cut = partial(next, all_epochs(experiment, device))
+        turn = partial(train_here, loop, cut, arguments.epochs_per_turn, device)
+        contestants[name] = Contestant(name, turn)
+    for alternation in range(-1, arguments.alternations):  # the first, a warm-up, is not kept
+        order = list(contestants.items())
+        random.Random(alternation).shuffle(order)
+        for name, contestant in order:
+            with patch.object(fused, "loops_for", lambda _, its=loops[name]: its):
+                turn_taken = contestant.train()
+            contestant.perplexity = turn_taken.perplexity
+            if alternation >= 0:
+                contestant.speeds.append(turn_taken.tokens / turn_taken.seconds)
+        first, second = (contestant.perplexity for contestant in contestants.values())
+        if alternation < 0 and not abs(first - second) < 1e-3 * first:
+            raise UserError(f"the loops differ: perplexity {first:.6g} and {second:.6g}")
+    speeds = {name: contestant.speeds for name, contestant in contestants.items()}
+    compared = ratio(speeds["fused-persistent"], speeds["fused"])
+    result = {
+        **experiment.head,
+        "tokens_per_second": {name: summarize(values) for name, values in speeds.items()},
+        "ratio": compared,
+    }
+    output = RESULTS / file_name("persistent", device)
+    write_json(output, result)
+    print(f"persistent to fused: {compared['of_medians']}, kept in {output}")
+
+
+if __name__ == "__main__":
+    run_stage("benchmarks.persistent", main)
