@@ -1,7 +1,8 @@
-"""Triton kernels without a GPU: run by Triton's interpreter, and compiled for real GPUs.
+"""Fused's compiled loops: Numba's, and Triton's kernels without a GPU.
 
-Those of gru_lm.fused, and those of benchmarks.persistent, a candidate to take their place. Where
-there is a GPU, the tests marked gpu in test_fused.py run fused's.
+The kernels are run by Triton's interpreter, and compiled for real GPUs: those of gru_lm.fused,
+and those of benchmarks.persistent, a candidate to take their place. Where there is a GPU, the tests
+marked gpu in test_fused.py run fused's.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -179,8 +181,50 @@ def test_a_gpu_takes_the_kernels():
     assert fused.loops_for(torch.zeros(1, device="cuda")) is fused.KernelLoops
 
 
-def test_a_cpu_takes_torchs_loops():
-    assert fused.loops_for(torch.zeros(1)) is fused.TorchLoops
+@pytest.mark.parametrize(
+    "dtype, loops",
+    [
+        (torch.float32, fused.CompiledLoops),
+        (torch.float64, fused.TorchLoops),
+        (torch.bfloat16, fused.TorchLoops),
+    ],
+)
+def test_a_cpu_takes_compiled_loops_in_float32(dtype, loops):
+    assert fused.loops_for(torch.zeros(1, dtype=dtype)) is loops
+
+
+@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize("H, B, T", [(1, 1, 1), (5, 3, 4), (64, 4, 3), (256, 32, 35)])
+def test_compiled_loops_are_torchs_loops(H, B, T, reset, monkeypatch):
+    reached = results(fused, H, B, T, reset, torch.float32)
+    monkeypatch.setattr(fused, "loops_for", lambda _: fused.TorchLoops)
+    wanted = results(fused, H, B, T, reset, torch.float32)
+    assert_same(reached, wanted, 1e-5)
+    if H > 1:
+        assert not torch.equal(reached["states"], wanted["states"])  # so both have run
+
+
+def test_compiled_tanh_and_sigmoid():
+    x = np.concatenate([np.linspace(-20, 20, 20_001), np.geomspace(1e-30, 1, 2000)])
+    x = np.concatenate([x, -x, [np.inf, -np.inf]]).astype(np.float32)
+    exact = np.tanh(x.astype(np.float64))
+    reached = np.array([fused.fast_tanh(one) for one in x])
+    assert np.abs(reached - exact).max() < 4e-7
+    assert (np.abs(reached - exact) <= 4e-7 * np.abs(exact)).all()
+    reached = np.array([fused.fast_sigmoid(one) for one in x])
+    assert np.abs(reached - (1 + np.tanh(x.astype(np.float64) / 2)) / 2).max() < 4e-7
+
+
+@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize("poisoned", ["state", "W_x", "W_h"])
+def test_what_is_no_number_is_not_hidden(poisoned, reset):
+    model = fused.FusedGRU(5, 64, reset)
+    tokens, state = torch.zeros(4, 3, dtype=torch.int64), torch.zeros(4, 64)
+    tensor = state if poisoned == "state" else getattr(model, poisoned).detach()
+    tensor[3, 0] = torch.nan
+    logits, last = model(tokens, state)
+    assert logits.isnan().any()
+    assert last.isnan().any()
 
 
 def test_triton_that_works_is_seen_to(interpreted, recwarn):
