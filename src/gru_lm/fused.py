@@ -29,17 +29,17 @@ With the reset gate after it, C = tanh(W_xh X + b_h + R * N), N = W_hh H + b_hh:
     dR = dC * N * R * (1 - R)
     G of the step before += G * Z + W_hzᵀ dZ + W_hrᵀ dR + W_hhᵀ dN
 
-All that multiplies G (or P) elementwise depends on the forward pass alone, and is computed for all
-steps at once before the loop; the gradients of all weights are sums over the steps, each one
-product after the loop: dW_h[z, r] = Σ [dZ, dR] Hᵀ, dW_hh = Σ dC (R * H)ᵀ, or Σ dN Hᵀ, and dW_x
-adds [dC, dZ, dR] to the column of each step's token.
+The gradients of all weights are sums over the steps, each one product after the loop:
+dW_h[z, r] = Σ [dZ, dR] Hᵀ, dW_hh = Σ dC (R * H)ᵀ, or Σ dN Hᵀ, and dW_x adds [dC, dZ, dR] to the
+column of each step's token.
 
 The method is backpropagation through time (Werbos 1990); what is taken out of the loop is what
 cuDNN takes out as well (Appleyard et al. 2016, arXiv:1604.01946).
 
-**Between two products** all elementwise work is one compiled loop, and the backward pass takes its
-factors as it goes: compiled by Numba for a CPU in float32, by Triton for a GPU, where a launch
-costs more than such a loop. In other precisions on a CPU torch's own operations do the same.
+**Between two products** all elementwise work is one compiled loop: by Numba for a CPU in float32,
+by Triton for a GPU, where a launch costs more than such a loop. In other precisions on a CPU
+torch's own operations do the same; what multiplies G (or P) elementwise depends on the forward pass
+alone, and is then computed for all steps at once before the loop.
 """
 
 from __future__ import annotations
@@ -368,7 +368,7 @@ def launch(kernel: Any, n: int, *tensors: Tensor) -> None:
 
 # The compiled loops over the n units of one step, hidden units times sequences. A step's arrays are
 # blocks of n contiguous numbers, one after the other: Z, R, RH or N in gates; dC, dZ, dR, dN in dA.
-# A number that is none stays none (no "nnan"): diverging training must be seen to diverge.
+# NaN stays NaN (fastmath without "nnan"): a training that diverges must be seen to.
 
 compiled = numba.njit(fastmath={"contract", "nsz", "arcp"}, error_model="numpy")
 Array = np.ndarray[Any, np.dtype[np.float32]]
@@ -398,7 +398,7 @@ q1, q2, q3, q4 = (
 
 @compiled
 def fast_tanh(x: np.float32) -> np.float32:
-    """tanh to 4e-7; none where ``x`` is none."""
+    """tanh to 4e-7; NaN where ``x`` is NaN."""
     x = edge if x > edge else x
     x = -edge if x < -edge else x
     s = x * x
@@ -411,7 +411,7 @@ def fast_tanh(x: np.float32) -> np.float32:
 
 @compiled
 def fast_sigmoid(x: np.float32) -> np.float32:
-    """1 / (1 + exp(-x)) to 4e-7; none where ``x`` is none."""
+    """1 / (1 + exp(-x)) to 4e-7; NaN where ``x`` is NaN."""
     return half + half * fast_tanh(half * x)
 
 
