@@ -147,6 +147,19 @@ def _products(
 
 
 @triton.jit
+def _place(
+    H: int, B: int, UNITS: tl.constexpr, SEQUENCES: tl.constexpr
+) -> tuple[int, int, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    """How many programs share this one's sequences, their group, u, b, and the tile's places."""
+    programs = (H + UNITS - 1) // UNITS
+    group = tl.program_id(0) // programs
+    u = tl.program_id(0) % programs * UNITS + tl.arange(0, UNITS)
+    b = group * SEQUENCES + tl.arange(0, SEQUENCES)
+    at, here = u[:, None] * B + b[None, :], (u < H)[:, None] & (b < B)[None, :]
+    return programs, group, u, b, at, here
+
+
+@triton.jit
 def _forward_before(
     W_zr: tl.tensor,
     W_hh: tl.tensor,
@@ -163,11 +176,8 @@ def _forward_before(
     SEQUENCES: tl.constexpr,
     K: tl.constexpr,
 ) -> None:
-    programs, n = (H + UNITS - 1) // UNITS, H * B
-    group = tl.program_id(0) // programs
-    u = tl.program_id(0) % programs * UNITS + tl.arange(0, UNITS)
-    b = group * SEQUENCES + tl.arange(0, SEQUENCES)
-    at, here = u[:, None] * B + b[None, :], (u < H)[:, None] & (b < B)[None, :]
+    programs, group, u, b, at, here = _place(H, B, UNITS, SEQUENCES)
+    n = H * B
     for phase in range(first, last):
         t = phase // 2
         ZR, states = gates + t * 3 * n, Hs + t * n
@@ -203,11 +213,8 @@ def _forward_after(
     SEQUENCES: tl.constexpr,
     K: tl.constexpr,
 ) -> None:
-    programs, n = (H + UNITS - 1) // UNITS, H * B
-    group = tl.program_id(0) // programs
-    u = tl.program_id(0) % programs * UNITS + tl.arange(0, UNITS)
-    b = group * SEQUENCES + tl.arange(0, SEQUENCES)
-    at, here = u[:, None] * B + b[None, :], (u < H)[:, None] & (b < B)[None, :]
+    programs, group, u, b, at, here = _place(H, B, UNITS, SEQUENCES)
+    n = H * B
     for t in range(first, last):
         ZRN, states = gates + t * 3 * n, Hs + t * n
         z, r = _products(W_h, u, states, b, H, B, K)
@@ -243,11 +250,8 @@ def _backward_before(
     SEQUENCES: tl.constexpr,
     K: tl.constexpr,
 ) -> None:
-    programs, n = (H + UNITS - 1) // UNITS, H * B
-    group = tl.program_id(0) // programs
-    u = tl.program_id(0) % programs * UNITS + tl.arange(0, UNITS)
-    b = group * SEQUENCES + tl.arange(0, SEQUENCES)
-    at, here = u[:, None] * B + b[None, :], (u < H)[:, None] & (b < B)[None, :]
+    programs, group, u, b, at, here = _place(H, B, UNITS, SEQUENCES)
+    n = H * B
     for phase in range(first, last):
         t = T - 1 - phase // 3
         ZR, dCZR, G, G_old = gates + t * 3 * n, dA + t * 3 * n, Gs + (t + 1) * n, Gs + t * n
@@ -287,11 +291,8 @@ def _backward_after(
     SEQUENCES: tl.constexpr,
     K: tl.constexpr,
 ) -> None:
-    programs, n = (H + UNITS - 1) // UNITS, H * B
-    group = tl.program_id(0) // programs
-    u = tl.program_id(0) % programs * UNITS + tl.arange(0, UNITS)
-    b = group * SEQUENCES + tl.arange(0, SEQUENCES)
-    at, here = u[:, None] * B + b[None, :], (u < H)[:, None] & (b < B)[None, :]
+    programs, group, u, b, at, here = _place(H, B, UNITS, SEQUENCES)
+    n = H * B
     for phase in range(first, last):
         t = T - 1 - phase // 2
         ZRN, dCZRN, G, G_old = gates + t * 3 * n, dA + t * 4 * n, Gs + (t + 1) * n, Gs + t * n
