@@ -46,7 +46,7 @@ class PersistentLoops:
     UNITS: ClassVar[int] = 16
     SEQUENCES: ClassVar[int] = 16
     TERMS: ClassVar[int] = 64  # of a product, at a time
-    WARPS: ClassVar[int] = 8  # ptxas then needs no spills for compute capability 9.0
+    WARPS: ClassVar[int] = 8  # ptxas then hardly spills (compute capability 9.0)
     together: ClassVar[bool] = True  # all phases in one launch; False: one launch a phase
 
     @classmethod
