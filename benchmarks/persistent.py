@@ -5,12 +5,13 @@ recurrent weights stay in its multiprocessor's cache; all units of a state are n
 one, so that the programs of the same sequences wait for each other between the phases of a step
 (persistent RNNs: Diamos et al. 2016, ICML; Appleyard et al. 2016, arXiv:1604.01946). It saves
 the launches and the reading of the weights, and pays with the waiting. Whether it wins has not been
-measured, and only if it does, it belongs into ``gru_lm.fused``. On a GPU this races the two:
+measured, and only if it does, it belongs into ``gru_lm.fused_gpu``. On a GPU this races the two:
 
     python -m benchmarks.persistent
 
-``PersistentLoops`` takes the place of ``gru_lm.fused.KernelLoops``; float32 only. Its phases can be
-launched one by one as well, as Triton's interpreter needs, where no program can wait for another.
+``PersistentLoops`` takes the place of ``gru_lm.fused_gpu.KernelLoops``; float32 only. Its phases
+can be launched one by one as well, as Triton's interpreter needs, where no program can wait for
+another.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from gru_lm import fused
 from gru_lm.device import choose_device
 from gru_lm.errors import UserError, run_stage
 from gru_lm.files import write_json
-from gru_lm.fused import Buffers, KernelLoops, _sigmoid, _tanh
+from gru_lm.fused import Steps
+from gru_lm.fused_gpu import KernelLoops, _sigmoid, _tanh
 
 
 class PersistentLoops:
@@ -50,33 +52,31 @@ class PersistentLoops:
     together: ClassVar[bool] = True  # all phases in one launch; False: one launch a phase
 
     @classmethod
-    def forward_before(cls, buffers: Buffers, W_zr: Tensor, W_hh: Tensor) -> None:
-        tensors = (W_zr, W_hh, buffers.H, buffers.gates, buffers.C)
-        cls._launch(_forward_before, 2, buffers, tensors)
+    def forward_before(cls, steps: Steps, W_zr: Tensor, W_hh: Tensor) -> None:
+        tensors = (W_zr, W_hh, steps.H, steps.gates, steps.C)
+        cls._launch(_forward_before, 2, steps, tensors)
 
     @classmethod
-    def forward_after(cls, buffers: Buffers, W_h: Tensor) -> None:
-        cls._launch(_forward_after, 1, buffers, (W_h, buffers.H, buffers.gates, buffers.C))
+    def forward_after(cls, steps: Steps, W_h: Tensor) -> None:
+        cls._launch(_forward_after, 1, steps, (W_h, steps.H, steps.gates, steps.C))
 
     @classmethod
-    def backward_before(cls, buffers: Buffers, W_zr: Tensor, W_hh: Tensor) -> None:
-        tensors = (W_zr, W_hh, buffers.H, buffers.gates, buffers.C, buffers.dA, buffers.G)
-        cls._launch(_backward_before, 3, buffers, tensors)
+    def backward_before(cls, steps: Steps, W_zr: Tensor, W_hh: Tensor) -> None:
+        tensors = (W_zr, W_hh, steps.H, steps.gates, steps.C, steps.dA, steps.G)
+        cls._launch(_backward_before, 3, steps, tensors)
 
     @classmethod
-    def backward_after(cls, buffers: Buffers, W_h: Tensor) -> None:
-        tensors = (W_h, buffers.H, buffers.gates, buffers.C, buffers.dA, buffers.G)
-        cls._launch(_backward_after, 2, buffers, tensors)
+    def backward_after(cls, steps: Steps, W_h: Tensor) -> None:
+        tensors = (W_h, steps.H, steps.gates, steps.C, steps.dA, steps.G)
+        cls._launch(_backward_after, 2, steps, tensors)
 
     @classmethod
-    def _launch(
-        cls, kernel: Any, phases: int, buffers: Buffers, tensors: tuple[Tensor, ...]
-    ) -> None:
-        T, H, B = buffers.C.shape
+    def _launch(cls, kernel: Any, phases: int, steps: Steps, tensors: tuple[Tensor, ...]) -> None:
+        T, H, B = steps.C.shape
         groups = triton.cdiv(B, cls.SEQUENCES)
         grid = (triton.cdiv(H, cls.UNITS) * groups,)
         sizes = (T, H, B, cls.UNITS, cls.SEQUENCES, cls.TERMS)
-        arrived = torch.zeros(groups, dtype=torch.int32, device=buffers.C.device)
+        arrived = torch.zeros(groups, dtype=torch.int32, device=steps.C.device)
         if cls.together:
             options = {"num_warps": cls.WARPS, "launch_cooperative_grid": True}
             kernel[grid](*tensors, arrived, 0, phases * T, *sizes, **options)
@@ -87,7 +87,7 @@ class PersistentLoops:
 
 # A kernel runs the phases from first to last - 1. A program's units are rows u, its sequences
 # columns b; a product takes ``K`` of its terms at a time. A step's tensors are those of
-# ``gru_lm.fused``.
+# ``gru_lm.fused.Steps``.
 
 
 @triton.jit

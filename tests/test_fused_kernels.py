@@ -1,8 +1,7 @@
-"""Fused's compiled loops: Numba's, and Triton's kernels without a GPU.
+"""Fused's Triton kernels without a GPU: run by Triton's interpreter, and compiled for real GPUs.
 
-The kernels are run by Triton's interpreter, and compiled for real GPUs: those of gru_lm.fused,
-and those of benchmarks.persistent, a candidate to take their place. Where there is a GPU, the tests
-marked gpu in test_fused.py run fused's.
+They are those of gru_lm.fused_gpu, and those of benchmarks.persistent, a candidate to take their
+place. Where there is a GPU, the tests marked gpu in test_fused.py run fused's.
 """
 
 from __future__ import annotations
@@ -12,12 +11,11 @@ import sys
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from gru_lm import fused
+from gru_lm import fused, fused_gpu
 
 triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
@@ -51,20 +49,18 @@ def load(name: str) -> ModuleType:
 def interpreted() -> ModuleType:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
-        return load("gru_lm.fused")
+        return load("gru_lm.fused_gpu")
 
 
 @pytest.fixture(scope="module")
 def persistent(interpreted: ModuleType) -> ModuleType:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
-        patch.setitem(sys.modules, "gru_lm.fused", interpreted)
+        patch.setitem(sys.modules, "gru_lm.fused_gpu", interpreted)
         return load("benchmarks.persistent")
 
 
-def results(
-    module: ModuleType, H: int, B: int, T: int, reset: str, dtype: torch.dtype
-) -> dict[str, Tensor]:
+def results(H: int, B: int, T: int, reset: str, dtype: torch.dtype) -> dict[str, Tensor]:
     """States, last state and every gradient of one pass from fixed random weights."""
     generator = torch.Generator().manual_seed(0)
 
@@ -78,7 +74,7 @@ def results(
         inputs["b_hh"] = draw(H)
     for tensor in inputs.values():
         tensor.requires_grad_()
-    states, last = module.Recurrence.apply(
+    states, last = fused.Recurrence.apply(
         tokens, *(inputs.get(name) for name in ("state", "W_x", "W_h", "b_hh")), {}
     )
     ((states * draw(*states.shape)).sum() + (last * draw(*last.shape)).sum()).backward()
@@ -106,13 +102,15 @@ def test_interpreted_kernels_are_torchs_loops(
         calls.append(kernel.fn.__name__)
         launch(kernel, n, *tensors)
 
-    monkeypatch.setattr(interpreted, "loops_for", lambda _: interpreted.KernelLoops)
+    wanted = results(H, B, T, reset, dtype)
+    monkeypatch.setattr(fused, "memory_for", lambda *_: fused.Steps)
+    monkeypatch.setattr(fused, "loops_for", lambda _: interpreted.KernelLoops)
     monkeypatch.setattr(interpreted, "launch", counted)
-    reached = results(interpreted, H, B, T, reset, dtype)
+    reached = results(H, B, T, reset, dtype)
 
     mine = [name for name in KERNELS if name.endswith("_step") == (reset == "after")]
     assert {name: calls.count(name) for name in calls} == dict.fromkeys(mine, T)
-    assert_same(reached, results(fused, H, B, T, reset, dtype), tolerance)
+    assert_same(reached, wanted, tolerance)
 
 
 @pytest.mark.parametrize("reset", RESETS)
@@ -123,16 +121,17 @@ def test_interpreted_kernels_are_torchs_loops(
     ids=["one launch, one program", "launches, two programs", "launches, many programs"],
 )
 def test_interpreted_persistent_kernels_are_torchs_loops(
-    H, B, T, together, units, sequences, reset, persistent, interpreted, monkeypatch
+    H, B, T, together, units, sequences, reset, persistent, monkeypatch
 ):
     loops = persistent.PersistentLoops
     monkeypatch.setattr(loops, "together", together)
     monkeypatch.setattr(loops, "UNITS", units)
     monkeypatch.setattr(loops, "SEQUENCES", sequences)
     monkeypatch.setattr(loops, "TERMS", 8)
-    monkeypatch.setattr(interpreted, "loops_for", lambda _: loops)
-    reached = results(interpreted, H, B, T, reset, torch.float32)
-    assert_same(reached, results(fused, H, B, T, reset, torch.float32), 1e-5)
+    wanted = results(H, B, T, reset, torch.float32)
+    monkeypatch.setattr(fused, "memory_for", lambda *_: fused.Steps)
+    monkeypatch.setattr(fused, "loops_for", lambda _: loops)
+    assert_same(results(H, B, T, reset, torch.float32), wanted, 1e-5)
 
 
 def test_tanh_keeps_its_digits_near_zero(interpreted):
@@ -160,9 +159,9 @@ def assert_compiles(kernel: Any, types: dict[str, str], sizes: dict[str, int]) -
 @pytest.mark.parametrize("dtype", ["fp32", "fp64"])
 @pytest.mark.parametrize("kernel, tensors", KERNELS.items())
 def test_kernels_compile_for_gpus(kernel, tensors, dtype):
-    function = getattr(load("gru_lm.fused"), kernel)
+    function = getattr(load("gru_lm.fused_gpu"), kernel)
     types = dict.fromkeys(function.arg_names[:tensors], f"*{dtype}") | {"n": "i32"}
-    assert_compiles(function, types, {"BLOCK": fused.BLOCK})
+    assert_compiles(function, types, {"BLOCK": fused_gpu.BLOCK})
 
 
 @pytest.mark.parametrize("loop", ["forward", "backward"])
@@ -178,53 +177,7 @@ def test_persistent_kernels_compile_for_gpus(loop, reset):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 def test_a_gpu_takes_the_kernels():
-    assert fused.loops_for(torch.zeros(1, device="cuda")) is fused.KernelLoops
-
-
-@pytest.mark.parametrize(
-    "dtype, loops",
-    [
-        (torch.float32, fused.CompiledLoops),
-        (torch.float64, fused.TorchLoops),
-        (torch.bfloat16, fused.TorchLoops),
-    ],
-)
-def test_a_cpu_takes_compiled_loops_in_float32(dtype, loops):
-    assert fused.loops_for(torch.zeros(1, dtype=dtype)) is loops
-
-
-@pytest.mark.parametrize("reset", RESETS)
-@pytest.mark.parametrize("H, B, T", [(1, 1, 1), (5, 3, 4), (64, 4, 3), (256, 32, 35)])
-def test_compiled_loops_are_torchs_loops(H, B, T, reset, monkeypatch):
-    reached = results(fused, H, B, T, reset, torch.float32)
-    monkeypatch.setattr(fused, "loops_for", lambda _: fused.TorchLoops)
-    wanted = results(fused, H, B, T, reset, torch.float32)
-    assert_same(reached, wanted, 1e-5)
-    if H > 1:
-        assert not torch.equal(reached["states"], wanted["states"])  # so both have run
-
-
-def test_compiled_tanh_and_sigmoid():
-    x = np.concatenate([np.linspace(-20, 20, 20_001), np.geomspace(1e-30, 1, 2000)])
-    x = np.concatenate([x, -x, [np.inf, -np.inf]]).astype(np.float32)
-    exact = np.tanh(x.astype(np.float64))
-    reached = np.array([fused.fast_tanh(one) for one in x])
-    assert np.abs(reached - exact).max() < 4e-7
-    assert (np.abs(reached - exact) <= 4e-7 * np.abs(exact)).all()
-    reached = np.array([fused.fast_sigmoid(one) for one in x])
-    assert np.abs(reached - (1 + np.tanh(x.astype(np.float64) / 2)) / 2).max() < 4e-7
-
-
-@pytest.mark.parametrize("reset", RESETS)
-@pytest.mark.parametrize("poisoned", ["state", "W_x", "W_h"])
-def test_what_is_no_number_is_not_hidden(poisoned, reset):
-    model = fused.FusedGRU(5, 64, reset)
-    tokens, state = torch.zeros(4, 3, dtype=torch.int64), torch.zeros(4, 64)
-    tensor = state if poisoned == "state" else getattr(model, poisoned).detach()
-    tensor[3, 0] = torch.nan
-    logits, last = model(tokens, state)
-    assert logits.isnan().any()
-    assert last.isnan().any()
+    assert fused.loops_for(torch.zeros(1, device="cuda")) is fused_gpu.KernelLoops
 
 
 def test_triton_that_works_is_seen_to(interpreted, recwarn):
@@ -234,7 +187,7 @@ def test_triton_that_works_is_seen_to(interpreted, recwarn):
 
 def test_without_a_working_triton_one_warning_names_the_reason():
     # As on a machine without a driver or a C compiler: compiled kernels cannot run on a CPU.
-    module = load("gru_lm.fused")
+    module = load("gru_lm.fused_gpu")
     with pytest.warns(UserWarning, match="goes without Triton, which fails here: .+") as said:
         assert not module.triton_works(torch.device("cpu"))
         assert not module.triton_works(torch.device("cpu"))
