@@ -124,6 +124,17 @@ def test_a_sequence_does_not_depend_on_its_neighbours(reset):
     assert torch.equal(shuffled, last[order])
 
 
+@pytest.mark.parametrize("token", [-1, 5, 10**9])
+@pytest.mark.parametrize("B", [1, 3])
+def test_a_token_without_a_column_is_refused(B, token):
+    """The compiled loops would read, and write, what is not theirs."""
+    model = fused.FusedGRU(5, 8)
+    tokens = torch.zeros(B, 4, dtype=torch.int64)
+    tokens[-1, 2] = token
+    with pytest.raises((IndexError, RuntimeError)):
+        model(tokens, torch.zeros(B, 8))
+
+
 @compiled
 def product(out: Any, o: int, W: Any, w: int, X: Any, x: int, K: int) -> None:
     add_product(out, o, W, w, X, x, K)

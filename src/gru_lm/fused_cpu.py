@@ -133,6 +133,8 @@ def fast_sigmoid(x: np.float32) -> np.float32:
 
 # In what follows n is a block, t a step, row the first of some rows, and a block's array of H rows
 # is flat, LANES numbers a row. by_unit arrays are (rows, T, B): all steps together are one matrix.
+# The recurrent weights are packed (Blocks._packed), backward their transposes. A loop takes the
+# blocks start, start + stride, ...
 
 
 @compiled
@@ -144,17 +146,17 @@ def pick_inputs(tile: Array, W_x: Array, row: int, tokens: Any, n: int, t: int) 
 
 
 @compiled
-def store(block: Array, first: int, by_unit: Array, row: int, rows: int, t: int, n: int) -> None:
-    """Copy ``rows`` rows of ``block`` from number ``first`` on to their places in ``by_unit``."""
+def store(block: Array, by_unit: Array, t: int, n: int) -> None:
+    """Copy ``block`` to step ``t`` of ``by_unit``."""
     left = by_unit.shape[2] - n * LANES
     if left >= LANES:
-        for r in range(rows):
+        for r in range(len(by_unit)):
             for j in range(LANES):
-                by_unit[row + r, t, n * LANES + j] = block[first + r * LANES + j]
+                by_unit[r, t, n * LANES + j] = block[r * LANES + j]
     else:
-        for r in range(rows):
+        for r in range(len(by_unit)):
             for j in range(left):
-                by_unit[row + r, t, n * LANES + j] = block[first + r * LANES + j]
+                by_unit[r, t, n * LANES + j] = block[r * LANES + j]
 
 
 @compiled
@@ -206,8 +208,8 @@ def forward_before(
                     c = fast_tanh(tile[i])
                     saved[2 * S + at + i] = c
                     new[at + i] = c + saved[at + i] * (old[at + i] - c)
-            store(RH, 0, RH_by_unit, 0, H, t, n)
-            store(new, 0, states_by_unit, 0, H, t + 1, n)
+            store(RH, RH_by_unit, t, n)
+            store(new, states_by_unit, t + 1, n)
 
 
 @compiled
@@ -245,7 +247,7 @@ def backward_before(
                     G[at + i] += p * r
             for row in range(0, H, ROWS):
                 add_product(G, row * LANES, W_zr, row * 2 * H, dA, S, 2 * H)
-            store(dA, 0, dA_by_unit, 0, 3 * H, t, n)
+            store(dA, dA_by_unit, t, n)
 
 
 @compiled
@@ -282,7 +284,7 @@ def forward_after(
                     c = fast_tanh(tile[i] + saved[S + at + i] * saved[3 * S + at + i])
                     saved[2 * S + at + i] = c
                     new[at + i] = c + saved[at + i] * (old[at + i] - c)
-            store(new, 0, states_by_unit, 0, H, t + 1, n)
+            store(new, states_by_unit, t + 1, n)
 
 
 @compiled
@@ -314,7 +316,7 @@ def backward_after(
                 G[i] = g * z
             for row in range(0, H, ROWS):
                 add_product(G, row * LANES, W_h, row * 3 * H, dA, S, 3 * H)
-            store(dA, 0, dA_by_unit, 0, 4 * H, t, n)
+            store(dA, dA_by_unit, t, n)
 
 
 @compiled
@@ -350,8 +352,10 @@ class Blocks:
     def forward(
         self, tokens: Tensor, state: Tensor, W_x: Tensor, W_h: Tensor, b_hh: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """See ``fused.Recurrence.forward``."""
+        """See ``fused.Recurrence.forward``. IndexError: W_x has no column for a token."""
         H = self.H
+        if tokens.numel() > 0 and not 0 <= tokens.min() <= tokens.max() < W_x.shape[1]:
+            raise IndexError(f"tokens must be from 0 to {W_x.shape[1] - 1}")  # loops do not look
         self.tokens.copy_(self._in_blocks(tokens).transpose(0, 1))
         self.states[:, 0] = self._in_blocks(self._whole(state)).transpose(0, 1).flatten(1)
         self.states_by_unit[:H, 0] = state
