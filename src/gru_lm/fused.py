@@ -36,10 +36,10 @@ column of each step's token.
 The method is backpropagation through time (Werbos 1990); what is taken out of the loop is what
 cuDNN takes out as well (Appleyard et al. 2016, arXiv:1604.01946).
 
-**Between two products** all elementwise work is one loop of compiled code: by Numba for a CPU in
-float32, by Triton for a GPU. In other precisions on a CPU torch's own operations do the same; what
-multiplies G (or P) elementwise depends on the forward pass alone, and is then computed for all
-steps at once before the loop.
+**Three ways** to run the loop. On a CPU in float32 all of it is compiled (``fused_cpu.py``). On a
+GPU a Triton kernel does all elementwise work between two products (``fused_gpu.py``). Elsewhere
+torch's own operations do it; what multiplies G (or P) elementwise depends on the forward pass
+alone, and is then computed for all steps at once before the loop.
 """
 
 from __future__ import annotations
