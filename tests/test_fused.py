@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from gru_lm.concise import ConciseGRU
 from gru_lm.fused import FusedGRU, Recurrence
 from gru_lm.scratch import ScratchGRU
 from gru_lm.training import Trainer
@@ -211,8 +212,8 @@ def test_an_unknown_reset_is_refused():
 
 
 @each_device
-@pytest.mark.parametrize("kind", [ScratchGRU, FusedGRU])
-def test_bf16_products_train_float32_weights(kind, device):
+@pytest.mark.parametrize("kind, scale", [(ScratchGRU, 20), (ConciseGRU, 2), (FusedGRU, 20)])
+def test_bf16_products_train_float32_weights(kind, scale, device):
     """Close to float32, but not the same: the setting reaches the products."""
     tokens = torch.tensor([0, 1, 2, 0, 3, 4, 5, 4]).repeat(8, 5).to(device)
     X, Y = tokens[:, :-1], tokens[:, 1:]
@@ -222,7 +223,7 @@ def test_bf16_products_train_float32_weights(kind, device):
         model = kind(6, 16).to(device)
         with torch.no_grad():
             for weight in model.parameters():
-                weight.mul_(20)
+                weight.mul_(scale)
         optimizer = torch.optim.SGD(model.parameters(), 0.5)
         trainer = Trainer(model, optimizer, 1.0, precision)
         reached[precision] = [trainer.train_epoch([(X, Y)], False)[0] for _ in range(20)]

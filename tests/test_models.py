@@ -66,6 +66,22 @@ def test_scratch_is_the_equations(reset, dtype, tolerance):
     np.testing.assert_allclose(last.detach().numpy(), expected_last, atol=tolerance)
 
 
+def test_concise_in_bfloat16_converts_no_state_at_a_step():
+    """The state is in bfloat16 as the products are; what it makes of it is float32's to 2 digits."""
+    torch.manual_seed(3)
+    model = ConciseGRU(V, H)
+    tokens, state = random_inputs()
+    logits, last = model(tokens, state)
+    with torch.autocast("cpu", torch.bfloat16), torch.profiler.profile() as calls:
+        rough_logits, rough_last = model(tokens, state)
+    conversions = [call.count for call in calls.key_averages() if call.key == "aten::_to_copy"]
+    assert 0 < sum(conversions) < 2 * T
+    assert rough_logits.dtype == rough_last.dtype == torch.bfloat16
+    torch.testing.assert_close(rough_logits.float(), logits, rtol=0, atol=0.02)
+    torch.testing.assert_close(rough_last.float(), last, rtol=0, atol=0.02)
+    assert not torch.equal(rough_logits.float(), logits)
+
+
 def test_the_two_resets_are_different_functions():
     weights = random_weights("after")
     weights["b_hh"].zero_()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from gru_lm.model import LanguageModel
@@ -22,7 +23,13 @@ class ConciseGRU(LanguageModel):
         self.linear = nn.Linear(hidden_size, vocab_size)
 
     def forward(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """See ``LanguageModel.forward``."""
+        """See ``LanguageModel.forward``.
+
+        Under bfloat16 autocast on a CPU the state is in bfloat16 as well: beside a float32 state
+        every step would convert what it mixes with it, which takes a tenth of the time.
+        """
+        if torch.is_autocast_enabled("cpu"):
+            state = state.to(torch.get_autocast_dtype("cpu"))
         steps = tokens.T[..., None]  # (T, B, 1)
         one_hot = state.new_zeros(*steps.shape[:2], self.vocab_size).scatter_(-1, steps, 1.0)
         outputs, state = self.gru(one_hot, state[None])  # (T, B, H), (1, B, H)
