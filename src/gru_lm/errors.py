@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 EXIT_USER_ERROR = 1
 EXIT_UNREACHABLE = 3
@@ -42,24 +45,51 @@ class Interrupted(UserError):
 def run_stage(name: str, main: Callable[[], None]) -> None:
     """Run a stage's ``main`` and end the process; a user's error becomes one line on stderr.
 
-    Any other exception is a defect of the project and keeps its traceback.
+    So does a disk or a memory that is full. Any other exception is a defect of the project and
+    keeps its traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # of a terminal that knows no é, say
+            stream.reconfigure(errors="backslashreplace")
     try:
         main()
+        sys.stdout.flush()
+        return
     except UserError as error:
-        _stop(name, str(error), error.exit_code)
-    except OSError as error:
-        if error.filename is None:
-            raise  # no file of the user's: a defect
+        message, code = str(error), error.exit_code
+    except KeyboardInterrupt:
+        message, code = "interrupted", EXIT_INTERRUPTED
+    except BrokenPipeError:
+        message, code = "stopped, as nobody reads its output any more", EXIT_USER_ERROR
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to come
+    except Exception as error:
+        message, code = _fault_of_the_machine(error), EXIT_USER_ERROR
+        if not message:
+            raise
+    # Here the exception is gone, and with it what its frames held: some of the libraries' objects
+    # would complain if they lived until the interpreter's end.
+    print(f"{name}: error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _fault_of_the_machine(error: Exception) -> str:
+    """One line for a file, a disk or a memory that failed; empty where ``error`` is a defect."""
+    if isinstance(error, OSError):
         remedy = {
             errno.ENOSPC: "free some disk space and run the stage again",
             errno.EDQUOT: "free some disk space and run the stage again",
-        }.get(error.errno or 0, "check the path, its folder and your permissions there")
-        _stop(name, f"{error.filename}: {error.strerror}: {remedy}", EXIT_USER_ERROR)
-    except KeyboardInterrupt:
-        _stop(name, "interrupted", EXIT_INTERRUPTED)
-
-
-def _stop(name: str, message: str, code: int) -> None:
-    print(f"{name}: error: {message}", file=sys.stderr)
-    sys.exit(code)
+            errno.EFBIG: "raise the limit on file sizes (ulimit -f) and run the stage again",
+        }.get(error.errno or 0)
+        if remedy is None and error.filename is not None:
+            remedy = "check the path, its folder and your permissions there"
+        return f"{error.filename or Path.cwd()}: {error.strerror}: {remedy}" if remedy else ""
+    # torch's own exceptions, which a stage without torch does not know: RuntimeErrors by these.
+    full = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in full)
+    ):
+        return (
+            "out of memory: lower model.hidden_size, train.batch_size or train.num_steps in "
+            "params.yaml, or take a shorter corpus"
+        )
+    return ""
