@@ -215,6 +215,20 @@ def dripping(data: bytes, pieces: int, pause: float) -> Behaviour:
     return behave
 
 
+def dripping_header(exchange: Exchange) -> None:
+    """A header that comes byte by byte, each in time, and never ends."""
+    exchange.wfile.write(b"HTTP/1.1 200 OK\r\nX-Filler: ")
+    while not exchange.server.stopping.wait(0.02):
+        exchange.wfile.write(b"x")
+
+
+def endless_headers(exchange: Exchange) -> None:
+    """One header after the other, for ever."""
+    exchange.wfile.write(b"HTTP/1.1 200 OK\r\n")
+    while not exchange.server.stopping.is_set():
+        exchange.wfile.write(b"X-Filler: x\r\n")
+
+
 def endless(code: int = 200, **headers: Any) -> Behaviour:
     """A body without length or end."""
 

@@ -192,6 +192,8 @@ FAULTS: dict[str, tuple[faults.Behaviour, str, int]] = {
     "silent": (faults.silent, f"no answer within {TIMEOUT} seconds", 2),
     "stalled": (faults.stalled(BOOK, 1000), f"no answer within {TIMEOUT} seconds", 2),
     "dripping": (faults.dripping(BOOK, 100_000, 0.02), "slower than 1024 bytes a second", 2),
+    "dripping header": (faults.dripping_header, f"no whole answer within {3 * TIMEOUT:g} s", 2),
+    "endless headers": (faults.endless_headers, "not a usable address or answer", 2),
     "reset": (faults.reset, "connection reset by peer", 2),
     "hung up": (faults.hung_up, ": closed the connection or did not answer in HTTP)", 2),
     "gibberish": (faults.gibberish, ": closed the connection or did not answer in HTTP)", 2),
@@ -261,6 +263,18 @@ def test_a_faulty_address_is_named_and_the_next_one_is_used(
     good = server.add("/good.txt", faults.whole(BOOK))
     project.use({"retries": 0}, urls=[bad, good])
     assert f"from {good}" in project.fetch(BOOK).out
+
+
+def test_an_answer_that_is_given_up_does_not_keep_the_process(
+    project: Project, server: FaultyServer
+) -> None:
+    """Its header goes on dripping until the server ends, after this test."""
+    url = server.add("/book.txt", faults.dripping_header)
+    project.use({"retries": 0}, urls=[url])
+    before = project.files()
+    result = finish(project.start())
+    project.check(result, before, None)
+    assert f"{url}: no whole answer within {3 * TIMEOUT:g} seconds" in result.error
 
 
 @pytest.mark.parametrize("fault", ["long", "endless", "gzip bomb"])
@@ -403,7 +417,7 @@ def test_retry_after_never_breaks_the_wait(field: str) -> None:
 def test_the_back_off_grows_is_random_and_has_a_cap() -> None:
     options = Fetch(corpus="book", timeout=20.0, retries=10, max_bytes=1)
     for failures, longest in [(0, 0.5), (1, 1.0), (2, 2.0), (9, 30.0)]:
-        waits = {download._backoff(options, failures) for _ in range(50)}
+        waits = {download._backoff(options, failures) for _ in range(500)}
         assert longest / 2 <= min(waits) < max(waits) <= longest
 
 

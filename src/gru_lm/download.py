@@ -7,11 +7,14 @@ or to another scheme. Each becomes a ``SourceFailed`` whose message says so in a
 from __future__ import annotations
 
 import email.utils
+import functools
 import http.client
+import queue
 import random
 import re
 import socket
 import ssl
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +32,7 @@ from gru_lm.settings import Fetch
 
 CHUNK = 1 << 16  # bytes read at a time
 SLOWEST = 1024  # bytes a second: a body slower than this on average is given up
+LOOK_UP_AND_HEADERS = 3  # times the timeout: all that comes before the body
 LONGEST_WAIT = 30.0  # seconds between two tries, whatever Retry-After asks for
 MAX_REDIRECTS = 10
 
@@ -184,15 +188,17 @@ def _open(
     auth = HTTPBasicAuth(user.encode(), password.encode()) if user or password else _no_auth
     headers = {"Accept-Encoding": "identity", **headers}
     while True:
+        ask = functools.partial(
+            session.get,
+            trail[-1],
+            headers=headers,
+            auth=auth,
+            timeout=timeout,
+            stream=True,
+            allow_redirects=False,
+        )
         try:
-            response = session.get(
-                trail[-1],
-                headers=headers,
-                auth=auth,
-                timeout=timeout,
-                stream=True,
-                allow_redirects=False,
-            )
+            response = _in_time(ask, LOOK_UP_AND_HEADERS * timeout)
         except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:
             raise _network_failure(error, timeout) from error
         if response.status_code not in (301, 302, 303, 307, 308):
@@ -206,6 +212,30 @@ def _open(
         if urlsplit(hop).netloc != urlsplit(trail[-1]).netloc:
             auth = _no_auth
         trail.append(hop)
+
+
+def _in_time(ask: Callable[[], requests.Response], seconds: float) -> requests.Response:
+    """What ``ask`` returns or raises, if that takes no longer than ``seconds``.
+
+    The timeout of requests does not bound it: it is for each piece of a header, however small, and
+    not for looking up a name at all. So ``ask`` has a thread, which is left alone if it is late.
+    """
+    outcome: queue.SimpleQueue[requests.Response | Exception] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            outcome.put(ask())
+        except Exception as error:
+            outcome.put(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        result = outcome.get(timeout=seconds)
+    except queue.Empty:
+        raise SourceFailed(f"no whole answer within {seconds:g} seconds", passing=True) from None
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
