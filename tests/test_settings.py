@@ -49,6 +49,14 @@ def load(tmp_path, content):
     return load_settings(path)
 
 
+def aliases_of_aliases(depth):
+    """A short YAML list that stands for one of 10 ** depth items."""
+    lists = ["&a0 [" + ", ".join("x" * 10) + "]"]
+    for level in range(1, depth):
+        lists.append(f"&a{level} [" + ", ".join([f"*a{level - 1}"] * 10) + "]")
+    return "[" + ", ".join(lists) + "]"
+
+
 # ----------------------------------------------------------------------------------- what loads
 
 
@@ -378,6 +386,7 @@ BAD = {
         replaced("lr: 1.0", "lr: 1.0\n  lr: 2.0"),
         ["not valid YAML", "'lr' stands twice"],
     ),
+    "billions": (replaced("lr: 1.0", f"lr: {aliases_of_aliases(12)}"), ["train.lr = [[", "number"]),
     "object-tag": (
         replaced("lr: 1.0", "lr: !!python/object/apply:os.system ['touch pwned']"),
         ["not valid YAML", "python/object/apply"],
@@ -462,7 +471,8 @@ def test_any_slip_of_the_editor_loads_or_is_refused_in_one_line(tmp_path_factory
 
 
 @pytest.mark.parametrize(
-    "name", ["misspelt-epochs", "lr-nan", "split-mixed", "object-tag", "not-utf8", None]
+    "name",
+    ["misspelt-epochs", "lr-nan", "split-mixed", "billions", "object-tag", "not-utf8", None],
 )
 def test_a_stage_ends_with_one_line(tmp_path, name):
     content = BAD[name][0] if name else None

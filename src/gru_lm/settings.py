@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import reprlib
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -25,6 +26,10 @@ Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 SplitSize = Annotated[int, Field(ge=2, le=10**12)] | Annotated[float, Field(gt=0, lt=1)]
+
+
+BRIEF = reprlib.Repr()  # values in messages: a few YAML aliases can stand for billions of items
+BRIEF.maxlevel, BRIEF.maxstring, BRIEF.maxother, BRIEF.maxlong = 3, 80, 80, 80
 
 
 class Section(BaseModel):
@@ -154,11 +159,11 @@ class Train(Section):
     """The training run.
 
     ``clip_norm`` bounds the gradient's Euclidean norm; null leaves it. ``precision`` is that of the
-    matrix products: weights, states and losses stay in float32. ``threads`` is the number that
-    one training uses on a CPU; null takes all cores. ``deterministic`` asks for the same bytes in
-    every run on a GPU too. ``validate_every`` is the number of epochs from one look at the
-    validation split to the next; ``select`` says whose weights are kept, the last epoch's or those
-    with the lowest perplexity at such a look.
+    matrix products, and in concise of the states; weights and losses stay in float32. ``threads``
+    is the number that one training uses on a CPU; null takes all cores. ``deterministic`` asks for
+    the same bytes in every run on a GPU too. ``validate_every`` is the number of epochs from one
+    look at the validation split to the next; ``select`` says whose weights are kept, the last
+    epoch's or those with the lowest perplexity at such a look.
     """
 
     epochs: Count
@@ -356,7 +361,7 @@ def _explain(error: ValidationError, tree: dict[str, Any]) -> str:
             }
             if len(alternatives) > 1:
                 reason = " or ".join(sorted(alternatives))
-            shown = repr(value)
+            shown = BRIEF.repr(value)
             return f"{where} = {shown if len(shown) < 80 else shown[:77] + '...'}: {reason}"
 
 
