@@ -96,7 +96,7 @@ def load_corpus() -> Corpus:
     array: np.ndarray
     if (prepared / "vocab.json").exists() and (prepared / "train.npy").exists():
         vocabulary = Vocabulary.load(prepared / "vocab.json")
-        array, source = load_split(prepared, "train", len(vocabulary)), "data/prepared/train.npy"
+        array, source = load_split(prepared, "train", vocabulary), "data/prepared/train.npy"
     else:
         source = "corpora/sample.txt"
         characters = tokenize(read_text(ROOT / source), "letters", "char")

@@ -39,10 +39,10 @@ def run(variant: Variant, precision: Precision, seed: int) -> Run:
     """Train ``variant`` from ``seed`` with the params of params.yaml, on one CPU thread."""
     torch.set_num_threads(1)
     settings = load_settings()
-    vocab_size = len(Vocabulary.load(PREPARED / "vocab.json"))
-    tokens = torch.from_numpy(load_split(PREPARED, "train", vocab_size).astype("int64"))
+    vocabulary = Vocabulary.load(PREPARED / "vocab.json")
+    tokens = torch.from_numpy(load_split(PREPARED, "train", vocabulary).astype("int64"))
     torch.manual_seed(seed)
-    model = build_model(variant, vocab_size, **settings.model.options(variant))
+    model = build_model(variant, len(vocabulary), **settings.model.options(variant))
     options = settings.train.model_copy(update={"seed": seed, "precision": precision})
     curve = [epoch.perplexity for epoch in train(model, tokens, options)]
     tail = curve[-50:]

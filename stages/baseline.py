@@ -14,7 +14,7 @@ PREPARED = Path("data/prepared")
 def main() -> None:
     vocabulary = Vocabulary.load(PREPARED / "vocab.json")
     size = len(vocabulary)
-    splits = {name: load_split(PREPARED, name, size) for name in SPLITS}
+    splits = {name: load_split(PREPARED, name, vocabulary) for name in SPLITS}
     scores = {"uniform": uniform(splits, size), "unigram": unigram(splits, size)}
     scores |= {f"{order}-gram": n_gram(splits, size, order) for order in ORDERS}
     scores |= {name: compressed(splits, vocabulary, name) for name in COMPRESSORS}

@@ -31,7 +31,7 @@ def main() -> None:
     model = load_model(Path("models") / variant, vocabulary.fingerprint).to(device)
     scores, uncertainties = {}, {}
     for name in SPLITS:
-        tokens = load_split(PREPARED, name, len(vocabulary))
+        tokens = load_split(PREPARED, name, vocabulary)
         observed = Observations()
         score = evaluate(model, torch.from_numpy(tokens.astype("int64")), observe=observed.add)
         scores[name] = score.as_metrics()

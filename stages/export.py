@@ -25,7 +25,7 @@ def main() -> None:
     torch.set_num_threads(1)  # so that the differences do not depend on the number of cores
     vocabulary = Vocabulary.load(PREPARED / "vocab.json")
     model = load_model(Path("models") / variant, vocabulary.fingerprint)
-    tokens = load_split(PREPARED, "val", len(vocabulary))
+    tokens = load_split(PREPARED, "val", vocabulary)
     data = to_onnx(model, vocabulary)
     found = largest_differences(model, data, torch.from_numpy(tokens.astype("int64")))
     require_agreement(found)

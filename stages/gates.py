@@ -7,7 +7,7 @@ from typing import get_args
 import torch
 
 from gru_lm.errors import run_stage
-from gru_lm.files import write_bytes, write_json
+from gru_lm.files import write_arrays, write_json
 from gru_lm.gates import (
     activity,
     context_curve,
@@ -16,7 +16,6 @@ from gru_lm.gates import (
     places,
     read,
     time_constants,
-    to_npz,
 )
 from gru_lm.interventions import study
 from gru_lm.model import load_model
@@ -38,7 +37,7 @@ def main() -> None:
     vocabulary = Vocabulary.load(PREPARED / "vocab.json")
     weights = load_model(Path("models") / variant, vocabulary.fingerprint).textbook_weights()
     splits = {
-        name: torch.from_numpy(load_split(PREPARED, name, len(vocabulary)).astype("int64"))
+        name: torch.from_numpy(load_split(PREPARED, name, vocabulary).astype("int64"))
         for name in SPLITS
     }
     readings = {n: read(weights, t, passage.start, passage.length) for n, t in splits.items()}
@@ -49,21 +48,19 @@ def main() -> None:
     arrays["mean_Z"] = train.mean_Z.astype("float32")
     arrays["mean_R"] = train.mean_R.astype("float32")
     arrays["time_constant"] = constants.astype("float32")
-    write_bytes(Path(f"analysis/gates/{variant}.npz"), to_npz(arrays))
 
     context = {n: context_curve(weights, t, readings[n].bits) for n, t in splits.items()}
-    write_json(
-        Path(f"analysis/gates/{variant}.json"),
-        {
-            "time_constant": describe_time_constants(constants),
-            "activity": {
-                n: activity(readings[n], places(t.numpy(), vocabulary)) for n, t in splits.items()
-            },
-            "context": context,
-            "effective_context": {n: effective_context(curve) for n, curve in context.items()},
-            "interventions": study(weights, splits["train"], train),
+    results = {
+        "time_constant": describe_time_constants(constants),
+        "activity": {
+            n: activity(readings[n], places(t.numpy(), vocabulary)) for n, t in splits.items()
         },
-    )
+        "context": context,
+        "effective_context": {n: effective_context(curve) for n, curve in context.items()},
+        "interventions": study(weights, splits["train"], train),
+    }
+    write_arrays(Path(f"analysis/gates/{variant}.npz"), arrays, owner=vocabulary.fingerprint)
+    write_json(Path(f"analysis/gates/{variant}.json"), results)
 
 
 if __name__ == "__main__":

@@ -29,9 +29,8 @@ def main() -> None:
         corpus, settings.tokens, settings.normalize, settings.min_freq, settings.reserved_tokens
     )
     splits = split_tokens(vocabulary.encode_tokens(corpus), settings.split)
-    # Without a vocabulary nothing trains: killed in between, no mixture of two corpora is used.
-    (PREPARED / "vocab.json").unlink(missing_ok=True)
-    save_splits(PREPARED, splits)
+    # Killed in between, no mixture is used: each array knows its vocabulary.
+    save_splits(PREPARED, splits, vocabulary)
     vocabulary.save(PREPARED / "vocab.json")
     sizes = ", ".join(f"{len(tokens):,} {name}" for name, tokens in splits.items())
     print(f"prepare: {len(corpus):,} tokens, {len(vocabulary)} in the vocabulary; split: {sizes}")

@@ -166,7 +166,7 @@ def test_a_perplexity_beyond_numbers_is_left_out(compressor):
 def test_the_stage_writes_all_of_them(level, tmp_path, monkeypatch):
     corpus = STORY.split() if level == "word" else STORY
     splits, vocabulary = prepared(corpus[:150], corpus[150:200], corpus[200:202], level)
-    save_splits(tmp_path / baseline.PREPARED, splits)
+    save_splits(tmp_path / baseline.PREPARED, splits, vocabulary)
     vocabulary.save(tmp_path / baseline.PREPARED / "vocab.json")
     monkeypatch.chdir(tmp_path)
     baseline.main()

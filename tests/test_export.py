@@ -305,7 +305,7 @@ def prepare(folder: Path, model, length: int) -> None:
     """What the stages before this one leave in ``folder``: a model and a validation split."""
     LETTERS.save(folder / "data/prepared/vocab.json")
     tokens = np.random.default_rng(0).integers(len(LETTERS), size=length).astype(np.uint8)
-    save_splits(folder / "data/prepared", {"val": tokens})
+    save_splits(folder / "data/prepared", {"val": tokens}, LETTERS)
     model.save(folder / "models" / model.variant, LETTERS.fingerprint)
 
 

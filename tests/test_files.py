@@ -1,5 +1,6 @@
 """Files are written whole or not at all."""
 
+import contextlib
 import errno
 import json
 import math
@@ -19,7 +20,17 @@ from hypothesis import strategies as st
 
 import gru_lm
 from gru_lm.errors import UserError
-from gru_lm.files import atomic_writer, read_json, write_array, write_bytes, write_json, write_text
+from gru_lm.files import (
+    atomic_writer,
+    read_array,
+    read_arrays,
+    read_json,
+    write_array,
+    write_arrays,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 SOURCE = Path(gru_lm.__file__).parent.parent
 
@@ -187,10 +198,16 @@ def test_json_refuses_what_is_no_number(tmp_path, number):
         b"1",
         b"null",
         b'"a"',
+        b'{"a": NaN}',
+        b'{"a": [-Infinity]}',
+        b'{"a": 1' + b"0" * 400 + b"}",
         b'{"a": "\xff"}',
         b"[" * 99_999,
     ],
-    ids=["empty", "open", "cut", "python", "list", "number", "null", "text", "latin", "nested"],
+    ids=[
+        *("empty", "open", "cut", "python", "list", "number", "null", "text"),
+        *("nan", "infinite", "huge", "latin", "nested"),
+    ],
 )
 def test_damaged_json_names_the_file_and_the_stage(tmp_path, content):
     path = tmp_path / "value.json"
@@ -213,13 +230,56 @@ def test_missing_json_names_the_file_and_the_stage(tmp_path):
 
 def test_arrays_come_back(tmp_path):
     array = np.arange(12, dtype=np.uint16).reshape(3, 4)
-    write_array(tmp_path / "a.npy", array)
+    write_array(tmp_path / "a.npy", array, owner="me")
     loaded = np.load(tmp_path / "a.npy", allow_pickle=False)
     assert loaded.dtype == array.dtype
     assert loaded.tolist() == array.tolist()
     with pytest.raises(ValueError):
-        write_array(tmp_path / "b.npy", np.array([{}], dtype=object))
+        write_array(tmp_path / "b.npy", np.array([{}], dtype=object), owner="me")
     assert listing(tmp_path) == ["a.npy"]
+
+
+@pytest.mark.parametrize("owner, comes_back", [("me", True), ("you", False), ("", False)])
+def test_an_array_is_for_its_owner_only(tmp_path, owner, comes_back):
+    array = np.arange(5)
+    write_array(tmp_path / "a.npy", array, owner="me")
+    write_arrays(tmp_path / "a.npz", {"a": array}, owner="me")
+    for read in (
+        lambda: read_array(tmp_path / "a.npy", "gates", owner),
+        lambda: read_arrays(tmp_path / "a.npz", "gates", owner)["a"],
+    ):
+        if comes_back:
+            assert read().tolist() == array.tolist()
+        else:
+            with pytest.raises(UserError, match=r"belongs to other data.*dvc repro gates"):
+                read()
+
+
+def test_the_same_arrays_give_the_same_bytes(tmp_path):
+    arrays = {"a": np.arange(5), "b": np.array([1.5, np.nan], np.float32)}
+    for name in ("first", "second"):
+        write_arrays(tmp_path / name, {key: a.copy() for key, a in arrays.items()}, owner="me")
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+    loaded = read_arrays(tmp_path / "first", "gates", owner="me")
+    assert list(loaded) == ["a", "b"]
+    np.testing.assert_array_equal(loaded["b"], arrays["b"])
+
+
+def test_arrays_cut_off_or_changed_anywhere_are_damaged(tmp_path):
+    path = tmp_path / "a.npz"
+    write_arrays(path, {"a": np.arange(50)}, owner="me")
+    whole = path.read_bytes()
+    chance = random.Random(0)
+    for _ in range(100):
+        data = bytearray(whole[: chance.choice([len(whole), chance.randrange(len(whole))])])
+        for _ in range(chance.randrange(1, 20) if data else 0):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        path.write_bytes(data)
+        with contextlib.suppress(UserError):  # a changed byte that nobody reads may pass
+            assert read_arrays(path, "gates", owner="me").keys() == {"a"}
+    path.unlink()
+    with pytest.raises(UserError, match=r"is missing.*dvc repro gates"):
+        read_arrays(path, "gates", owner="me")
 
 
 WRITER = """

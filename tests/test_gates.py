@@ -1,6 +1,5 @@
 """The gates as they are read, and what interventions do: against the models and by hand."""
 
-import io
 import json
 import math
 import subprocess
@@ -16,6 +15,7 @@ from reference import gru_numpy
 
 from gru_lm.errors import UserError
 from gru_lm.evaluation import evaluate
+from gru_lm.files import read_arrays
 from gru_lm.gates import (
     Intervention,
     activity,
@@ -31,7 +31,6 @@ from gru_lm.gates import (
     spread,
     steps,
     time_constants,
-    to_npz,
 )
 from gru_lm.interventions import (
     DRAWS,
@@ -494,15 +493,6 @@ def test_a_study_compares_at_equal_damage():
 # --------------------------------------------------------------------------------------- stage
 
 
-def test_the_same_arrays_give_the_same_bytes():
-    arrays = {"a": np.arange(5), "b": np.array([1.5, math.nan], np.float32)}
-    data = to_npz(arrays)
-    assert data == to_npz({name: array.copy() for name, array in arrays.items()})
-    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-        assert archive.files == ["a", "b"]
-        np.testing.assert_array_equal(archive["b"], arrays["b"])
-
-
 def make_project(root: Path, level="char", lengths=(600, 300), start=0, length=40):
     """A trained-looking model and its data in ``root``, with params.yaml beside."""
     rng = np.random.default_rng(2)
@@ -513,7 +503,7 @@ def make_project(root: Path, level="char", lengths=(600, 300), start=0, length=4
         name: rng.integers(1, len(vocabulary), size).astype(vocabulary.dtype)
         for name, size in zip(("train", "val"), lengths, strict=True)
     }
-    save_splits(root / "data/prepared", splits)
+    save_splits(root / "data/prepared", splits, vocabulary)
     model = random_model("scratch", len(vocabulary), hidden_size=8, reset="before")
     model.save(root / "models/scratch", vocabulary.fingerprint)
     params = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
@@ -534,8 +524,9 @@ def run_stage(root: Path):
 
 
 def results(root: Path):
-    with np.load(root / "analysis/gates/scratch.npz", allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
+    vocabulary = Vocabulary.load(root / "data/prepared/vocab.json")
+    path = root / "analysis/gates/scratch.npz"
+    arrays = read_arrays(path, "gates@scratch", owner=vocabulary.fingerprint)
     return arrays, json.loads((root / "analysis/gates/scratch.json").read_text(encoding="utf-8"))
 
 

@@ -109,7 +109,7 @@ folder = Path(sys.argv[3])
 try:
     match sys.argv[2]:
         case "model": load_model(folder, "f" * 64)
-        case "split": load_split(folder, "train", 28)
+        case "split": load_split(folder, "train", Vocabulary(("<unk>",)))
         case "vocabulary": Vocabulary.load(folder / "vocab.json")
 except UserError as error:
     print(error)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from gru_lm.errors import UserError
 from gru_lm.settings import Split
 from gru_lm.tokens import load_split, save_splits, split_path, split_tokens
+from gru_lm.vocabulary import Vocabulary
 
 few = settings(deadline=None, max_examples=60)
 sizes = st.integers(2, 40)
@@ -82,9 +83,9 @@ def test_too_short_a_corpus_for_fractions():
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32])
 def test_arrays_come_back_memory_mapped_with_their_type(tmp_path, dtype):
     splits = {"train": np.arange(50, dtype=dtype), "val": np.array([3, 1, 2], dtype=dtype)}
-    save_splits(tmp_path / "prepared", splits)
+    save_splits(tmp_path / "prepared", splits, numbered(50))
     for name, tokens in splits.items():
-        loaded = load_split(tmp_path / "prepared", name, vocab_size=50)
+        loaded = load_split(tmp_path / "prepared", name, numbered(50))
         assert isinstance(loaded, np.memmap)
         assert loaded.dtype == dtype
         assert loaded.tolist() == tokens.tolist()
@@ -92,6 +93,15 @@ def test_arrays_come_back_memory_mapped_with_their_type(tmp_path, dtype):
             loaded[0] = 1
     names = sorted(path.name for path in (tmp_path / "prepared").iterdir())
     assert names == ["train.npy", "val.npy"]
+
+
+def numbered(size):
+    """A vocabulary of so many tokens."""
+    return Vocabulary(("<unk>", *(f"{number}." for number in range(1, size))))
+
+
+def checksum(content, vocabulary):
+    return hashlib.sha256(content + vocabulary.fingerprint.encode()).digest()
 
 
 def npy(array, **options):
@@ -131,10 +141,12 @@ NO_TOKENS = {
     "no-token": npy(np.zeros(0, np.uint8)),
     "number-too-large": npy(np.array([1, 10, 2], np.uint8)),
 }
-CHECKSUM = hashlib.sha256(WHOLE).digest()
+CHECKSUM = checksum(WHOLE, numbered(10))
 EDITED = {
     "no-checksum": WHOLE,
-    "checksum-of-another": WHOLE + hashlib.sha256(WHOLE[:-1]).digest(),
+    "checksum-of-another": WHOLE + checksum(WHOLE[:-1], numbered(10)),
+    "checksum-without-vocabulary": WHOLE + hashlib.sha256(WHOLE).digest(),
+    "another-vocabulary": WHOLE + checksum(WHOLE, numbered(11)),
     "token-edited": WHOLE[:-1] + b"\x01" + CHECKSUM,
     "checksum-cut": WHOLE + CHECKSUM[:-1],
     "checksum-twice": WHOLE + 2 * CHECKSUM,
@@ -147,7 +159,7 @@ def test_damaged_arrays_say_how_to_mend_them(tmp_path, content):
     path = split_path(tmp_path, "train")
     path.write_bytes(content)
     with pytest.raises(UserError) as caught:
-        load_split(tmp_path, "train", vocab_size=10)
+        load_split(tmp_path, "train", numbered(10))
     message = str(caught.value)
     assert message.startswith(f"{path} is damaged")
     assert "dvc repro prepare" in message
@@ -155,28 +167,28 @@ def test_damaged_arrays_say_how_to_mend_them(tmp_path, content):
 
 def test_the_whole_array_of_the_table_above_loads(tmp_path):
     split_path(tmp_path, "train").write_bytes(WHOLE + CHECKSUM)
-    assert load_split(tmp_path, "train", vocab_size=10).tolist() == list(range(10))
+    assert load_split(tmp_path, "train", numbered(10)).tolist() == list(range(10))
 
 
 @pytest.mark.parametrize("content", NO_TOKENS.values(), ids=NO_TOKENS.keys())
 def test_a_right_checksum_makes_no_tokens_of_anything_else(tmp_path, content):
-    split_path(tmp_path, "train").write_bytes(content + hashlib.sha256(content).digest())
+    split_path(tmp_path, "train").write_bytes(content + checksum(content, numbered(10)))
     with pytest.raises(UserError, match="is damaged"):
-        load_split(tmp_path, "train", vocab_size=10)
+        load_split(tmp_path, "train", numbered(10))
 
 
 def test_any_program_can_read_an_array(tmp_path):
-    save_splits(tmp_path, {"train": np.array([3, 1, 2], np.uint8)})
+    save_splits(tmp_path, {"train": np.array([3, 1, 2], np.uint8)}, numbered(10))
     assert np.load(tmp_path / "train.npy", allow_pickle=False).tolist() == [3, 1, 2]
 
 
 def test_a_missing_array_says_how_to_make_it(tmp_path):
     with pytest.raises(UserError, match=r"val\.npy is missing.*dvc repro prepare"):
-        load_split(tmp_path, "val", vocab_size=10)
+        load_split(tmp_path, "val", numbered(10))
 
 
 def test_arrays_have_the_permissions_of_any_new_file(tmp_path):
-    save_splits(tmp_path, {"train": np.zeros(3, np.uint8)})
+    save_splits(tmp_path, {"train": np.zeros(3, np.uint8)}, numbered(10))
     (tmp_path / "plain").write_bytes(b"")
     modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("train.npy", "plain")}
     assert len(modes) == 1

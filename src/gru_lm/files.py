@@ -8,10 +8,11 @@ whenever the process dies.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +22,7 @@ import numpy as np
 from gru_lm.errors import UserError
 
 SHA256_SIZE = 32  # bytes
+OWNER = "owner"  # the array of an .npz that says what the others belong to
 
 
 @contextmanager
@@ -70,7 +72,9 @@ def read_json(path: Path, made_by: str) -> dict[str, Any]:
     damaged or not an object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(
+            path.read_text(encoding="utf-8"), parse_constant=_refuse, parse_int=_whole_number
+        )
     except FileNotFoundError:
         raise missing(path, made_by) from None
     except (ValueError, RecursionError) as error:
@@ -80,23 +84,35 @@ def read_json(path: Path, made_by: str) -> dict[str, Any]:
     return value
 
 
-def write_array(path: Path, array: np.ndarray) -> None:
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > 300:
+        raise ValueError("it holds a number of over 300 digits")
+    return int(digits)
+
+
+def write_array(path: Path, array: np.ndarray, owner: str) -> None:
     """Write ``array`` to ``path`` in NumPy's .npy format, atomically.
 
-    The SHA-256 of all that ends the file. NumPy ignores what follows an array, so that any
-    program can read it.
+    The SHA-256 of all that and of ``owner``, a text that says what the array belongs to, ends the
+    file. NumPy ignores what follows an array, so that any program can read it.
     """
     with atomic_writer(path) as file:
         np.lib.format.write_array(file, array, allow_pickle=False)
         file.seek(0)
-        file.write(hashlib.file_digest(file, "sha256").digest())  # type: ignore[arg-type]
+        digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]  # IO[bytes] serves
+        digest.update(owner.encode())
+        file.write(digest.digest())
 
 
-def read_array(path: Path, made_by: str) -> np.ndarray:
+def read_array(path: Path, made_by: str, owner: str) -> np.ndarray:
     """The array that ``write_array`` wrote to ``path``, memory-mapped and read-only.
 
     Raises UserError, naming the stage ``made_by`` that writes the file, where it is missing or
-    damaged.
+    damaged, or was written for another ``owner``.
     """
     try:
         array: np.ndarray = np.lib.format.open_memmap(path, mode="r")
@@ -106,9 +122,40 @@ def read_array(path: Path, made_by: str) -> np.ndarray:
     except Exception as error:  # NumPy reads the header as Python and raises almost anything
         raise damaged(path, made_by, str(error)) from None
     digest = hashlib.sha256(data[:-SHA256_SIZE])  # type: ignore[arg-type]  # an array serves
+    digest.update(owner.encode())
     if digest.digest() != data[-SHA256_SIZE:].tobytes():
-        raise damaged(path, made_by, "its checksum is wrong")
+        raise damaged(path, made_by, "its checksum is wrong, or it belongs to other data")
     return array
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], owner: str) -> None:
+    """Write ``arrays`` to ``path`` in NumPy's compressed .npz format, atomically.
+
+    ``owner`` says what they belong to. The same arrays give the same bytes.
+    """
+    buffer = io.BytesIO()
+    named: dict[str, Any] = {**arrays, OWNER: np.array(owner)}
+    np.savez_compressed(buffer, **named)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_arrays(path: Path, made_by: str, owner: str) -> dict[str, np.ndarray]:
+    """The arrays that ``write_arrays`` wrote to ``path``.
+
+    Raises UserError, naming the stage ``made_by`` that writes the file, where it is missing or
+    damaged, or was written for another ``owner``.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        mine = arrays.pop(OWNER).item() == owner
+    except FileNotFoundError:
+        raise missing(path, made_by) from None
+    except Exception as error:  # of NumPy, zipfile and zlib, which raise almost anything
+        raise damaged(path, made_by, str(error)) from None
+    if not mine:
+        raise damaged(path, made_by, "it belongs to other data")
+    return arrays
 
 
 def missing(path: Path, made_by: str) -> UserError:

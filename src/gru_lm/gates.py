@@ -14,7 +14,6 @@ really looks, ``context_curve`` measures.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -296,10 +295,3 @@ def effective_context(curve: Mapping[str, float], tolerance: float = 0.05) -> in
     enough = (key for key, value in curve.items() if value <= curve["all"] * (1 + tolerance))
     first = next(enough)
     return None if first == "all" else int(first)
-
-
-def to_npz(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """``arrays`` in NumPy's compressed .npz format. The same arrays give the same bytes."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # names of ours, not options
-    return buffer.getvalue()

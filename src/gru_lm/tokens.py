@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from gru_lm.errors import UserError
 from gru_lm.files import damaged, read_array, write_array
 from gru_lm.settings import Split
+
+if TYPE_CHECKING:
+    from gru_lm.vocabulary import Vocabulary
 
 SPLITS: Final = ("train", "val", "test")
 
@@ -45,21 +48,21 @@ def split_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.npy"
 
 
-def save_splits(folder: Path, splits: dict[str, np.ndarray]) -> None:
-    """Write one memory-mappable .npy array a split into ``folder``."""
+def save_splits(folder: Path, splits: dict[str, np.ndarray], vocabulary: Vocabulary) -> None:
+    """Write one memory-mappable .npy array a split, numbers of ``vocabulary``, into ``folder``."""
     for name, tokens in splits.items():
-        write_array(split_path(folder, name), tokens)
+        write_array(split_path(folder, name), tokens, owner=vocabulary.fingerprint)
 
 
-def load_split(folder: Path, name: str, vocab_size: int) -> np.ndarray:
+def load_split(folder: Path, name: str, vocabulary: Vocabulary) -> np.ndarray:
     """The token numbers of split ``name``: (N,) unsigned, memory-mapped and read-only.
 
-    Raises UserError where the array is missing, damaged or holds a number outside the vocabulary.
+    Raises UserError where the array is missing, damaged or holds numbers of another vocabulary.
     """
     path = split_path(folder, name)
-    tokens = read_array(path, "prepare")
+    tokens = read_array(path, "prepare", owner=vocabulary.fingerprint)
     if tokens.ndim != 1 or tokens.dtype.kind != "u" or len(tokens) < 2:
         raise damaged(path, "prepare", "it is not a row of token numbers")
-    if int(tokens.max()) >= vocab_size:
+    if int(tokens.max()) >= len(vocabulary):
         raise damaged(path, "prepare", f"token number {tokens.max()} is outside the vocabulary")
     return tokens
