@@ -14,7 +14,7 @@ from gru_lm.evaluation import evaluate
 from gru_lm.files import write_json
 from gru_lm.settings import Variant, load_settings
 from gru_lm.tokens import SPLITS, load_split
-from gru_lm.training_run import TrainingRun
+from gru_lm.training_run import TrainingRun, alone
 
 PREPARED = Path("data/prepared")
 
@@ -27,13 +27,18 @@ def main() -> None:
     variant: Variant = given.variant
     if not 0 <= given.seed < 2**32:
         raise UserError(f"--seed = {given.seed}: must be 0 to {2**32 - 1}")
-    name = f"{variant}-{given.seed}"
+    with alone(f"{variant}-{given.seed}"):
+        replicate(variant, given.seed)
+
+
+def replicate(variant: Variant, seed: int) -> None:
+    name = f"{variant}-{seed}"
 
     def say(line: str) -> None:
         print(f"replicate@{name}: {line}", flush=True)
 
     settings = load_settings()
-    train = settings.train.model_copy(update={"seed": given.seed})
+    train = settings.train.model_copy(update={"seed": seed})
     run = TrainingRun(
         name=name,
         variant=variant,
@@ -43,14 +48,14 @@ def main() -> None:
         say=say,
     )
     # Before the training: a split that is missing should not be found out after it.
-    splits = {split: load_split(PREPARED, split, len(run.vocabulary)) for split in SPLITS}
+    splits = {split: load_split(PREPARED, split, run.vocabulary) for split in SPLITS}
     run.train()
     torch.set_num_threads(1)  # as stages.evaluate does: the last digit must not depend on the cores
     write_json(
         Path(f"analysis/replicate/{name}.json"),
         {
             "variant": variant,
-            "seed": given.seed,
+            "seed": seed,
             "train_perplexity": run.history.curve[-1],
             "best_val": run.history.best_val,
             "epochs": len(run.history.curve),

@@ -15,7 +15,7 @@ from dvclive import Live
 from gru_lm.errors import run_stage
 from gru_lm.files import write_json
 from gru_lm.settings import Variant, load_settings
-from gru_lm.training_run import TrainingRun
+from gru_lm.training_run import TrainingRun, alone
 
 PREPARED = Path("data/prepared")
 
@@ -24,14 +24,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--variant", choices=get_args(Variant), required=True)
     variant: Variant = parser.parse_args().variant
+    with alone(variant):
+        train(variant)
 
+
+def train(variant: Variant) -> None:
     def say(line: str) -> None:
         print(f"train@{variant}: {line}", flush=True)
 
+    settings = load_settings()
     run = TrainingRun(
         name=variant,
         variant=variant,
-        settings=load_settings(),
+        settings=settings,
         prepared=PREPARED,
         script=Path(__file__),
         say=say,
@@ -57,6 +62,7 @@ def main() -> None:
             "val_perplexity": run.history.validation.get(len(run.history.curve)),
             "best_val": run.history.best_val,
             "epochs": len(run.history.curve),
+            "seed": settings.train.seed,
             "selected_epoch": run.selected_epoch,
             "parameters": sum(weight.numel() for weight in run.model.parameters()),
         },

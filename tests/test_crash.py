@@ -6,12 +6,14 @@ import json
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +39,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vocabulary.save(folder / "data/prepared/vocab.json")
     tokens = vocabulary.encode(text)
     splits = {"train": tokens[:300], "val": tokens[300:400], "test": tokens[400:]}
-    save_splits(folder / "data/prepared", splits)
+    save_splits(folder / "data/prepared", splits, vocabulary)
     return folder
 
 
@@ -54,7 +56,9 @@ def copy_with_params(prepared: Path, target: Path, **train: object) -> Path:
     return target
 
 
-def start(folder: Path, variant: str, seed: int | None = None) -> subprocess.Popen[str]:
+def start(
+    folder: Path, variant: str, seed: int | None = None, **options: Any
+) -> subprocess.Popen[str]:
     """The training stage, or with a seed the stage that trains a replicate."""
     stage = ["stages.train"] if seed is None else ["stages.replicate", "--seed", str(seed)]
     return subprocess.Popen(
@@ -64,7 +68,27 @@ def start(folder: Path, variant: str, seed: int | None = None) -> subprocess.Pop
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        **options,
     )
+
+
+def limit(what: int, most: int) -> None:
+    resource.setrlimit(what, (most, most))
+
+
+def set_param(folder: Path, section: str, key: str, value: object) -> None:
+    params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    params[section][key] = value
+    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+
+
+def failure(process: subprocess.Popen[str]) -> str:
+    """The one line with which the stage fails, and all that stderr holds."""
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, output
+    errors = [line for line in output.splitlines() if not line.startswith("train@")]
+    assert len(errors) == 1, output
+    return errors[0]
 
 
 def finish(folder: Path, variant: str, seed: int | None = None) -> str:
@@ -229,9 +253,8 @@ def test_another_experiments_checkpoint_is_never_picked_up(
     folder = copy_with_params(prepared, tmp_path / "run", epochs=120)
     assert kill(folder, "scratch", "moment", 0.05)
     assert checkpoint_files(folder)
-    params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-    params["train"] |= change
-    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    for key, value in change.items():
+        set_param(folder, "train", key, value)
     process = start(folder, "scratch")
     time.sleep(0.1)
     assert process.stdout is not None
@@ -258,6 +281,62 @@ def test_training_uses_the_threads_asked_for(prepared: Path, tmp_path: Path) -> 
     for threads, words in ((1, "CPU, 1 thread"), (2, "CPU, 2 threads")):
         folder = copy_with_params(prepared, tmp_path / str(threads), epochs=1, threads=threads)
         assert f"on {words}\n" in finish(folder, "scratch")
+
+
+def test_two_trainings_of_the_same_variant_do_not_write_one_curve(
+    prepared: Path, tmp_path: Path
+) -> None:
+    folder = copy_with_params(prepared, tmp_path / "run", epochs=600)
+    alone = copy_with_params(prepared, tmp_path / "alone", epochs=600)
+    finish(alone, "scratch")
+    first = start(folder, "scratch")
+    while first.poll() is None and not checkpoint_files(folder):
+        time.sleep(0.002)
+    line = failure(start(folder, "scratch"))
+    assert line.startswith("train: error: another process is training scratch in ")
+    output, _ = first.communicate(timeout=120)
+    assert first.returncode == 0, output
+    assert results(folder) == results(alone)
+    assert not list((folder / ".checkpoints").iterdir())
+
+
+def test_a_killed_training_leaves_no_lock_behind(prepared: Path, tmp_path: Path) -> None:
+    folder = copy_with_params(prepared, tmp_path / "run", epochs=120)
+    assert kill(folder, "scratch", "moment", 0.05)
+    assert "going on after epoch" in finish(folder, "scratch")
+
+
+def test_params_that_cannot_work_leave_the_earlier_run_alone(
+    prepared: Path, tmp_path: Path
+) -> None:
+    folder = copy_with_params(prepared, tmp_path / "run", epochs=2)
+    finish(folder, "scratch")
+    before = results(folder)
+    set_param(folder, "train", "batch_size", 4000)
+    assert "but a minibatch of train.batch_size = 4000" in failure(start(folder, "scratch"))
+    assert results(folder) == before
+
+
+@pytest.mark.parametrize("every", [1, 1000], ids=["under a checkpoint", "under the curve"])
+def test_a_disk_that_takes_no_more_stops_with_one_line(
+    prepared: Path, tmp_path: Path, every: int
+) -> None:
+    """A real refusal by the kernel; DVCLive, which writes the curve, does not say where it was."""
+    folder = copy_with_params(prepared, tmp_path / "run")
+    set_param(folder, "checkpoint", "every", every)
+    process = start(folder, "scratch", preexec_fn=lambda: limit(resource.RLIMIT_FSIZE, 500))
+    place = folder if every > 1 else ".checkpoints/scratch-"
+    line = failure(process)
+    assert line.startswith(f"train: error: {place}")
+    assert "File too large: raise the limit" in line
+    assert not (folder / "models").exists()
+
+
+def test_a_model_beyond_the_memory_stops_with_one_line(prepared: Path, tmp_path: Path) -> None:
+    folder = copy_with_params(prepared, tmp_path / "run")
+    set_param(folder, "model", "hidden_size", 16_384)  # 1 GiB a matrix
+    process = start(folder, "scratch", preexec_fn=lambda: limit(resource.RLIMIT_AS, 3 << 30))
+    assert "out of memory: lower model.hidden_size" in failure(process)
 
 
 def test_divergence_stops_with_one_line_and_no_model(prepared: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     vocabulary.save(tmp_path / "data/prepared/vocab.json")
     tokens = vocabulary.encode(text)
     splits = {"train": tokens[:200], "val": tokens[200:300], "test": tokens[300:]}
-    save_splits(tmp_path / "data/prepared", splits)
+    save_splits(tmp_path / "data/prepared", splits, vocabulary)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -147,6 +147,7 @@ def test_training_logs_both_curves_and_sums_them_up(run: Run, folder: Path) -> N
         "val_perplexity": curves["val"][7],
         "best_val": {"epoch": best, "perplexity": curves["val"][best]},
         "epochs": 7,
+        "seed": 5,
         "selected_epoch": 7,
     }
 

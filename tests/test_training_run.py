@@ -46,9 +46,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     prepared.mkdir()
     vocabulary.save(prepared / "vocab.json")
     tokens = vocabulary.encode(text)
-    save_splits(prepared, {"train": tokens[:300], "val": tokens[300:]})
+    save_splits(prepared, {"train": tokens[:300], "val": tokens[300:]}, vocabulary)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def shorten_validation(folder: Path, kept: slice) -> None:
+    prepared = folder / "prepared"
+    tokens = np.load(prepared / "val.npy")[kept]
+    save_splits(prepared, {"val": tokens}, Vocabulary.load(prepared / "vocab.json"))
 
 
 def start(
@@ -185,7 +191,7 @@ def test_a_run_no_look_of_which_gave_a_number_ends_in_one_line(folder: Path) -> 
     vocabulary = Vocabulary.build(text)
     vocabulary.save(folder / "prepared/vocab.json")
     tokens = vocabulary.encode(text)
-    save_splits(folder / "prepared", {"train": tokens[:400], "val": tokens[400:]})
+    save_splits(folder / "prepared", {"train": tokens[:400], "val": tokens[400:]}, vocabulary)
     hopeless: dict[str, Any] = {"variant": "concise", "lr": 30.0, "clip_norm": None}
     for _ in range(2):  # the second goes on from the checkpoint of the first
         lines: list[str] = []
@@ -231,7 +237,7 @@ def test_another_validation_split_starts_another_run(folder: Path) -> None:
 
     with pytest.raises(Killed):
         start(folder).train(die)
-    save_splits(folder / "prepared", {"val": np.load(folder / "prepared/val.npy")[:-1]})
+    shorten_validation(folder, slice(None, -1))
     assert start(folder).history.curve == []
 
 
@@ -263,7 +269,7 @@ def test_a_missing_split_is_named(split: str, folder: Path) -> None:
 
 
 def test_a_validation_split_of_two_tokens_will_do(folder: Path) -> None:
-    save_splits(folder / "prepared", {"val": np.load(folder / "prepared/val.npy")[:2]})
+    shorten_validation(folder, slice(2))
     run = start(folder, epochs=2)
     run.train()
     assert list(run.history.validation) == [2]

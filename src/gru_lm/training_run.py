@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from gru_lm.batching import require_enough_tokens
 from gru_lm.checkpoint import Checkpoints, fingerprint
 from gru_lm.device import choose_device, describe_device, make_deterministic
-from gru_lm.errors import Interrupted
+from gru_lm.errors import Interrupted, UserError
 from gru_lm.model import build_model
 from gru_lm.settings import Settings, Variant
 from gru_lm.tokens import load_split, split_path
@@ -25,6 +28,31 @@ from gru_lm.vocabulary import Vocabulary
 
 # Receives an epoch's number, its training perplexity and its validation perplexity, if measured.
 Log = Callable[[int, float, float | None], None]
+
+CHECKPOINTS = Path(".checkpoints")
+
+
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Keep other processes from the training ``name`` in this folder: both would write its curve.
+
+    Raises UserError where another process is at it.
+    """
+    CHECKPOINTS.mkdir(exist_ok=True)
+    path = CHECKPOINTS / f"{name}.lock"
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UserError(
+            f"another process is training {name} in {Path.cwd()}: wait for its end, or stop it"
+        ) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # a system that does not let go of an open file
+            path.unlink()
+        lock.release()
 
 
 class TrainingRun:
@@ -49,8 +77,12 @@ class TrainingRun:
         self._settings, self._say = settings, say
         self.vocabulary = Vocabulary.load(prepared / "vocab.json")
         self._tokens, self._val_tokens = (
-            torch.from_numpy(load_split(prepared, split, len(self.vocabulary)).astype("int64"))
+            torch.from_numpy(load_split(prepared, split, self.vocabulary).astype("int64"))
             for split in ("train", "val")
+        )
+        # Before anything of an earlier run is touched.
+        require_enough_tokens(
+            len(self._tokens), settings.train.batch_size, settings.train.num_steps
         )
         if settings.train.threads is not None:
             torch.set_num_threads(settings.train.threads)
@@ -64,7 +96,7 @@ class TrainingRun:
         self.model = build_model(variant, len(self.vocabulary), **options).to(device)
         self._optimizer = make_optimizer(self.model, settings.train)
         self.checkpoints = Checkpoints.of(
-            Path(".checkpoints"),
+            CHECKPOINTS,
             name,
             {
                 "options": options,
