@@ -1,20 +1,30 @@
 """Write reports/index.html, one page with the numbers, the pictures and a text to read along."""
 
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, get_args
 
 import numpy as np
+from jinja2 import TemplateError
 
-from gru_lm.errors import run_stage
-from gru_lm.files import damaged, missing, read_json, write_text
+from gru_lm.errors import UserError, run_stage
+from gru_lm.files import damaged, missing, read_arrays, read_json, write_text
 from gru_lm.report import PASSAGES, PNG_SIGNATURE, Gates, Picture, Reading, Results, render
 from gru_lm.settings import Variant
 from gru_lm.vocabulary import Vocabulary
 
 VARIANTS: tuple[str, ...] = get_args(Variant)
 SPLITS: Final = ("train", "val", "test")
+
+# What figures that no stage writes lead to.
+DAMAGED: Final = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    TemplateError,
+)
 
 GATE_MAPS: Final = (
     "Columns are the characters or words of a passage, rows some of the units, ordered by their "
@@ -108,7 +118,7 @@ def read_metrics(path: Path, made_by: str, required: Iterable[str]) -> dict[str,
         value: Any = metrics
         for key in dotted.split("."):
             value = value.get(key) if isinstance(value, dict) else None
-        if not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             raise damaged(path, made_by, f"{dotted} is not a number")
     return metrics
 
@@ -123,11 +133,10 @@ def read_summary() -> dict[str, Any]:
     return summary
 
 
-def read_gates(variant: str, vocab_size: int) -> Gates:
+def read_gates(variant: str, vocabulary: Vocabulary) -> Gates:
     path, stage = Path(f"analysis/gates/{variant}.npz"), f"gates@{variant}"
+    arrays = read_arrays(path, stage, owner=vocabulary.fingerprint)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
         readings = {
             split: Reading(
                 arrays[f"{split}_tokens"],
@@ -140,18 +149,16 @@ def read_gates(variant: str, vocab_size: int) -> Gates:
             for split in PASSAGES
         }
         gates = Gates(readings, arrays["mean_Z"], arrays["mean_R"], arrays["time_constant"])
-        gates.require_fitting(vocab_size)
-    except FileNotFoundError:
-        raise missing(path, stage) from None
+        gates.require_fitting(len(vocabulary))
     except KeyError as error:
         raise damaged(path, stage, f"it has no array {error}") from None
-    except (ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, AttributeError, IndexError) as error:
         raise damaged(path, stage, str(error)) from None
     return gates
 
 
-def read_all_gates(vocab_size: int) -> dict[str, Gates]:
-    gates = {variant: read_gates(variant, vocab_size) for variant in VARIANTS}
+def read_all_gates(vocabulary: Vocabulary) -> dict[str, Gates]:
+    gates = {variant: read_gates(variant, vocabulary) for variant in VARIANTS}
     for variant in VARIANTS[1:]:
         for split in PASSAGES:
             first, other = (gates[v].readings[split].tokens for v in (VARIANTS[0], variant))
@@ -178,11 +185,11 @@ def read_samples(variant: str) -> dict[str, list[str]]:
             texts = samples.setdefault(line, [])
         elif texts is not None and line.startswith("  "):
             texts.append(line[2:])
-        elif texts:
-            texts[-1] += "\n" + line  # a text may hold line breaks
+        elif texts and line.startswith("\t"):
+            texts[-1] += "\n" + line[1:]  # a text may hold line breaks
     if not samples:
         raise damaged(path, stage, "it has no heading such as 'greedy'")
-    return {heading: [text.rstrip("\n") for text in texts] for heading, texts in samples.items()}
+    return samples
 
 
 def read_picture(heading: str, name: str, alt: str, caption: str) -> Picture:
@@ -211,10 +218,17 @@ def main() -> None:
         timing=by_variant("metrics/timing", "train", "tokens_per_second", "seconds"),
         export=by_variant("metrics/export", "export", "max_logit_difference"),
         samples={variant: read_samples(variant) for variant in VARIANTS},
-        gates=read_all_gates(len(vocabulary)),
+        gates=read_all_gates(vocabulary),
         pictures=[read_picture(*picture) for picture in PICTURES],
     )
-    write_text(Path("reports/index.html"), render(results, vocabulary))
+    try:
+        page = render(results, vocabulary)
+    except DAMAGED as error:
+        raise UserError(
+            f"the report cannot be made: a figure is missing or damaged ({error!r}): "
+            "make metrics/ and analysis/ again with dvc repro --force"
+        ) from error
+    write_text(Path("reports/index.html"), page)
 
 
 if __name__ == "__main__":

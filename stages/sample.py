@@ -35,15 +35,20 @@ def main() -> None:
     top_k = settings.top_k if given.top_k is None else given.top_k
     length = settings.length if given.length is None else given.length
     seed = settings.seed if given.seed is None else given.seed
-    if length < 1:
-        raise UserError(f"--length = {length}: must be at least 1")
-    if top_k is not None and top_k < 1:
-        raise UserError(f"--top-k = {top_k}: must be at least 1")
+    for option, value, least, most in (
+        ("length", length, 1, 1_000_000),
+        ("top-k", top_k, 1, 10_000_000),
+        ("seed", seed, 0, 2**32 - 1),
+    ):
+        if value is not None and not least <= value <= most:
+            raise UserError(f"--{option} = {value}: must be {least} to {most}")
 
     def write_on(prefix: str, temperature: float | None) -> str:
         generator = torch.Generator().manual_seed(seed)
         return generate(model, vocabulary, prefix, length, temperature, top_k, generator)
 
+    if given.temperature is not None and not 0 < given.temperature <= 100:
+        raise UserError(f"--temperature = {given.temperature:g}: must be over 0, at most 100")
     if given.prefix is not None:
         print(write_on(given.prefix, given.temperature))
         return
@@ -52,7 +57,9 @@ def main() -> None:
     parts = []
     for temperature in [None, *settings.temperatures]:
         parts.append("greedy" if temperature is None else f"temperature {temperature:g}")
-        parts += [f"  {write_on(prefix, temperature)}" for prefix in settings.prefixes]
+        texts = [write_on(prefix, temperature) for prefix in settings.prefixes]
+        # A line break within a text is followed by a tab, so that every text can be told again.
+        parts += ["  " + text.replace("\n", "\n\t") for text in texts]
         parts.append("")
     write_text(Path(f"samples/{given.variant}.txt"), "\n".join(parts))
 

@@ -504,6 +504,53 @@ def test_sampling_by_hand_prints_one_line(pipeline: Pipeline) -> None:
     assert pipeline.git("status", "--porcelain") == ""
 
 
+def test_samples_with_line_breaks_can_be_told_apart(pipeline: Pipeline) -> None:
+    """As in the report and in the CI's page, which both read them again."""
+    prefixes = ["once upon\n  a time\ngreedy\n\nend", "a"]
+    pipeline.set_params(
+        {"prepare.normalize": "none", "sample.prefixes": prefixes, "sample.temperatures": [0.5]}
+    )
+    for stage, *variant in (
+        ["prepare"],
+        *(["train", "--variant", v] for v in VARIANTS),
+        *(["sample", "--variant", v] for v in VARIANTS),
+    ):
+        pipeline.stage(stage, *variant)
+    code = (
+        "import json; from stages.report import read_samples; "
+        "from tools.revisions import WORKSPACE, find_revision; "
+        "print(json.dumps([read_samples('scratch'), find_revision(WORKSPACE).samples['scratch']]))"
+    )
+    by_heading, joined = json.loads(pipeline.run("python", "-c", code).stdout)
+    assert list(by_heading) == list(joined) == ["greedy", "temperature 0.5"]
+    for heading, texts in by_heading.items():
+        assert [text.startswith(start) for text, start in zip(texts, prefixes, strict=True)] == [
+            True,
+            True,
+        ]
+        assert joined[heading] == "\n".join(texts).strip("\n")
+
+
+@pytest.mark.parametrize(
+    "option, value, allowed",
+    [
+        ("--length", "0", "1 to 1000000"),
+        ("--length", "1000001", "1 to 1000000"),
+        ("--top-k", "0", "1 to 10000000"),
+        ("--seed", "-1", "0 to 4294967295"),
+        ("--seed", "4294967296", "0 to 4294967295"),
+    ],
+)
+def test_sampling_by_hand_refuses_what_params_would(
+    option: str, value: str, allowed: str, pipeline: Pipeline
+) -> None:
+    command = ["python", "-m", "stages.sample", "--variant", "scratch", option, value]
+    result = pipeline.run(*command, code=1)
+    assert result.stdout == ""
+    assert result.stderr == f"sample: error: {option} = {value}: must be {allowed}\n"
+    assert pipeline.git("status", "--porcelain") == ""
+
+
 def test_two_runs_give_the_same_bytes(
     unrun_pipeline: Pipeline, finished_pipeline: Pipeline, tmp_path: Path
 ) -> None:

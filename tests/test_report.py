@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gru_lm.errors import UserError
+from gru_lm.files import write_arrays
 from gru_lm.report import figures, power, quantise, scale_top, script_json, spread, visible
 from gru_lm.vocabulary import Vocabulary
 from stages.report import PICTURES, main
@@ -117,8 +118,8 @@ def write_inputs(root, vocabulary=CHARACTERS, length=L, columns=5, seeds=(0, 1, 
         write_json(root / f"metrics/timing/{variant}.json", timing)
         write_json(root / f"metrics/export/{variant}.json", {"max_logit_difference": 5.9e-5})
         arrays = gate_arrays(vocabulary, length, columns, seed=number)
-        np.savez(root / f"analysis/gates/{variant}.npz", **arrays)
-        samples = f"greedy\n  <i>{variant}</i> & co\n  b\n\ntemperature 0.5\n  c\nd\n"
+        write_arrays(root / f"analysis/gates/{variant}.npz", arrays, vocabulary.fingerprint)
+        samples = f"greedy\n  <i>{variant}</i> & co\n  b\n\ntemperature 0.5\n  c\n\td\n"
         (root / f"samples/{variant}.txt").write_text(samples, encoding="utf-8")
     return root
 

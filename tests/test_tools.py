@@ -350,7 +350,7 @@ def test_nothing_to_compare(repository: Repository, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("val", "passes"), [(9.0, True), (10.0, True), (10.5, True), (10.51, False), (math.nan, False)]
+    ("val", "passes"), [(9.0, True), (10.0, True), (10.5, True), (10.51, False), (1.0, True)]
 )
 def test_the_gate(val: float, passes: bool, repository: Repository) -> None:
     repository.results({"scratch": (10.0, 11.0), "concise": (20.0, 11.0)})
@@ -362,6 +362,15 @@ def test_the_gate(val: float, passes: bool, repository: Repository) -> None:
         assert verdict.reason == (
             "scratch val perplexity 10 → 10.51 (+5.1%): more than the tolerance of +5.0%"
         )
+
+
+@pytest.mark.parametrize("val", [math.nan, math.inf, 0.99, 0, -1, True, "9", [9]])
+def test_the_gate_refuses_what_is_no_perplexity(val: object, repository: Repository) -> None:
+    repository.results({"scratch": (10.0, 11.0)})
+    repository.commit()
+    repository.write("metrics/evaluate/scratch.json", {"val": {"perplexity": val}})
+    with pytest.raises(UserError, match=r"scratch\.json of workspace .* val\.perplexity cannot be"):
+        gate.judge(find_revision("main"), find_revision("workspace"), 0.05)
 
 
 def test_the_gate_command(

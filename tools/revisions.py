@@ -11,6 +11,7 @@ import difflib
 import fnmatch
 import io
 import json
+import math
 import re
 import subprocess
 from collections.abc import Mapping
@@ -105,12 +106,13 @@ class Revision:
         for path in self._matching("samples/*.txt"):
             sections: dict[str, list[str]] = {}
             heading = ""
-            # A blank line may be part of a text; the headings alone stand at the margin.
+            # After a line break within a text comes a tab; the headings stand at the margin.
             for line in self._text(path).split("\n"):
                 if re.fullmatch(r"greedy|temperature \S+", line):
                     heading = line
                 else:
-                    sections.setdefault(heading, []).append(line.removeprefix("  "))
+                    text = line[1:] if line.startswith("\t") else line.removeprefix("  ")
+                    sections.setdefault(heading, []).append(text)
             found[PurePosixPath(path).stem] = {
                 name: text
                 for name, lines in sections.items()
@@ -126,9 +128,18 @@ class Revision:
         )
 
     def metric(self, kind: str, name: str, key: str) -> float | None:
-        """One number, or None where the revision has no such number."""
+        """One finite number, a perplexity at least 1; None where the revision has none.
+
+        Raises UserError where it is anything else.
+        """
         value = self.metrics.get(kind, {}).get(name, {}).get(key)
-        return float(value) if isinstance(value, int | float) else None
+        if value is None:
+            return None
+        least = 1.0 if key.split(".")[-1] == "perplexity" else -math.inf
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not least <= value < 1e300:
+            raise self._damaged(f"metrics/{kind}/{name}.json", f"{key} cannot be {value!r:.40}")
+        return float(value)
 
     def perplexity(self, variant: str, split: str) -> float | None:
         """The variant's exact perplexity on ``split``."""

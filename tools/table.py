@@ -71,6 +71,11 @@ def main() -> None:
     if options == ["--print-command"]:
         print(shlex.join(COMMAND))
         return
+    if {"-h", "--help"} & set(options):
+        print(__doc__)
+        return
+    if taken := {"--json", "--csv", "--md"} & set(options):
+        raise UserError(f"{taken.pop()} is for dvc exp show itself: see --print-command")
     command = [*COMMAND, "--csv", *options]
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if result.returncode:
