@@ -18,6 +18,7 @@ def build(order: Order) -> Peer:
     """The model with its compiled update. Raises RuntimeError where a GPU is asked for in vain."""
     if order.device == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # of a GPU's memory: others need it too
     import jax  # type: ignore[import-not-found]
     import jax.numpy as jnp  # type: ignore[import-not-found]
 

@@ -70,8 +70,10 @@ def main() -> None:
     weight = torch.ones(1, requires_grad=True, device=device)
     weight.sum().backward()
     torch.optim.SGD([weight], settings.lr).step()
-    (PROCESS / "clear_refs").write_text("5")  # the peak starts anew from the present
-    before = _status("VmRSS")
+    before = 0
+    if not on_gpu:
+        (PROCESS / "clear_refs").write_text("5")  # the peak starts anew from the present
+        before = _status("VmRSS")
     train = fp32_loop(arguments.name, d2l, V, experiment.hidden_size, settings, device)
     minibatch = random_minibatch(V, settings.batch_size, settings.num_steps, device)
     train([minibatch] * MINIBATCHES)

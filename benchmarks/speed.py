@@ -57,7 +57,7 @@ def measure(
             if alternation >= 0:
                 contestant.speeds.append(turn.tokens / turn.seconds)
         for precision, product in products.items():
-            speed = product.turn(products=3)
+            speed = product.turn()
             if alternation >= 0:
                 operations[precision].append(speed)
         done = f"alternation {alternation + 1} of {alternations}" if alternation >= 0 else "warm-up"

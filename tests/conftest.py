@@ -19,6 +19,9 @@ from filelock import FileLock
 
 PROJECT = Path(__file__).resolve().parent.parent
 
+# torch looks for it once, at its first use of cuBLAS: before any test makes itself deterministic.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 # What a clone holds of the pipeline: neither results nor the cache.
 SOURCES = (
     "dvc.yaml",

