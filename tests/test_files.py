@@ -265,6 +265,32 @@ def test_the_same_arrays_give_the_same_bytes(tmp_path):
     np.testing.assert_array_equal(loaded["b"], arrays["b"])
 
 
+class Trap:
+    """Leaves a file behind where it is unpickled."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("unpickled"),)
+
+
+def test_no_array_is_unpickled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez(tmp_path / "a.npz", a=np.array([Trap()], dtype=object), owner=np.array("me"))
+    with pytest.raises(UserError, match="Object arrays cannot be loaded"):
+        read_arrays(tmp_path / "a.npz", "gates", owner="me")
+    assert listing(tmp_path) == ["a.npz"]
+
+
+@pytest.mark.parametrize("digits, fits", [(300, True), (301, False)])
+def test_a_number_of_endless_digits_is_no_json_of_ours(tmp_path, digits, fits):
+    path = tmp_path / "value.json"
+    path.write_text(f'{{"a": {"9" * digits}}}', encoding="utf-8")
+    if fits:
+        assert read_json(path, "evaluate") == {"a": int("9" * digits)}
+    else:
+        with pytest.raises(UserError, match="is damaged"):
+            read_json(path, "evaluate")
+
+
 def test_arrays_cut_off_or_changed_anywhere_are_damaged(tmp_path):
     path = tmp_path / "a.npz"
     write_arrays(path, {"a": np.arange(50)}, owner="me")
