@@ -61,10 +61,13 @@ def start(
 ) -> subprocess.Popen[str]:
     """The training stage, or with a seed the stage that trains a replicate."""
     stage = ["stages.train"] if seed is None else ["stages.replicate", "--seed", str(seed)]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    if options:  # a limit would be one for the measuring of coverage too
+        env = {name: value for name, value in env.items() if not name.startswith("COVERAGE")}
     return subprocess.Popen(
         [sys.executable, "-m", *stage, "--variant", variant],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
