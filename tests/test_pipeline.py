@@ -504,6 +504,28 @@ def test_sampling_by_hand_prints_one_line(pipeline: Pipeline) -> None:
     assert pipeline.git("status", "--porcelain") == ""
 
 
+@pytest.mark.parametrize(
+    "path, old, new",
+    [
+        ("metrics/timing/scratch.json", r'("tokens_per_second": )[\d.]+', r'\1"fast"'),
+        ("analysis/summary.json", r'"models": \{', '"models": 5, "others": {'),
+        ("dvclive/fused/plots/metrics/train/perplexity.tsv", r"\n2\t", r"\n1\t"),
+    ],
+)
+def test_a_damaged_figure_leaves_all_pictures_as_they_were(
+    path: str, old: str, new: str, pipeline: Pipeline
+) -> None:
+    text = (pipeline.root / path).read_text(encoding="utf-8")
+    (pipeline.root / path).write_text(damaged := re.sub(old, new, text), encoding="utf-8")
+    assert damaged != text
+    for picture in (pipeline.root / "plots").glob("*.png"):
+        picture.write_bytes(b"as it was")
+    result = pipeline.run("python", "-m", "stages.plot", code=1)
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("plot: error: ")
+    assert {p.read_bytes() for p in (pipeline.root / "plots").glob("*.png")} == {b"as it was"}
+
+
 def test_samples_with_line_breaks_can_be_told_apart(pipeline: Pipeline) -> None:
     """As in the report and in the CI's page, which both read them again."""
     prefixes = ["once upon\n  a time\ngreedy\n\nend", "a"]
