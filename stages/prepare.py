@@ -29,7 +29,9 @@ def main() -> None:
         corpus, settings.tokens, settings.normalize, settings.min_freq, settings.reserved_tokens
     )
     splits = split_tokens(vocabulary.encode_tokens(corpus), settings.split)
-    # Killed in between, no mixture is used: each array knows its vocabulary.
+    # Without a vocabulary nothing trains: stopped in between, no mixture of two splits is used,
+    # which may have the same vocabulary.
+    (PREPARED / "vocab.json").unlink(missing_ok=True)
     save_splits(PREPARED, splits, vocabulary)
     vocabulary.save(PREPARED / "vocab.json")
     sizes = ", ".join(f"{len(tokens):,} {name}" for name, tokens in splits.items())

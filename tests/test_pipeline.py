@@ -504,6 +504,19 @@ def test_sampling_by_hand_prints_one_line(pipeline: Pipeline) -> None:
     assert pipeline.git("status", "--porcelain") == ""
 
 
+def test_a_prepare_that_stops_half_way_leaves_nothing_to_train_on(pipeline: Pipeline) -> None:
+    """Old and new splits of one book have the same vocabulary, and may overlap."""
+    pipeline.set_params({"prepare.split.train": 500})
+    prepared = pipeline.root / "data/prepared"
+    train = (prepared / "train.npy").read_bytes()
+    (prepared / "val.npy").unlink()
+    (prepared / "val.npy").mkdir()  # where no file can be put
+    pipeline.stage("prepare", code=1)
+    assert (prepared / "train.npy").read_bytes() != train
+    result = pipeline.run("python", "-m", "stages.train", "--variant", "scratch", code=1)
+    assert "vocab.json is missing" in result.stderr
+
+
 @pytest.mark.parametrize(
     "path, old, new",
     [

@@ -14,6 +14,7 @@ import json
 import math
 import re
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -137,7 +138,7 @@ class Revision:
             return None
         least = 1.0 if key.split(".")[-1] == "perplexity" else -math.inf
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not least <= value < 1e300:
+        if not number or not least <= value <= sys.float_info.max:
             raise self._damaged(f"metrics/{kind}/{name}.json", f"{key} cannot be {value!r:.40}")
         return float(value)
 
