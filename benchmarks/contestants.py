@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from benchmarks.chapter import get_params, gru, init_gru_state
-from gru_lm.batching import Minibatch
-from gru_lm.model import LanguageModel, build_model
-from gru_lm.settings import Precision, Train, Variant
-from gru_lm.training import Trainer, make_optimizer
+from gru_lm.core.params import Precision, Train, Variant
+from gru_lm.data.minibatches import Minibatch
+from gru_lm.models.base import LanguageModel, build_model
+from gru_lm.training.loop import Trainer, make_optimizer
 
 Loop = Callable[[Iterable[Minibatch]], float]
 
@@ -78,7 +78,7 @@ def our_loop(
     precision: Precision,
     trainer_class: type[Trainer] = Trainer,
 ) -> Loop:
-    """``Trainer.train_epoch``, set up as ``gru_lm.training.train`` does."""
+    """``Trainer.train_epoch``, set up as ``gru_lm.training.loop.train`` does."""
     optimizer = make_optimizer(model, settings)
     trainer = trainer_class(model, optimizer, settings.clip_norm, precision=precision)
 

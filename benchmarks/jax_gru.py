@@ -1,6 +1,6 @@
 """The textbook's GRU in JAX: ``lax.scan`` under ``jit``, run by ``workers.py`` in its environment.
 
-The same equations as ``gru_lm.scratch`` with the reset gate before the product, in the form that
+The same equations as ``gru_lm.models.scratch.model`` with the reset gate before the product, in the form that
 is fastest here: inputs picked by row for all steps before the scan, the update and reset gates'
 products joined, all logits one product after it. Clipped SGD, one update a minibatch, the state
 carried from one to the next.

@@ -5,11 +5,11 @@ recurrent weights stay in its multiprocessor's cache; all units of a state are n
 one, so that the programs of the same sequences wait for each other between the phases of a step
 (persistent RNNs: Diamos et al. 2016, ICML; Appleyard et al. 2016, arXiv:1604.01946). It saves
 the launches and the reading of the weights, and pays with the waiting. Whether it wins has not been
-measured, and only if it does, it belongs into ``gru_lm.fused_gpu``. On a GPU this races the two:
+measured, and only if it does, it belongs into ``gru_lm.models.fused.gpu``. On a GPU this races the two:
 
     python -m benchmarks.persistent
 
-``PersistentLoops`` takes the place of ``gru_lm.fused_gpu.KernelLoops``; float32 only. Its phases
+``PersistentLoops`` takes the place of ``gru_lm.models.fused.gpu.KernelLoops``; float32 only. Its phases
 can be launched one by one as well, as Triton's interpreter needs, where no program can wait for
 another.
 """
@@ -31,16 +31,16 @@ from benchmarks.common import RESULTS, file_name, positive, set_up
 from benchmarks.contestants import our_loop, our_model
 from benchmarks.line_up import Contestant, all_epochs, train_here
 from benchmarks.report import ratio, summarize
-from gru_lm import fused
-from gru_lm.device import choose_device
-from gru_lm.errors import UserError, run_stage
-from gru_lm.files import write_json
-from gru_lm.fused import Steps
-from gru_lm.fused_gpu import KernelLoops, _sigmoid, _tanh
+from gru_lm.core.device import choose_device
+from gru_lm.core.errors import UserError, run_stage
+from gru_lm.core.files import write_json
+from gru_lm.models.fused import model as fused
+from gru_lm.models.fused.gpu import KernelLoops, _sigmoid, _tanh
+from gru_lm.models.fused.model import Steps
 
 
 class PersistentLoops:
-    """The four loops of ``gru_lm.fused.TorchLoops``, one launch each.
+    """The four loops of ``gru_lm.models.fused.model.TorchLoops``, one launch each.
 
     Forward: W_zr (2H, H), W_hh (H, H), W_h (3H, H). Backward: the same, transposed.
     """
@@ -87,7 +87,7 @@ class PersistentLoops:
 
 # A kernel runs the phases from first to last - 1. A program's units are rows u, its sequences
 # columns b; a product takes ``K`` of its terms at a time. A step's tensors are those of
-# ``gru_lm.fused.Steps``.
+# ``gru_lm.models.fused.model.Steps``.
 
 
 @triton.jit

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from gru_lm.plotting import COLOURS
+from gru_lm.report.style import COLOURS
 
 # Further ones of Okabe and Ito's colours; the textbook's side is grey.
 TEXTBOOK, PEER = "#7F7F7F", "#CC79A7"

@@ -7,7 +7,7 @@ from typing import Final
 
 import torch
 
-from gru_lm.settings import Precision
+from gru_lm.core.params import Precision
 
 SIZE: Final = 2048
 

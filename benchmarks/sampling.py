@@ -1,4 +1,4 @@
-"""Greedy sampling, one text at a time: ``gru_lm.sampling.generate`` beside ``d2l.predict_ch8``.
+"""Greedy sampling, one text at a time: ``gru_lm.generation.sampling.generate`` beside ``d2l.predict_ch8``.
 
 Always on the CPU. The models are fresh ones: what they have learnt does not change their speed.
 """
@@ -15,8 +15,8 @@ import torch
 
 from benchmarks.common import Corpus
 from benchmarks.contestants import OURS, TEXTBOOK, our_model, textbook_net
-from gru_lm.sampling import generate
-from gru_lm.vocabulary import Vocabulary
+from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.generation.sampling import generate
 
 PREFIX: Final = "time traveller"
 LENGTH: Final = 500  # characters after the prefix

@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from benchmarks.chapter import PARAMETERS, gru, init_gru_state
 from benchmarks.common import RESULTS, Experiment, positive, require_d2l, set_up
 from benchmarks.peers import D2L_VERSION
-from gru_lm.batching import Minibatch, epoch_minibatches
-from gru_lm.concise import ConciseGRU
-from gru_lm.errors import run_stage
-from gru_lm.files import write_json
-from gru_lm.model import LanguageModel
-from gru_lm.scratch import ScratchGRU
-from gru_lm.training import Trainer, make_optimizer
+from gru_lm.core.errors import run_stage
+from gru_lm.core.files import write_json
+from gru_lm.data.minibatches import Minibatch, epoch_minibatches
+from gru_lm.models.base import LanguageModel
+from gru_lm.models.concise.model import ConciseGRU
+from gru_lm.models.scratch.model import ScratchGRU
+from gru_lm.training.loop import Trainer, make_optimizer
 
 FOUR_DIGITS: Final = 5e-5  # half a unit of the fourth digit of 9.999, the strictest case
 CPU: Final = torch.device("cpu")

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from gru_lm.baselines import COMPRESSORS, ORDERS, compressed, n_gram, uniform, unigram
-from gru_lm.errors import run_stage
-from gru_lm.files import write_json
-from gru_lm.tokens import SPLITS, load_split
-from gru_lm.vocabulary import Vocabulary
+from gru_lm.core.errors import run_stage
+from gru_lm.core.files import write_json
+from gru_lm.data.splits import SPLITS, load_split
+from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.evaluation.baselines import COMPRESSORS, ORDERS, compressed, n_gram, uniform, unigram
 
 PREPARED = Path("data/prepared")
 

@@ -6,15 +6,15 @@ from typing import get_args
 
 import torch
 
-from gru_lm.device import choose_device, describe_device
-from gru_lm.errors import run_stage
-from gru_lm.evaluation import evaluate
-from gru_lm.files import write_json
-from gru_lm.model import load_model
-from gru_lm.settings import Variant, load_settings
-from gru_lm.tokens import SPLITS, load_split
-from gru_lm.uncertainty import Observations, uncertainty
-from gru_lm.vocabulary import Vocabulary
+from gru_lm.core.device import choose_device, describe_device
+from gru_lm.core.errors import run_stage
+from gru_lm.core.files import write_json
+from gru_lm.core.params import Variant, load_settings
+from gru_lm.data.splits import SPLITS, load_split
+from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.evaluation.perplexity import evaluate
+from gru_lm.evaluation.uncertainty import Observations, uncertainty
+from gru_lm.models.base import load_model
 
 PREPARED = Path("data/prepared")
 

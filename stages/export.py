@@ -6,13 +6,13 @@ from typing import get_args
 
 import torch
 
-from gru_lm.errors import run_stage
-from gru_lm.export import largest_differences, require_agreement, to_onnx
-from gru_lm.files import write_bytes, write_json
-from gru_lm.model import load_model
-from gru_lm.settings import Variant
-from gru_lm.tokens import load_split
-from gru_lm.vocabulary import Vocabulary
+from gru_lm.core.errors import run_stage
+from gru_lm.core.files import write_bytes, write_json
+from gru_lm.core.params import Variant
+from gru_lm.data.splits import load_split
+from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.generation.onnx_check import largest_differences, require_agreement, to_onnx
+from gru_lm.models.base import load_model
 
 PREPARED = Path("data/prepared")
 

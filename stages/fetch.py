@@ -5,10 +5,10 @@ import signal
 import sys
 from pathlib import Path
 
-from gru_lm.corpus import fetch
-from gru_lm.errors import run_stage
-from gru_lm.files import write_json
-from gru_lm.settings import load_settings
+from gru_lm.core.errors import run_stage
+from gru_lm.core.files import write_json
+from gru_lm.core.params import load_settings
+from gru_lm.corpus.sources import fetch
 
 RAW = Path("data/raw")
 

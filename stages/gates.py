@@ -6,9 +6,13 @@ from typing import get_args
 
 import torch
 
-from gru_lm.errors import run_stage
-from gru_lm.files import write_arrays, write_json
-from gru_lm.gates import (
+from gru_lm.core.errors import run_stage
+from gru_lm.core.files import write_arrays, write_json
+from gru_lm.core.params import Variant, load_settings
+from gru_lm.data.splits import load_split
+from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.gate_study.interventions import study
+from gru_lm.gate_study.reading import (
     activity,
     context_curve,
     describe_time_constants,
@@ -17,11 +21,7 @@ from gru_lm.gates import (
     read,
     time_constants,
 )
-from gru_lm.interventions import study
-from gru_lm.model import load_model
-from gru_lm.settings import Variant, load_settings
-from gru_lm.tokens import load_split
-from gru_lm.vocabulary import Vocabulary
+from gru_lm.models.base import load_model
 
 PREPARED = Path("data/prepared")
 SPLITS = ("train", "val")

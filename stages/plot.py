@@ -7,12 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar, get_args
 
-from gru_lm import gate_plots, heldout_plots
-from gru_lm.errors import UserError, run_stage
-from gru_lm.files import damaged, missing, read_arrays, read_json, write_bytes
-from gru_lm.plotting import speed_bars, training_curves
-from gru_lm.settings import Variant
-from gru_lm.vocabulary import Vocabulary
+from gru_lm.core.errors import UserError, run_stage
+from gru_lm.core.files import damaged, missing, read_arrays, read_json, write_bytes
+from gru_lm.core.params import Variant
+from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.report import gates as gate_plots
+from gru_lm.report import heldout as heldout_plots
+from gru_lm.report.style import speed_bars, training_curves
 
 VARIANTS: tuple[str, ...] = get_args(Variant)
 NPZ = "analysis/gates/{}.npz"

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from gru_lm.errors import UserError, run_stage
-from gru_lm.files import missing
-from gru_lm.settings import load_settings
-from gru_lm.text import read_text, tokenize
-from gru_lm.tokens import save_splits, split_tokens
-from gru_lm.vocabulary import Vocabulary
+from gru_lm.core.errors import UserError, run_stage
+from gru_lm.core.files import missing
+from gru_lm.core.params import load_settings
+from gru_lm.data.splits import save_splits, split_tokens
+from gru_lm.data.text import read_text, tokenize
+from gru_lm.data.vocabulary import Vocabulary
 
 RAW = Path("data/raw/corpus.txt")
 PREPARED = Path("data/prepared")

@@ -9,12 +9,12 @@ from typing import get_args
 
 import torch
 
-from gru_lm.errors import UserError, run_stage
-from gru_lm.evaluation import evaluate
-from gru_lm.files import write_json
-from gru_lm.settings import Variant, load_settings
-from gru_lm.tokens import SPLITS, load_split
-from gru_lm.training_run import TrainingRun, alone
+from gru_lm.core.errors import UserError, run_stage
+from gru_lm.core.files import write_json
+from gru_lm.core.params import Variant, load_settings
+from gru_lm.data.splits import SPLITS, load_split
+from gru_lm.evaluation.perplexity import evaluate
+from gru_lm.training.run import TrainingRun, alone
 
 PREPARED = Path("data/prepared")
 

@@ -7,11 +7,11 @@ from typing import Any, Final, get_args
 import numpy as np
 from jinja2 import TemplateError
 
-from gru_lm.errors import UserError, run_stage
-from gru_lm.files import damaged, missing, read_arrays, read_json, write_text
-from gru_lm.report import PASSAGES, PNG_SIGNATURE, Gates, Picture, Reading, Results, render
-from gru_lm.settings import Variant
-from gru_lm.vocabulary import Vocabulary
+from gru_lm.core.errors import UserError, run_stage
+from gru_lm.core.files import damaged, missing, read_arrays, read_json, write_text
+from gru_lm.core.params import Variant
+from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.report.page import PASSAGES, PNG_SIGNATURE, Gates, Picture, Reading, Results, render
 
 VARIANTS: tuple[str, ...] = get_args(Variant)
 SPLITS: Final = ("train", "val", "test")

@@ -10,13 +10,13 @@ from typing import get_args
 
 import torch
 
-from gru_lm.device import describe_device
-from gru_lm.errors import UserError, run_stage
-from gru_lm.files import write_text
-from gru_lm.model import load_model
-from gru_lm.sampling import generate
-from gru_lm.settings import Variant, load_settings
-from gru_lm.vocabulary import Vocabulary
+from gru_lm.core.device import describe_device
+from gru_lm.core.errors import UserError, run_stage
+from gru_lm.core.files import write_text
+from gru_lm.core.params import Variant, load_settings
+from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.generation.sampling import generate
+from gru_lm.models.base import load_model
 
 
 def main() -> None:

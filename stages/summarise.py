@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from gru_lm.errors import UserError, run_stage
-from gru_lm.files import damaged, read_json, write_json
-from gru_lm.settings import Variant, load_settings
-from gru_lm.summary import Run, summarise
-from gru_lm.tokens import SPLITS
+from gru_lm.core.errors import UserError, run_stage
+from gru_lm.core.files import damaged, read_json, write_json
+from gru_lm.core.params import Variant, load_settings
+from gru_lm.data.splits import SPLITS
+from gru_lm.evaluation.seeds import Run, summarise
 
 VARIANTS: tuple[str, ...] = get_args(Variant)
 

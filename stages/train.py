@@ -12,10 +12,10 @@ from typing import get_args
 import torch
 from dvclive import Live
 
-from gru_lm.errors import run_stage
-from gru_lm.files import write_json
-from gru_lm.settings import Variant, load_settings
-from gru_lm.training_run import TrainingRun, alone
+from gru_lm.core.errors import run_stage
+from gru_lm.core.files import write_json
+from gru_lm.core.params import Variant, load_settings
+from gru_lm.training.run import TrainingRun, alone
 
 PREPARED = Path("data/prepared")
 

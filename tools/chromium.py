@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from gru_lm.errors import UserError
+from gru_lm.core.errors import UserError
 
 TIMEOUT: Final = 30.0  # seconds without an answer before the browser counts as dead
 FLAGS: Final = (

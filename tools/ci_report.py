@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from gru_lm.errors import run_stage
-from gru_lm.files import write_bytes, write_text
+from gru_lm.core.errors import run_stage
+from gru_lm.core.files import write_bytes, write_text
 from tools.compare import markdown_table, show
 from tools.gate import Verdict, judge, max_rise
 from tools.pictures import overlay

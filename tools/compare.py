@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from gru_lm.errors import UserError, run_stage
-from gru_lm.files import write_bytes, write_text
+from gru_lm.core.errors import UserError, run_stage
+from gru_lm.core.files import write_bytes, write_text
 from tools.pictures import Row, comparison
 from tools.revisions import Revision, find_revisions, natural
 

@@ -12,8 +12,8 @@ import argparse
 from dataclasses import dataclass
 from typing import Final
 
-from gru_lm.errors import UserError, run_stage
-from gru_lm.settings import load_settings
+from gru_lm.core.errors import UserError, run_stage
+from gru_lm.core.params import load_settings
 from tools.revisions import WORKSPACE, Revision, find_revision
 
 SPLIT: Final = "val"

@@ -23,8 +23,8 @@ from typing import Any, Final
 
 import yaml
 
-from gru_lm.errors import UserError
-from gru_lm.settings import Yaml12Loader
+from gru_lm.core.errors import UserError
+from gru_lm.core.params import Yaml12Loader
 
 WORKSPACE: Final = "workspace"
 

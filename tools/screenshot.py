@@ -13,8 +13,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from gru_lm.errors import run_stage
-from gru_lm.files import missing, write_bytes
+from gru_lm.core.errors import run_stage
+from gru_lm.core.files import missing, write_bytes
 from tools.chromium import open_page
 
 WIDTH, HEIGHT = 1200, 740  # CSS pixels

@@ -23,7 +23,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from gru_lm.errors import Interrupted, UserError, run_stage
+from gru_lm.core.errors import Interrupted, UserError, run_stage
 from tools.revisions import experiments
 
 RESTARTS: Final = 3  # of the workers, and of each task that fails before its first stage

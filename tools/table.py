@@ -17,7 +17,7 @@ import subprocess
 import sys
 from typing import Final
 
-from gru_lm.errors import UserError, run_stage
+from gru_lm.core.errors import UserError, run_stage
 
 KEPT: Final = (
     r"metrics/(evaluate/(?!unigram).*:(val|test)\.perplexity|timing/.*:tokens_per_second)$"

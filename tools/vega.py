@@ -15,8 +15,8 @@ from typing import Final
 
 import vl_convert
 
-from gru_lm.errors import run_stage
-from gru_lm.files import write_text
+from gru_lm.core.errors import run_stage
+from gru_lm.core.files import write_text
 
 VEGA_LITE: Final = "5.21"
 """The newest release of the major version for which DVC's templates are written."""

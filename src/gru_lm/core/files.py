@@ -1,0 +1,187 @@
+"""Writing files whole or not at all.
+
+A file is written under a temporary name beside its target, flushed to the disk and then renamed
+over it. Whoever looks at the target sees the old bytes or the new ones, never a part of them,
+whenever the process dies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from gru_lm.core.errors import UserError
+
+SHA256_SIZE = 32  # bytes
+OWNER = "owner"  # the array of an .npz that says what the others belong to
+
+
+@contextmanager
+def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
+    """Open a binary file that appears at ``path`` only when the block ends without an exception.
+
+    Missing parent folders are made. Raises OSError as the file system reports it (a full disk, a
+    read-only folder); nothing is then left beside the target.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o666 & ~_umask())  # mkstemp's 0600 would survive into shared caches
+        Path(name).replace(path)
+    except BaseException as error:
+        Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a failed write does not say where
+        raise
+    _sync_folder(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` atomically."""
+    with atomic_writer(path) as file:
+        file.write(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` as UTF-8, atomically and without newline translation."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` to ``path`` as indented JSON. NaN and infinity are refused (ValueError)."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, made_by: str) -> dict[str, Any]:
+    """Read the JSON object at ``path``.
+
+    Raises UserError, naming the stage ``made_by`` that writes the file, where it is missing,
+    damaged or not an object.
+    """
+    try:
+        value = json.loads(
+            path.read_text(encoding="utf-8"), parse_constant=_refuse, parse_int=_whole_number
+        )
+    except FileNotFoundError:
+        raise missing(path, made_by) from None
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, made_by, str(error)) from None
+    if not isinstance(value, dict):
+        raise damaged(path, made_by, "it does not hold a JSON object")
+    return value
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > 300:
+        raise ValueError("it holds a number of over 300 digits")
+    return int(digits)
+
+
+def write_array(path: Path, array: np.ndarray, owner: str) -> None:
+    """Write ``array`` to ``path`` in NumPy's .npy format, atomically.
+
+    The SHA-256 of all that and of ``owner``, a text that says what the array belongs to, ends the
+    file. NumPy ignores what follows an array, so that any program can read it.
+    """
+    with atomic_writer(path) as file:
+        np.lib.format.write_array(file, array, allow_pickle=False)
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]  # IO[bytes] serves
+        digest.update(owner.encode())
+        file.write(digest.digest())
+
+
+def read_array(path: Path, made_by: str, owner: str) -> np.ndarray:
+    """The array that ``write_array`` wrote to ``path``, memory-mapped and read-only.
+
+    Raises UserError, naming the stage ``made_by`` that writes the file, where it is missing or
+    damaged, or was written for another ``owner``.
+    """
+    try:
+        array: np.ndarray = np.lib.format.open_memmap(path, mode="r")
+        data = np.memmap(path, mode="r")
+    except FileNotFoundError:
+        raise missing(path, made_by) from None
+    except Exception as error:  # NumPy reads the header as Python and raises almost anything
+        raise damaged(path, made_by, str(error)) from None
+    digest = hashlib.sha256(data[:-SHA256_SIZE])  # type: ignore[arg-type]  # an array serves
+    digest.update(owner.encode())
+    if digest.digest() != data[-SHA256_SIZE:].tobytes():
+        raise damaged(path, made_by, "its checksum is wrong, or it belongs to other data")
+    return array
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], owner: str) -> None:
+    """Write ``arrays`` to ``path`` in NumPy's compressed .npz format, atomically.
+
+    ``owner`` says what they belong to. The same arrays give the same bytes.
+    """
+    buffer = io.BytesIO()
+    named: dict[str, Any] = {**arrays, OWNER: np.array(owner)}
+    np.savez_compressed(buffer, **named)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_arrays(path: Path, made_by: str, owner: str) -> dict[str, np.ndarray]:
+    """The arrays that ``write_arrays`` wrote to ``path``.
+
+    Raises UserError, naming the stage ``made_by`` that writes the file, where it is missing or
+    damaged, or was written for another ``owner``.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        mine = arrays.pop(OWNER).item() == owner
+    except FileNotFoundError:
+        raise missing(path, made_by) from None
+    except Exception as error:  # of NumPy, zipfile and zlib, which raise almost anything
+        raise damaged(path, made_by, str(error)) from None
+    if not mine:
+        raise damaged(path, made_by, "it belongs to other data")
+    return arrays
+
+
+def missing(path: Path, made_by: str) -> UserError:
+    """The error for a file that stage ``made_by`` should have written."""
+    return UserError(f"{path} is missing: run the stage that makes it, dvc repro {made_by}")
+
+
+def damaged(path: Path, made_by: str, why: str) -> UserError:
+    """The error for a file of stage ``made_by`` that cannot be used because of ``why``."""
+    return UserError(
+        f"{path} is damaged ({why}): delete it and make it again with dvc repro {made_by}"
+    )
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush the rename itself to the disk, where the system lets a folder be opened."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,118 @@
+"""The vocabulary: which token has which number, and how text becomes numbers and text again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast, get_args
+
+import numpy as np
+
+from gru_lm.core.files import damaged, read_json, write_json
+from gru_lm.data.text import Normalize, TokenLevel, join, tokenize
+
+UNKNOWN = "<unk>"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens by number, number 0 being ``<unk>``, and the rules that made them from text.
+
+    ``level`` and ``normalize`` are kept so that a prefix typed years later is treated as the
+    corpus was.
+    """
+
+    tokens: tuple[str, ...]
+    level: TokenLevel = "char"
+    normalize: Normalize = "none"
+    _ids: dict[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.tokens or self.tokens[0] != UNKNOWN:
+            raise ValueError(f"the first token must be {UNKNOWN}")
+        ids = {token: number for number, token in enumerate(self.tokens)}
+        if len(ids) < len(self.tokens):
+            raise ValueError("a token stands twice")
+        object.__setattr__(self, "_ids", ids)
+
+    @classmethod
+    def build(
+        cls,
+        corpus: Iterable[str],
+        level: TokenLevel = "char",
+        normalize: Normalize = "none",
+        min_freq: int = 0,
+        reserved_tokens: Sequence[str] = (),
+    ) -> Vocabulary:
+        """Number the tokens of ``corpus``: ``<unk>``, the reserved ones, then by falling frequency.
+
+        Of equally frequent tokens the one seen first comes first. Tokens seen fewer than
+        ``min_freq`` times are left out and encode as ``<unk>``.
+        """
+        special = (UNKNOWN, *reserved_tokens)
+        frequent = (
+            token
+            for token, count in Counter(corpus).most_common()
+            if count >= min_freq and token not in special
+        )
+        return cls((*special, *frequent), level, normalize)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def encode_tokens(self, tokens: Iterable[str]) -> np.ndarray:
+        """The numbers of ``tokens`` (N,), in the smallest unsigned type that holds them all."""
+        ids = self._ids
+        return np.fromiter((ids.get(token, 0) for token in tokens), dtype=self.dtype)
+
+    def encode(self, text: str) -> np.ndarray:
+        """Normalise, tokenise and number ``text``: (N,) numbers."""
+        return self.encode_tokens(tokenize(text, self.normalize, self.level))
+
+    def decode(self, numbers: Iterable[int]) -> str:
+        """The text that ``numbers`` spell. Raises IndexError for a number out of range."""
+        tokens = []
+        for number in numbers:
+            if number < 0:
+                raise IndexError(f"token number {number} is negative")
+            tokens.append(self.tokens[number])
+        return join(tokens, self.level)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The smallest unsigned integer type that holds every number."""
+        return np.dtype(np.min_scalar_type(len(self.tokens) - 1))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the tokens and rules, kept in their file and with each model of them."""
+        return hashlib.sha256(json.dumps(self._document()).encode()).hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write everything needed to encode and decode later to ``path`` as JSON."""
+        write_json(path, {**self._document(), "sha256": self.fingerprint})
+
+    @classmethod
+    def load(cls, path: Path) -> Vocabulary:
+        """Read what ``save`` wrote. Raises UserError where the file is missing or damaged."""
+        document = read_json(path, "prepare")
+        tokens, level = document.get("tokens"), document.get("level")
+        normalize = document.get("normalize")
+        if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+            raise damaged(path, "prepare", "'tokens' is not a list of texts")
+        if level not in get_args(TokenLevel) or normalize not in get_args(Normalize):
+            raise damaged(path, "prepare", "'level' or 'normalize' is unknown")
+        try:
+            vocabulary = cls(tuple(tokens), cast(TokenLevel, level), cast(Normalize, normalize))
+        except ValueError as error:
+            raise damaged(path, "prepare", str(error)) from None
+        if document.get("sha256") != vocabulary.fingerprint:
+            raise damaged(path, "prepare", "its checksum is wrong")
+        return vocabulary
+
+    def _document(self) -> dict[str, object]:
+        return {"level": self.level, "normalize": self.normalize, "tokens": list(self.tokens)}

@@ -1,0 +1,297 @@
+"""What the gates of a trained model do while it reads a text.
+
+``steps`` is the GRU as its equations (see ``scratch.py``), one step at a time and with every gate
+in view. All variants run through it: their weights have the textbook's names, and ``b_hh`` is among
+them where the reset gate acts after the recurrent product. An ``Intervention`` pulls a gate, or the
+state itself, towards a given value at each step.
+
+H' = Z * H + (1 - Z) * H~ is a leaky integrator whose leak is the update gate's: held at Z, it would
+forget all but 1/e of its state in -1 / ln Z tokens. Tallec and Ollivier (2018, arXiv:1804.11188)
+read gates as time constants in this way. It is the memory of the leak alone: what a unit tells the
+others through the recurrent weights, and they tell it again, can last longer. How far back a model
+really looks, ``context_curve`` measures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gru_lm.core.errors import UserError
+from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.evaluation.perplexity import Score
+
+Weights = Mapping[str, Tensor]
+
+PLACES: Final = ("first letter", "inside words", "space")  # of a token in a text of characters
+LIKELIEST: Final = 5  # predictions kept for each token of a passage
+LONGEST_CONTEXT: Final = 256  # tokens, of the context curve
+
+# ----------------------------------------------------------------------------------- equations
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """At each step, ``signal`` becomes signal + dose * (value - signal), unit by unit.
+
+    ``signal`` is the update gate Z, the reset gate R or the new state H; ``value`` and ``dose``
+    are (H,). A dose of 1 replaces the unit's signal, one of 0 leaves it as it is.
+    """
+
+    signal: Literal["Z", "R", "H"]
+    value: Tensor
+    dose: Tensor
+
+    def at(self, share: float) -> Intervention:
+        """The same with every dose multiplied by ``share``."""
+        return Intervention(self.signal, self.value, self.dose * share)
+
+    def apply(self, signal: str, x: Tensor) -> Tensor:
+        """``x`` (B, H), pulled if it is the signal in question."""
+        return torch.lerp(x, self.value, self.dose) if signal == self.signal else x
+
+
+def steps(
+    weights: Weights, tokens: Tensor, state: Tensor, intervention: Intervention | None = None
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Read ``tokens`` (B, T) from ``state`` (B, H) on; yield Z, R and the new state at each step.
+
+    Each is (B, H). ``weights`` are those of ``LanguageModel.textbook_weights``.
+    """
+    w = weights
+    W_x = torch.cat(
+        [w["W_xz"] + w["b_z"], w["W_xr"] + w["b_r"], w["W_xh"] + w["b_h"]], dim=1
+    )  # (V, 3H)
+    W_zr = torch.cat([w["W_hz"], w["W_hr"]], dim=1)  # (H, 2H)
+    W_hh, b_hh = w["W_hh"], w.get("b_hh")
+    H, hidden_size = state, len(W_hh)
+    for x in tokens.T:
+        XW_zr, XW_xh = W_x[x].split((2 * hidden_size, hidden_size), dim=1)
+        Z, R = torch.sigmoid(XW_zr + H @ W_zr).chunk(2, dim=1)
+        if intervention is not None:
+            Z, R = intervention.apply("Z", Z), intervention.apply("R", R)
+        if b_hh is None:
+            H_tilde = torch.tanh(XW_xh + (R * H) @ W_hh)
+        else:
+            H_tilde = torch.tanh(XW_xh + R * (H @ W_hh + b_hh))
+        H = Z * H + (1 - Z) * H_tilde
+        if intervention is not None:
+            H = intervention.apply("H", H)
+        yield Z, R, H
+
+
+def last_state(
+    weights: Weights, tokens: Tensor, state: Tensor, intervention: Intervention | None = None
+) -> Tensor:
+    """The state (B, H) after ``tokens`` (B, T), read from ``state`` on."""
+    H = state
+    for _, _, H in steps(weights, tokens, state, intervention):  # noqa: B007
+        pass
+    return H
+
+
+def logits(weights: Weights, states: Tensor) -> Tensor:
+    """Those of the next token, (..., V), from ``states`` (..., H)."""
+    return states @ weights["W_hq"] + weights["b_q"]
+
+
+def surprise(scores: Tensor, tokens: Tensor) -> Tensor:
+    """-log2 of the probability of ``tokens`` (B,) by logits (B, V): bits, in float64."""
+    return F.cross_entropy(scores.double(), tokens, reduction="none") / math.log(2)
+
+
+# ------------------------------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one reading of a split of N tokens from its start, the state carried, has shown.
+
+    ``bits`` (N,) is each token's surprise, -log2 of its probability given all before it; the first
+    has none (NaN). ``mean_Z``, ``mean_R`` and ``mean_H`` (H,) are means over the tokens;
+    ``Z_by_token`` and ``R_by_token`` (N,) means over the units. ``passage`` holds the tokens from
+    place ``start`` on, L of them, in full: ``Z``, ``R`` (L, H), ``top_tokens`` and
+    ``top_probabilities`` (L, 5 or V, whichever is less): the likeliest tokens for each place,
+    predicted before it was read. For a split's first token nothing was predicted: 0 and NaN.
+    """
+
+    bits: np.ndarray
+    mean_Z: np.ndarray
+    mean_R: np.ndarray
+    mean_H: np.ndarray
+    Z_by_token: np.ndarray
+    R_by_token: np.ndarray
+    passage: dict[str, np.ndarray]
+
+
+@torch.inference_mode()
+def read(
+    weights: Weights, tokens: Tensor, start: int = 0, length: int = 0, chunk: int = 500
+) -> Reading:
+    """Read ``tokens`` (N,) once from a state of zeros, keeping the passage start:start + length.
+
+    A passage that goes beyond the split ends with it. ``chunk`` is the number of steps kept in
+    memory at a time and changes nothing else. Sums are in float64.
+
+    Raises UserError where the passage starts beyond the split.
+    """
+    N, (hidden_size, V) = len(tokens), weights["W_hq"].shape
+    if start >= N:
+        raise UserError(
+            f"gates.start = {start:,}, but the split has only {N:,} tokens: choose a smaller one"
+        )
+    K = min(LIKELIEST, V)
+    state = weights["W_hq"].new_zeros(1, hidden_size)
+    sums = torch.zeros(3, hidden_size, dtype=torch.float64)
+    bits, by_token = [torch.full((1,), math.nan, dtype=torch.float64)], []
+    Z_kept, R_kept = [], []
+    top_tokens = [torch.zeros(1, K, dtype=torch.int64)]
+    top_probabilities = [torch.full((1, K), math.nan, dtype=torch.float64)]
+    for first in range(0, N, chunk):
+        read_now = tokens[first : first + chunk]
+        rows = [torch.cat(row) for row in steps(weights, read_now[None], state)]
+        Z, R, H = torch.stack(rows, dim=1)  # each (T, H)
+        state = H[-1:]
+        sums += torch.stack([x.sum(0, dtype=torch.float64) for x in (Z, R, H)])
+        by_token.append(torch.stack([Z.double().mean(1), R.double().mean(1)]))
+        predicted = tokens[first + 1 : first + 1 + chunk]
+        scores = logits(weights, H[: len(predicted)])  # (T, V)
+        bits.append(surprise(scores, predicted))
+        inside = slice(max(0, start - first), max(0, start + length - first))
+        Z_kept.append(Z[inside])
+        R_kept.append(R[inside])
+        # Predictions are for the place after the one that was read last.
+        before = slice(max(0, start - first - 1), max(0, start + length - first - 1))
+        best = scores[before].double().softmax(-1).topk(K)
+        top_tokens.append(best.indices)
+        top_probabilities.append(best.values)
+    skipped = 0 if start == 0 else 1  # the row that stands for the split's first token
+    mean_Z, mean_R, mean_H = (sums / N).numpy()
+    Z_by_token, R_by_token = torch.cat(by_token, dim=1).numpy()
+    all_bits = torch.cat(bits).numpy()
+    passage = {
+        "tokens": tokens[start : start + length].numpy(),
+        "Z": torch.cat(Z_kept).numpy(),
+        "R": torch.cat(R_kept).numpy(),
+        "surprise": all_bits[start : start + length].astype(np.float32),
+        "top_tokens": torch.cat(top_tokens)[skipped:][:length].numpy(),
+        "top_probabilities": torch.cat(top_probabilities)[skipped:][:length].float().numpy(),
+    }
+    return Reading(all_bits, mean_Z, mean_R, mean_H, Z_by_token, R_by_token, passage)
+
+
+# ------------------------------------------------------------------------- memory and activity
+
+
+def time_constants(mean_Z: np.ndarray) -> np.ndarray:
+    """-1 / ln(mean Z) of each unit (H,), in tokens: 0 for Z = 0, infinite for Z = 1."""
+    with np.errstate(divide="ignore"):
+        result: np.ndarray = -1 / np.log(np.asarray(mean_Z, np.float64))
+    return np.where(result < 0, np.inf, result) + 0.0  # a Z of 1 gives -1 / 0
+
+
+def describe_time_constants(values: np.ndarray) -> dict[str, float | None]:
+    """Least, 10th percentile, median, 90th percentile and greatest; None for an infinite one."""
+    points = {"min": 0, "p10": 10, "median": 50, "p90": 90, "max": 100}
+    # No interpolation, which has no value between a finite and an infinite constant.
+    found = {
+        name: float(np.percentile(values, q, method="inverted_cdf")) for name, q in points.items()
+    }
+    return {name: value if math.isfinite(value) else None for name, value in found.items()}
+
+
+def places(tokens: np.ndarray, vocabulary: Vocabulary) -> np.ndarray | None:
+    """For each of ``tokens`` (N,), an index into ``PLACES``; None at word level.
+
+    Everything that is not white space counts as a letter. A text's first letter starts a word.
+    """
+    if vocabulary.level != "char":
+        return None
+    blank = np.array([token.isspace() for token in vocabulary.tokens])[tokens]
+    after_blank = np.concatenate([[True], blank[:-1]])
+    return np.where(blank, 2, np.where(after_blank, 0, 1))
+
+
+def activity(reading: Reading, where: np.ndarray | None) -> dict[str, Any] | None:
+    """Mean Z and R, over units and tokens, at each of ``PLACES``; None where there is none.
+
+    ``where`` is the result of ``places`` for the tokens read.
+    """
+    if where is None:
+        return None
+    result: dict[str, Any] = {}
+    for index, place in enumerate(PLACES):
+        here = where == index
+        result[place] = (
+            {
+                "Z": float(reading.Z_by_token[here].mean()),
+                "R": float(reading.R_by_token[here].mean()),
+                "tokens": int(here.sum()),
+            }
+            if here.any()
+            else None
+        )
+    return result
+
+
+# ------------------------------------------------------------------------------------- context
+
+
+def powers(largest: int) -> list[int]:
+    """1, 2, 4, ... up to ``largest``, at least 1."""
+    return [2**n for n in range(max(1, largest).bit_length())]
+
+
+def spread(first: int, end: int, count: int) -> Tensor:
+    """At most ``count`` places from ``first`` up to ``end``, exclusive, evenly spread: (B,)."""
+    return torch.from_numpy(np.unique(np.linspace(first, end - 1, count).round().astype(int)))
+
+
+@torch.inference_mode()
+def bits_with_context(weights: Weights, tokens: Tensor, places: Tensor, k: int) -> Tensor:
+    """The surprise of the tokens at ``places`` (B,) of ``tokens`` (N,), in bits: (B,).
+
+    Only the ``k`` tokens before each are read, from a state of zeros on.
+    """
+    windows = tokens[places[:, None] + torch.arange(-k, 0)]  # (B, k)
+    zeros = weights["W_hh"].new_zeros(len(places), len(weights["W_hh"]))
+    return surprise(logits(weights, last_state(weights, windows, zeros)), tokens[places])
+
+
+def context_curve(
+    weights: Weights, tokens: Tensor, bits: np.ndarray, count: int = 1000
+) -> dict[str, float]:
+    """Perplexity of the same ``count`` tokens by the number of tokens read before each.
+
+    Keys "1", "2", "4", ... up to 256, or to half of a shorter split, and "all": with the state
+    carried from the split's start, from ``bits`` (N,), its surprises. Raises UserError where a
+    perplexity is beyond numbers.
+    """
+    lengths = powers(min(LONGEST_CONTEXT, len(tokens) // 2))
+    targets = spread(lengths[-1], len(tokens), count)
+    surprises = {str(k): bits_with_context(weights, tokens, targets, k).numpy() for k in lengths}
+    surprises["all"] = bits[targets.numpy()]
+    return {
+        key: float(Score(float(few.sum()) * math.log(2), len(few)).as_metrics()["perplexity"])
+        for key, few in surprises.items()
+    }
+
+
+def effective_context(curve: Mapping[str, float], tolerance: float = 0.05) -> int | None:
+    """The least context whose perplexity is within ``tolerance`` of that with all of it.
+
+    None where context is of no use: the perplexity with all of it is not below that with one
+    token.
+    """
+    if curve["all"] >= curve["1"]:
+        return None
+    enough = (key for key, value in curve.items() if value <= curve["all"] * (1 + tolerance))
+    first = next(enough)
+    return None if first == "all" else int(first)

@@ -1,0 +1,66 @@
+"""The concise variant: the framework's own GRU and output layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gru_lm.models.base import LanguageModel
+
+
+class ConciseGRU(LanguageModel):
+    """``nn.GRU`` over one-hot inputs and ``nn.Linear``, initialised as torch does by default.
+
+    ``nn.GRU`` applies the reset gate after the recurrent product: the function of
+    ``ScratchGRU(reset="after")``, not the textbook's equations.
+    """
+
+    variant = "concise"
+
+    def __init__(self, vocab_size: int, hidden_size: int) -> None:
+        super().__init__(vocab_size, hidden_size)
+        self.gru = nn.GRU(vocab_size, hidden_size)
+        self.linear = nn.Linear(hidden_size, vocab_size)
+
+    def forward(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``LanguageModel.forward``. Under autocast the returned state has its type."""
+        steps = tokens.T[..., None]  # (T, B, 1)
+        one_hot = state.new_zeros(*steps.shape[:2], self.vocab_size).scatter_(-1, steps, 1.0)
+        if torch.is_autocast_enabled(state.device.type):
+            outputs, state = self._autocast_gru(one_hot, state[None])
+        else:
+            outputs, state = self.gru(one_hot, state[None])  # (T, B, H), (1, B, H)
+        return self.linear(outputs), state[0]  # (T, B, V), (B, H)
+
+    def _autocast_gru(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """``nn.GRU`` with inputs, state and weights in autocast's type.
+
+        Autocast alone would keep the state in float32 on a CPU, so that nearly every operation of a
+        step converts it, and take float16 for cuDNN's layer on a GPU, whichever type is asked for.
+        """
+        device = state.device.type
+        dtype = torch.get_autocast_dtype(device)
+        inputs, state, *weights = (t.to(dtype) for t in (inputs, state, *self.gru.all_weights[0]))
+        with torch.autocast(device, enabled=False):
+            # What nn.GRU.forward calls: biases, one layer, no dropout, one direction, time first.
+            result: tuple[Tensor, Tensor] = torch._VF.gru(
+                inputs, state, weights, True, 1, 0.0, self.training, False, False
+            )
+        return result
+
+    def textbook_weights(self) -> dict[str, Tensor]:
+        """See ``LanguageModel.textbook_weights``. Of a gate's two biases only the sum acts."""
+        w = self.state_dict()
+        x_r, x_z, x_h = w["gru.weight_ih_l0"].T.chunk(3, dim=1)  # each (V, H)
+        h_r, h_z, h_h = w["gru.weight_hh_l0"].T.chunk(3, dim=1)  # each (H, H)
+        b_r, b_z, _ = (w["gru.bias_ih_l0"] + w["gru.bias_hh_l0"]).chunk(3)
+        b_h, b_hh = w["gru.bias_ih_l0"].chunk(3)[2], w["gru.bias_hh_l0"].chunk(3)[2]
+        return {
+            **{"W_xz": x_z, "W_hz": h_z, "b_z": b_z},
+            **{"W_xr": x_r, "W_hr": h_r, "b_r": b_r},
+            **{"W_xh": x_h, "W_hh": h_h, "b_h": b_h},
+            **{"b_hh": b_hh, "W_hq": w["linear.weight"].T, "b_q": w["linear.bias"]},
+        }
+
+
+Model = ConciseGRU

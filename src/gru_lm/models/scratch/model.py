@@ -1,0 +1,102 @@
+"""The scratch variant: the GRU written out as its equations.
+
+With ``reset="before"`` the reset gate acts before the recurrent product, as in the textbook
+(Zhang et al., Dive into Deep Learning, section "Gated Recurrent Units") and the first paper
+(Cho et al. 2014, arXiv:1406.1078, equations 5 to 8)::
+
+    Z  = sigmoid(X W_xz + H W_hz + b_z)             update gate
+    R  = sigmoid(X W_xr + H W_hr + b_r)             reset gate
+    H~ = tanh(X W_xh + (R * H) W_hh + b_h)          candidate state
+    H' = Z * H + (1 - Z) * H~
+
+With ``reset="after"`` it acts on the product, which is the function that ``nn.GRU`` and cuDNN
+compute (the first version of the same paper). It is another function: no weights make the two
+equal. It has one bias more, ``b_hh``, inside the brackets that the gate scales::
+
+    H~ = tanh(X W_xh + b_h + R * (H W_hh + b_hh))
+
+The output layer is Q = H' W_hq + b_q. X is one-hot, so that X W is a row of W: the rows are
+picked, not multiplied. Every other product and sum is taken as the textbook writes it, step by step
+and in its order, which makes the training the textbook's bit for bit: floating-point addition is
+not associative, and at a learning rate of 1 a difference in the last bit grows until two runs
+part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gru_lm.models.base import LanguageModel
+
+Reset = Literal["before", "after"]
+
+
+class ScratchGRU(LanguageModel):
+    """The GRU's equations, one parameter a symbol.
+
+    Parameters: W_xz, W_xr, W_xh (V, H); W_hz, W_hr, W_hh (H, H); b_z, b_r, b_h (H,);
+    W_hq (H, V); b_q (V,); with reset "after" also b_hh (H,). Weights start normal(0, 0.01),
+    biases zero.
+    """
+
+    variant = "scratch"
+
+    def __init__(self, vocab_size: int, hidden_size: int, reset: Reset = "before") -> None:
+        super().__init__(vocab_size, hidden_size, reset=reset)
+        if reset not in ("before", "after"):
+            raise ValueError(f"reset = {reset!r}: must be 'before' or 'after'")
+        self.reset = reset
+
+        def normal(rows: int, columns: int) -> nn.Parameter:
+            return nn.Parameter(torch.randn(rows, columns) * 0.01)
+
+        def zeros(size: int) -> nn.Parameter:
+            return nn.Parameter(torch.zeros(size))
+
+        V, H = vocab_size, hidden_size
+        self.W_xz, self.W_hz, self.b_z = normal(V, H), normal(H, H), zeros(H)  # update gate
+        self.W_xr, self.W_hr, self.b_r = normal(V, H), normal(H, H), zeros(H)  # reset gate
+        self.W_xh, self.W_hh, self.b_h = normal(V, H), normal(H, H), zeros(H)  # candidate state
+        if reset == "after":
+            self.b_hh = zeros(H)
+        self.W_hq, self.b_q = normal(H, V), zeros(V)  # output layer
+
+    @classmethod
+    def from_weights(cls, weights: Mapping[str, Tensor], reset: Reset = "before") -> ScratchGRU:
+        """Build the model from given tensors by their names above; the tensors are copied.
+
+        Raises ValueError where a name is missing or unknown or a shape does not fit.
+        """
+        if "W_hq" not in weights:
+            raise ValueError("missing or unknown weights: W_hq")
+        hidden_size, vocab_size = weights["W_hq"].shape
+        model = cls(vocab_size, hidden_size, reset).to(weights["W_hq"].dtype)
+        model.load_weights(weights)
+        return model
+
+    def forward(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``LanguageModel.forward``."""
+        W_x = torch.cat([self.W_xz, self.W_xr, self.W_xh], dim=1)  # (V, 3H)
+        W_hz, W_hr, W_hh, W_hq = self.W_hz, self.W_hr, self.W_hh, self.W_hq
+        b_z, b_r, b_h, b_q = self.b_z, self.b_r, self.b_h, self.b_q
+        H = state  # (B, H)
+        logits = []
+        for x in tokens.T.contiguous():
+            XW_xz, XW_xr, XW_xh = F.embedding(x, W_x).chunk(3, dim=1)  # each (B, H)
+            Z = torch.sigmoid(XW_xz + H @ W_hz + b_z)
+            R = torch.sigmoid(XW_xr + H @ W_hr + b_r)
+            if self.reset == "before":
+                H_tilde = torch.tanh(XW_xh + (R * H) @ W_hh + b_h)
+            else:
+                H_tilde = torch.tanh(XW_xh + b_h + R * (H @ W_hh + self.b_hh))
+            H = Z * H + (1 - Z) * H_tilde
+            logits.append(H @ W_hq + b_q)
+        return torch.stack(logits), H  # (T, B, V), (B, H)
+
+
+Model = ScratchGRU

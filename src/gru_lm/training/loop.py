@@ -1,0 +1,304 @@
+"""Training by truncated backpropagation through time.
+
+One loop trains every variant. It keeps the processor busy with the model alone: the minibatches
+lie on the device, the loss is summed there and read once an epoch, and on a GPU the whole step
+(forward, backward, clipping, update) is one captured CUDA graph.
+
+Source of the method: Zhang et al., Dive into Deep Learning, function ``train_ch8``.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gru_lm.core.errors import UserError
+from gru_lm.core.params import Precision, Train
+from gru_lm.data.minibatches import Minibatch, epoch_minibatches, require_enough_tokens
+from gru_lm.models.base import LanguageModel
+
+UNSCORED = -100  # as a target: no token, no loss
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the training tokens gave.
+
+    ``number`` counts from 1; ``perplexity`` is that of the minibatches as they were met, before
+    each one's update; ``seconds`` is the wall time of the training alone. ``val_perplexity`` is
+    ``validate``'s after the epoch; None where it was not measured or is not finite.
+    """
+
+    number: int
+    perplexity: float
+    tokens: int
+    seconds: float
+    val_perplexity: float | None = None
+
+
+class Diverged(UserError):
+    """The loss is no longer a finite number."""
+
+
+class Trainer:
+    """Updates ``model`` from minibatches; holds the optimizer and the carried hidden state."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        optimizer: torch.optim.Optimizer,
+        clip_norm: float | None,
+        precision: Precision = "fp32",
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.clip_norm = clip_norm
+        self.precision = precision
+        self._weights = weights_of(optimizer)
+        self._dtype = self._weights[0].dtype
+        self._captured: dict[tuple[int, int], CapturedStep] = {}
+
+    def train_epoch(self, minibatches: Iterable[Minibatch], carry_state: bool) -> tuple[float, int]:
+        """One update for each (X, Y) of ``minibatches``, each (B, T) of token numbers.
+
+        ``carry_state`` starts each minibatch from the final hidden state of the one before,
+        detached; otherwise each starts from zero. Returns the perplexity over all their tokens
+        and the number of tokens. The perplexity is ``inf`` or ``nan`` where training diverged.
+        """
+        total = torch.zeros((), dtype=torch.float64, device=self.model.device)
+        num_tokens = 0
+        state: Tensor | None = None
+        for X, Y in minibatches:
+            if state is None or not carry_state:
+                state = self.model.begin_state(len(X))
+            loss, state = self._step(X, Y, state)
+            total += loss * Y.numel()
+            num_tokens += Y.numel()
+        if num_tokens == 0:
+            raise ValueError("an epoch needs at least one minibatch")
+        return perplexity(total.item() / num_tokens), num_tokens
+
+    def _step(self, X: Tensor, Y: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        if self.model.device.type == "cuda":  # GPU only
+            shape = (X.shape[0], X.shape[1])
+            if shape not in self._captured:
+                self._captured[shape] = CapturedStep(self, X, Y, state)
+            return self._captured[shape](X, Y, state)
+        return self.update(X, Y, state)
+
+    def update(self, X: Tensor, Y: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of the optimizer. Returns the mean cross-entropy before it, and the state."""
+        with products_in(self.precision, X.device):
+            logits, state = self.model(X, state)  # (T, B, V), (B, H)
+        loss = F.cross_entropy(logits.flatten(0, 1).to(self._dtype), Y.T.flatten())
+        self.optimizer.zero_grad(set_to_none=False)  # their memory is used again: 4 % faster
+        loss.backward()
+        if self.clip_norm is not None:
+            clip_gradients(self._weights, self.clip_norm)
+        self.optimizer.step()
+        return loss.detach(), state.detach().to(self._dtype)
+
+
+@torch.no_grad()
+def validate(model: LanguageModel, tokens: Tensor, batch_size: int, num_steps: int) -> float:
+    """The perplexity of ``tokens`` (N,) int64, N at least 2, on the model's device.
+
+    As in training with sequential partitioning, the stream is folded into ``batch_size`` rows,
+    each read from a state of zeros on, ``num_steps`` at a time. But nothing is learnt, products are
+    in float32, and each token after the first is scored exactly once: what the last row lacks is
+    filled up and not scored. Where the rows would be shorter than ``num_steps``, there are fewer.
+    The perplexity is ``inf`` or ``nan`` where the model gives no better.
+    """
+    # Not torch.inference_mode: FusedGRU's buffers, if made here, could not be trained with.
+    num_targets = len(tokens) - 1
+    num_rows = min(batch_size, math.ceil(num_targets / num_steps))
+    num_columns = math.ceil(num_targets / num_rows)
+    lacking = num_rows * num_columns - num_targets
+    inputs = F.pad(tokens[:-1], (0, lacking)).view(num_rows, num_columns)
+    targets = F.pad(tokens[1:], (0, lacking), value=UNSCORED).view(num_rows, num_columns)
+    total = torch.zeros((), dtype=torch.float64, device=model.device)
+    state = model.begin_state(num_rows)
+    with products_in("fp32", model.device):
+        for X, Y in zip(inputs.split(num_steps, 1), targets.split(num_steps, 1), strict=True):
+            logits, state = model(X, state)  # (T, B, V), (B, H)
+            total += F.cross_entropy(
+                logits.flatten(0, 1), Y.T.flatten(), ignore_index=UNSCORED, reduction="sum"
+            )
+    return perplexity(total.item() / num_targets)
+
+
+class Snapshot:
+    """The weights and the optimizer's memory at one moment, to go back to."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+        self._kept = [
+            (
+                weight,
+                weight.detach().clone(),
+                {key: value.clone() for key, value in optimizer.state.get(weight, {}).items()},
+            )
+            for weight in weights_of(optimizer)
+        ]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Bring back what was there, in place."""
+        for weight, value, memory in self._kept:
+            weight.copy_(value)
+            for key, buffer in self._optimizer.state.get(weight, {}).items():
+                if key in memory:
+                    buffer.copy_(memory[key])
+                else:  # made since: Adam's moments and step count start from zero
+                    buffer.zero_()
+
+
+@functools.cache
+def _side_stream() -> torch.cuda.Stream:  # GPU only
+    """One for all captures: cuBLAS keeps a workspace for each stream that it has met."""
+    return torch.cuda.Stream()
+
+
+class CapturedStep:  # GPU only
+    """``Trainer.update`` as a CUDA graph: one launch in place of hundreds.
+
+    The graph works on fixed buffers, so inputs are copied in, and what it returns is valid until
+    the next call. Weights and optimizer are as before once it is built: the warm-up that a
+    capture needs is undone.
+    """
+
+    def __init__(self, trainer: Trainer, X: Tensor, Y: Tensor, state: Tensor) -> None:
+        self._X, self._Y, self._state = X.clone(), Y.clone(), state.clone()
+        before = Snapshot(trainer.optimizer)
+        stream = _side_stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream), warnings.catch_warnings():
+            # Adam is set up for the capture, and wonders at being run outside it.
+            warnings.filterwarnings("ignore", ".*capturable")
+            for _ in range(3):
+                trainer.update(self._X, self._Y, self._state)
+        torch.cuda.current_stream().wait_stream(stream)
+        before.restore()
+        trainer.optimizer.zero_grad()
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, stream=stream):
+            self._loss, self._next_state = trainer.update(self._X, self._Y, self._state)
+
+    def __call__(self, X: Tensor, Y: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        self._X.copy_(X)
+        self._Y.copy_(Y)
+        self._state.copy_(state)
+        self._graph.replay()
+        return self._loss, self._next_state
+
+
+def products_in(precision: Precision, device: torch.device) -> torch.autocast:
+    """A context in which matrix products run in ``precision``; weights keep their own.
+
+    "bf16" is torch's autocast. "tf32" is a setting for the whole process, for CUDA devices alone.
+    """
+    if device.type == "cuda":  # GPU only
+        products = "tf32" if precision == "tf32" else "ieee"
+        torch.backends.cuda.matmul.fp32_precision = products
+        torch.backends.cudnn.rnn.fp32_precision = products  # type: ignore[attr-defined]
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def clip_gradients(weights: Iterable[Tensor], max_norm: float) -> None:
+    """Scale all gradients so that their joint Euclidean norm is at most ``max_norm``.
+
+    The norm is summed in the textbook's order, so that the last bit agrees, and is not read back
+    from the device (Pascanu et al. 2013, arXiv:1211.5063, algorithm 1).
+    """
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    norm = torch.sqrt(functools.reduce(torch.add, [(grad**2).sum() for grad in gradients]))
+    scale = (max_norm / norm).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(scale)
+
+
+def weights_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The tensors that ``optimizer`` updates, in its order."""
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
+
+
+def perplexity(cross_entropy: float) -> float:
+    """exp of the mean cross-entropy in nats a token; ``inf`` where it is beyond a float."""
+    try:
+        return math.exp(cross_entropy)
+    except OverflowError:
+        return math.inf
+
+
+def make_optimizer(model: LanguageModel, settings: Train) -> torch.optim.Optimizer:
+    """SGD or Adam over the model's weights, able to run inside a CUDA graph."""
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(model.parameters(), settings.lr)
+    return torch.optim.Adam(model.parameters(), settings.lr, capturable=model.device.type == "cuda")
+
+
+def train(
+    model: LanguageModel,
+    tokens: Tensor,
+    settings: Train,
+    optimizer: torch.optim.Optimizer | None = None,
+    first_epoch: int = 1,
+    val_tokens: Tensor | None = None,
+) -> Iterator[Epoch]:
+    """Train ``model`` on ``tokens`` (N,) int64, on the model's device; yields after each epoch.
+
+    With ``val_tokens`` (M,) int64 their perplexity is measured too, after each epoch whose number
+    is a multiple of ``settings.validate_every`` and after the last. Training stays the same to the
+    last bit.
+
+    To go on with an interrupted run, give the ``optimizer`` it had (``make_optimizer``, with its
+    memory restored) and the number of the ``first_epoch`` still to do.
+
+    Raises UserError where ``tokens`` are too few for one minibatch. Raises Diverged where the loss
+    stops being a number; model and optimizer are then as they were before that epoch.
+    """
+    require_enough_tokens(len(tokens), settings.batch_size, settings.num_steps)
+    tokens = tokens.to(model.device)
+    if val_tokens is not None:
+        val_tokens = val_tokens.to(model.device)
+    optimizer = optimizer or make_optimizer(model, settings)
+    trainer = Trainer(model, optimizer, settings.clip_norm, settings.precision)
+    last_finite = math.nan
+    for number in range(first_epoch, settings.epochs + 1):
+        start = time.perf_counter()
+        before = Snapshot(optimizer)
+        minibatches = epoch_minibatches(
+            tokens,
+            settings.batch_size,
+            settings.num_steps,
+            settings.partition,
+            settings.seed,
+            number,
+        )
+        reached, num_tokens = trainer.train_epoch(
+            minibatches, carry_state=settings.partition == "sequential"
+        )
+        if not math.isfinite(reached):
+            before.restore()
+            last = "none so far" if math.isnan(last_finite) else f"{last_finite:.4g}"
+            raise Diverged(
+                f"training diverged in epoch {number}: the loss is no longer finite (last finite "
+                f"perplexity: {last}); lower train.lr ({settings.lr:g}) or "
+                f"train.clip_norm ({settings.clip_norm})"
+            )
+        last_finite = reached
+        seconds = time.perf_counter() - start
+        val_perplexity = None
+        due = number % settings.validate_every == 0 or number == settings.epochs
+        if val_tokens is not None and due:
+            measured = validate(model, val_tokens, settings.batch_size, settings.num_steps)
+            val_perplexity = measured if math.isfinite(measured) else None
+        yield Epoch(number, reached, num_tokens, seconds, val_perplexity)

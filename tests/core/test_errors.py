@@ -1,0 +1,161 @@
+"""How a stage ends: one line for what a user or the machine is to blame for, else a traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gru_lm.core.errors import Interrupted, UnreachableError, UserError, run_stage
+
+
+def outcome(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
+    """The exit status and stderr of a stage that raises ``error``."""
+
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        run_stage("train", main)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    return stop.value.code, printed.err
+
+
+@pytest.mark.parametrize(
+    "error, code, line",
+    [
+        (UserError("train.lr is\n too high"), 1, "train.lr is too high"),
+        (UnreachableError("nobody there"), 3, "nobody there"),
+        (Interrupted("stopped"), 130, "stopped"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_a_users_error_is_one_line(
+    error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert outcome(error, capsys) == (code, f"train: error: {line}\n")
+
+
+@pytest.mark.parametrize(
+    "number, remedy",
+    [
+        (errno.ENOSPC, "free some disk space"),
+        (errno.EDQUOT, "free some disk space"),
+        (errno.EFBIG, "raise the limit on file sizes (ulimit -f)"),
+    ],
+)
+@pytest.mark.parametrize("name", ["models/a", None])
+def test_a_full_disk_is_one_line_even_where_nobody_says_where(
+    number: int, remedy: str, name: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reason = os.strerror(number)
+    code, printed = outcome(OSError(number, reason, name), capsys)
+    assert code == 1
+    place = name or Path.cwd()
+    assert printed == f"train: error: {place}: {reason}: {remedy} and run the stage again\n"
+
+
+def test_a_file_that_cannot_be_opened_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    code, printed = outcome(PermissionError(errno.EACCES, "Permission denied", "models/a"), capsys)
+    assert code == 1
+    assert printed.startswith("train: error: models/a: Permission denied: check the path")
+
+
+def too_large_for_numpy() -> None:
+    np.empty(1 << 60, np.int8)
+
+
+def too_large_for_torch() -> None:
+    torch.empty(1 << 60, dtype=torch.int8)
+
+
+def too_large_for_a_gpu() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+def no_room_for_cublas() -> None:
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+
+@pytest.mark.parametrize(
+    "allocate", [too_large_for_numpy, too_large_for_torch, too_large_for_a_gpu, no_room_for_cublas]
+)
+def test_a_full_memory_is_one_line(allocate, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises((MemoryError, RuntimeError)) as full:
+        allocate()
+    code, printed = outcome(full.value, capsys)
+    assert code == 1
+    assert printed.startswith("train: error: out of memory: lower model.hidden_size")
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("shapes do not match"),
+        ValueError("out of memory"),
+        OSError(errno.EBADF, "Bad file descriptor"),
+        OSError("of no number"),
+    ],
+)
+def test_a_defect_keeps_its_traceback(error: Exception) -> None:
+    def main() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        run_stage("train", main)
+    assert raised.value is error
+
+
+def test_the_exception_is_gone_when_the_process_ends() -> None:
+    """With it goes what its frames hold, some of which complains at the interpreter's end."""
+
+    def main() -> None:
+        raise UserError("stopped")
+
+    with pytest.raises(SystemExit) as stop:
+        run_stage("train", main)
+    assert stop.value.__context__ is None
+
+
+def run_in_a_process(body: str, **options: Any) -> subprocess.Popen[bytes]:
+    """A stage with this ``body``, whose output can be read in pieces."""
+    code = (
+        f"from gru_lm.core.errors import run_stage\ndef main():\n {body}\nrun_stage('sample', main)"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
+
+
+@pytest.mark.parametrize(
+    "many", ["print('x' * 10**6)", "[print('x', flush=True) for _ in '1' * 10**5]"]
+)
+def test_a_reader_that_goes_away_is_one_line(many: str) -> None:
+    process = run_in_a_process(many)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.read(1)
+    process.stdout.close()
+    assert process.stderr.read() == (
+        b"sample: error: stopped, as nobody reads its output any more\n"
+    )
+    assert process.wait(30) == 1
+
+
+def test_a_terminal_that_knows_no_umlaut_gets_it_spelt_out() -> None:
+    process = run_in_a_process(
+        "print('Z\\xfcrich \\U0001f600')", env=os.environ | {"PYTHONIOENCODING": "ascii"}
+    )
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out.strip(), err) == (0, b"Z\\xfcrich \\U0001f600", b"")

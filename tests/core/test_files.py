@@ -1,0 +1,345 @@
+"""Files are written whole or not at all."""
+
+import contextlib
+import errno
+import json
+import math
+import os
+import random
+import re
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gru_lm
+from gru_lm.core.errors import UserError
+from gru_lm.core.files import (
+    atomic_writer,
+    read_array,
+    read_arrays,
+    read_json,
+    write_array,
+    write_arrays,
+    write_bytes,
+    write_json,
+    write_text,
+)
+
+SOURCE = Path(gru_lm.__file__).parent.parent
+
+
+class Fault(Exception):
+    """Raised by the tests in the middle of writing."""
+
+
+def listing(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("fault", [Fault, KeyboardInterrupt, SystemExit])
+def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path, fault):
+    path = tmp_path / "file.txt"
+    write_bytes(path, b"old")
+    with pytest.raises(fault), atomic_writer(path) as file:
+        file.write(b"new" * 100_000)
+        file.flush()
+        assert path.read_bytes() == b"old"
+        raise fault
+    assert path.read_bytes() == b"old"
+    assert listing(tmp_path) == ["file.txt"]
+
+
+def test_an_exception_leaves_no_new_file(tmp_path):
+    with pytest.raises(Fault), atomic_writer(tmp_path / "file.txt") as file:
+        file.write(b"new")
+        raise Fault
+    assert listing(tmp_path) == []
+
+
+def test_the_old_file_stands_until_the_block_ends(tmp_path):
+    path = tmp_path / "file.txt"
+    write_bytes(path, b"a long old content")
+    with atomic_writer(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert path.read_bytes() == b"a long old content"
+    assert path.read_bytes() == b"new"
+    assert listing(tmp_path) == ["file.txt"]
+
+
+def test_a_rename_that_fails_leaves_nothing(tmp_path):
+    path = tmp_path / "taken"
+    (path / "inside").mkdir(parents=True)
+    with pytest.raises(OSError):
+        write_bytes(path, b"new")
+    assert listing(tmp_path) == ["taken"]
+    assert listing(path) == ["inside"]
+
+
+def test_the_temporary_file_is_hidden_beside_its_target(tmp_path):
+    with atomic_writer(tmp_path / "file.txt"):
+        [name] = listing(tmp_path)
+    assert re.fullmatch(r"\.file\.txt\.\w+\.tmp", name)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are flushed on POSIX systems only")
+def test_the_bytes_are_on_the_disk_before_the_name_and_the_name_before_the_end(
+    tmp_path, monkeypatch
+):
+    real, flushed = os.fsync, []
+
+    def fsync(handle):
+        real(handle)
+        is_folder = stat.S_ISDIR(os.fstat(handle).st_mode)
+        size = None if is_folder else os.fstat(handle).st_size
+        flushed.append((handle, size, (tmp_path / "file.txt").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_bytes(tmp_path / "file.txt", b"new")
+    assert [what for _, *what in flushed] == [[3, False], [None, True]]
+    for handle, *_ in flushed:
+        with pytest.raises(OSError):
+            os.fstat(handle)  # closed
+
+
+def test_an_error_of_the_system_names_the_target_unless_it_names_another_file(tmp_path):
+    path = tmp_path / "file.txt"
+    with pytest.raises(OSError) as caught, atomic_writer(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.filename == str(path)
+    with pytest.raises(OSError) as caught, atomic_writer(path):
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), "another.txt")
+    assert caught.value.filename == "another.txt"
+    with pytest.raises(Fault) as fault, atomic_writer(path):
+        raise Fault
+    assert not hasattr(fault.value, "filename")
+
+
+def test_where_the_temporary_file_is_gone_the_first_error_is_the_one_reported(tmp_path):
+    with pytest.raises(Fault), atomic_writer(tmp_path / "file.txt"):
+        next(tmp_path.iterdir()).unlink()
+        raise Fault
+
+
+def test_missing_folders_are_made(tmp_path):
+    write_text(tmp_path / "a" / "b" / "file.txt", "x")
+    assert (tmp_path / "a" / "b" / "file.txt").read_text("utf-8") == "x"
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077, 0o002])
+def test_permissions_are_those_of_any_new_file(tmp_path, mask):
+    old = os.umask(mask)
+    try:
+        write_bytes(tmp_path / "ours", b"")
+        (tmp_path / "plain").write_bytes(b"")
+        assert os.umask(mask) == mask, "the mask was not put back"
+    finally:
+        os.umask(old)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("ours", "plain")]
+    assert modes[0] == modes[1] == 0o666 & ~mask
+
+
+def test_text_is_utf8_without_newline_translation(tmp_path):
+    write_text(tmp_path / "file.txt", "caf\u00e9\r\n\n")
+    assert (tmp_path / "file.txt").read_bytes() == b"caf\xc3\xa9\r\n\n"
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.dictionaries(st.text(), json_values, max_size=4))
+def test_json_comes_back(tmp_path_factory, value):
+    path = tmp_path_factory.mktemp("json") / "value.json"
+    write_json(path, value)
+    assert read_json(path, "prepare") == value
+    assert json.loads(path.read_text("utf-8")) == value
+
+
+def test_json_is_written_for_people_to_read(tmp_path):
+    write_json(tmp_path / "value.json", {"a": ["\u00e9"]})
+    written = (tmp_path / "value.json").read_text("utf-8")
+    assert written == '{\n  "a": [\n    "\u00e9"\n  ]\n}\n'
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_json_refuses_what_is_no_number(tmp_path, number):
+    path = tmp_path / "value.json"
+    write_json(path, {"perplexity": 1.5})
+    with pytest.raises(ValueError):
+        write_json(path, {"perplexity": number})
+    assert read_json(path, "evaluate") == {"perplexity": 1.5}
+    assert listing(tmp_path) == ["value.json"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b'{"a": 1',
+        b"{'a': 1}",
+        b"[]",
+        b"1",
+        b"null",
+        b'"a"',
+        b'{"a": NaN}',
+        b'{"a": [-Infinity]}',
+        b'{"a": 1' + b"0" * 400 + b"}",
+        b'{"a": "\xff"}',
+        b"[" * 99_999,
+    ],
+    ids=[
+        *("empty", "open", "cut", "python", "list", "number", "null", "text"),
+        *("nan", "infinite", "huge", "latin", "nested"),
+    ],
+)
+def test_damaged_json_names_the_file_and_the_stage(tmp_path, content):
+    path = tmp_path / "value.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read_json(path, "evaluate@scratch")
+    message = str(caught.value)
+    assert message.startswith(f"{path} is damaged")
+    assert message.endswith("dvc repro evaluate@scratch")
+    assert len(message.splitlines()) == 1
+    assert len(message) < 500
+
+
+def test_missing_json_names_the_file_and_the_stage(tmp_path):
+    with pytest.raises(UserError) as caught:
+        read_json(tmp_path / "value.json", "fetch")
+    assert str(caught.value).startswith(f"{tmp_path / 'value.json'} is missing")
+    assert str(caught.value).endswith("dvc repro fetch")
+
+
+def test_arrays_come_back(tmp_path):
+    array = np.arange(12, dtype=np.uint16).reshape(3, 4)
+    write_array(tmp_path / "a.npy", array, owner="me")
+    loaded = np.load(tmp_path / "a.npy", allow_pickle=False)
+    assert loaded.dtype == array.dtype
+    assert loaded.tolist() == array.tolist()
+    with pytest.raises(ValueError):
+        write_array(tmp_path / "b.npy", np.array([{}], dtype=object), owner="me")
+    assert listing(tmp_path) == ["a.npy"]
+
+
+@pytest.mark.parametrize("owner, comes_back", [("me", True), ("you", False), ("", False)])
+def test_an_array_is_for_its_owner_only(tmp_path, owner, comes_back):
+    array = np.arange(5)
+    write_array(tmp_path / "a.npy", array, owner="me")
+    write_arrays(tmp_path / "a.npz", {"a": array}, owner="me")
+    for read in (
+        lambda: read_array(tmp_path / "a.npy", "gates", owner),
+        lambda: read_arrays(tmp_path / "a.npz", "gates", owner)["a"],
+    ):
+        if comes_back:
+            assert read().tolist() == array.tolist()
+        else:
+            with pytest.raises(UserError, match=r"belongs to other data.*dvc repro gates"):
+                read()
+
+
+def test_the_same_arrays_give_the_same_bytes(tmp_path):
+    arrays = {"a": np.arange(5), "b": np.array([1.5, np.nan], np.float32)}
+    for name in ("first", "second"):
+        write_arrays(tmp_path / name, {key: a.copy() for key, a in arrays.items()}, owner="me")
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+    loaded = read_arrays(tmp_path / "first", "gates", owner="me")
+    assert list(loaded) == ["a", "b"]
+    np.testing.assert_array_equal(loaded["b"], arrays["b"])
+
+
+class Trap:
+    """Leaves a file behind where it is unpickled."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("unpickled"),)
+
+
+def test_no_array_is_unpickled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez(tmp_path / "a.npz", a=np.array([Trap()], dtype=object), owner=np.array("me"))
+    with pytest.raises(UserError, match="Object arrays cannot be loaded"):
+        read_arrays(tmp_path / "a.npz", "gates", owner="me")
+    assert listing(tmp_path) == ["a.npz"]
+
+
+@pytest.mark.parametrize("digits, fits", [(300, True), (301, False)])
+def test_a_number_of_endless_digits_is_no_json_of_ours(tmp_path, digits, fits):
+    path = tmp_path / "value.json"
+    path.write_text(f'{{"a": {"9" * digits}}}', encoding="utf-8")
+    if fits:
+        assert read_json(path, "evaluate") == {"a": int("9" * digits)}
+    else:
+        with pytest.raises(UserError, match="is damaged"):
+            read_json(path, "evaluate")
+
+
+def test_arrays_cut_off_or_changed_anywhere_are_damaged(tmp_path):
+    path = tmp_path / "a.npz"
+    write_arrays(path, {"a": np.arange(50)}, owner="me")
+    whole = path.read_bytes()
+    chance = random.Random(0)
+    for _ in range(100):
+        data = bytearray(whole[: chance.choice([len(whole), chance.randrange(len(whole))])])
+        for _ in range(chance.randrange(1, 20) if data else 0):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        path.write_bytes(data)
+        with contextlib.suppress(UserError):  # a changed byte that nobody reads may pass
+            assert read_arrays(path, "gates", owner="me").keys() == {"a"}
+    path.unlink()
+    with pytest.raises(UserError, match=r"is missing.*dvc repro gates"):
+        read_arrays(path, "gates", owner="me")
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from gru_lm.core.files import atomic_writer
+path, size = Path(sys.argv[1]), int(sys.argv[2])
+while True:
+    for letter in b"AB":
+        with atomic_writer(path) as file:
+            for _ in range(64):
+                file.write(bytes([letter]) * (size // 64))
+                file.flush()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is of POSIX systems")
+def test_a_killed_writer_never_leaves_a_part(tmp_path):
+    size = 64 * 8192
+    chance = random.Random(0)
+    for attempt in range(10):
+        path = tmp_path / str(attempt) / "file.bin"
+        child = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path), str(size)],
+            env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        )
+        try:
+            deadline = time.monotonic() + 60
+            while not path.exists() and time.monotonic() < deadline:
+                assert child.poll() is None, "the writer ended by itself"
+                time.sleep(0.005)
+            time.sleep(chance.uniform(0, 0.05))
+        finally:
+            child.kill()
+            child.wait()
+        content = path.read_bytes()
+        assert content in (b"A" * size, b"B" * size), f"a part of {len(content)} bytes is left"

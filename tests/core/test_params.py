@@ -1,0 +1,499 @@
+"""params.yaml: what loads, and the one line that names what is wrong with what does not."""
+
+import copy
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from gru_lm.core.errors import UserError
+from gru_lm.core.params import load_settings
+
+PROJECT = Path(__file__).resolve().parents[2]
+TEXT = (PROJECT / "params.yaml").read_text("utf-8")
+TREE = yaml.safe_load(TEXT)
+REMOVED = object()
+
+
+def with_value(key, value):
+    """params.yaml's text with the dotted ``key`` set to ``value``, or removed."""
+    tree = copy.deepcopy(TREE)
+    *sections, last = key.split(".")
+    section = tree
+    for name in sections:
+        section = section[name]
+    if value is REMOVED:
+        del section[last]
+    else:
+        section[last] = value
+    return yaml.safe_dump(tree, sort_keys=False)
+
+
+def replaced(old, new):
+    """params.yaml's text with its one line ``old`` changed, as somebody's editor would."""
+    lines = [line for line in TEXT.splitlines() if line.strip().startswith(old)]
+    assert len(lines) == 1, f"{old!r} stands {len(lines)} times in params.yaml"
+    return TEXT.replace(lines[0], lines[0].replace(old, new, 1), 1)
+
+
+def load(tmp_path, content):
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return load_settings(path)
+
+
+def aliases_of_aliases(depth):
+    """A short YAML list that stands for one of 10 ** depth items."""
+    lists = ["&a0 [" + ", ".join("x" * 10) + "]"]
+    for level in range(1, depth):
+        lists.append(f"&a{level} [" + ", ".join([f"*a{level - 1}"] * 10) + "]")
+    return "[" + ", ".join(lists) + "]"
+
+
+# ----------------------------------------------------------------------------------- what loads
+
+
+def test_the_projects_own_file_loads():
+    loaded = load_settings(PROJECT / "params.yaml")
+    for section in ("fetch", "prepare", "train", "replicate", "sample", "gates"):
+        assert getattr(loaded, section).model_dump() == TREE[section]
+    assert loaded.device == TREE["device"]
+    assert loaded.model.options("scratch") == {
+        "hidden_size": TREE["model"]["hidden_size"],
+        "reset": TREE["model"]["scratch"]["reset"],
+    }
+    assert loaded.model.options("concise") == {"hidden_size": TREE["model"]["hidden_size"]}
+    assert loaded.corpora["sample"].path == "corpora/sample.txt"
+    assert loaded.corpora["time_machine"].mirror_name == "timemachine.txt"
+
+
+def test_the_projects_own_file_is_the_textbooks_experiment():
+    loaded = load_settings(PROJECT / "params.yaml")
+    train = loaded.train
+    assert (train.batch_size, train.num_steps, train.epochs) == (32, 35, 500)
+    assert (train.optimizer, train.lr, train.clip_norm) == ("sgd", 1.0, 1.0)
+    assert (train.partition, loaded.model.hidden_size) == ("sequential", 256)
+    assert (loaded.fetch.corpus, loaded.prepare.split.train) == ("time_machine", 10_000)
+
+
+@pytest.mark.parametrize(
+    "old, new, expected",
+    [
+        ("lr: 1.0", "lr: 1e-05", 1e-05),
+        ("lr: 1.0", "lr: 1E-5", 1e-05),
+        ("lr: 1.0", "lr: 5e-1", 0.5),
+        ("lr: 1.0", "lr: 1", 1.0),
+        ("lr: 1.0", "lr: .5", 0.5),
+        ("clip_norm: 1.0", "clip_norm: null", None),
+        ("clip_norm: 1.0", "clip_norm: ~", None),
+        ("clip_norm: 1.0", "clip_norm:  ", None),
+        ("clip_norm: 1.0", "clip_norm: 5", 5.0),
+        ("partition: sequential", "partition: random", "random"),
+        ("optimizer: sgd", "optimizer: adam", "adam"),
+        ("epochs: 500", "epochs: 1", 1),
+    ],
+)
+def test_good_training_values(tmp_path, old, new, expected):
+    value = getattr(load(tmp_path, replaced(old, new)).train, old.split(":")[0])
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("device", "cuda"),
+        ("fetch.corpus", "sample"),
+        ("fetch.retries", 0),
+        ("prepare.normalize", "none"),
+        ("prepare.tokens", "word"),
+        ("prepare.reserved_tokens", ["<pad>", "<eos>"]),
+        ("prepare.split", {"train": 0.8, "val": 0.1, "test": 0.1}),
+        ("prepare.split", {"train": 2, "val": 2, "test": 2}),
+        ("model.scratch.reset", "after"),
+        ("sample.top_k", 5),
+        ("sample.temperatures", []),
+        ("train.seed", 2**32 - 1),
+        ("train.select", "best_val"),
+        ("train.validate_every", 1),
+        ("replicate.seeds", []),
+        ("replicate.seeds", [0, 2**32 - 1]),
+        ("gates.start", 10**12),
+        ("gates.length", 2),
+        ("corpora.mine", {"path": "corpora/my book.txt"}),
+        ("corpora.mine", {"urls": ["https://example.org/a.txt"], "sha256": "0" * 64}),
+    ],
+)
+def test_good_variants(tmp_path, key, value):
+    section = load(tmp_path, with_value(key, value)).model_dump()
+    for name in key.split("."):
+        section = section[name]
+    if isinstance(value, dict):
+        section = {name: part for name, part in section.items() if part is not None}
+    assert section == value
+
+
+def test_a_byte_order_mark_and_crlf_do_no_harm(tmp_path):
+    windows = b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode()
+    assert load(tmp_path, windows) == load(tmp_path, TEXT)
+
+
+def test_settings_cannot_be_changed():
+    loaded = load_settings(PROJECT / "params.yaml")
+    with pytest.raises(ValueError):
+        loaded.train.lr = 2.0
+
+
+# ------------------------------------------------------------------------------ what is refused
+
+NAN, INF = math.nan, math.inf
+# Name: (the file's content, what its one line must hold, the key or place first).
+BAD = {
+    # keys
+    "unknown-top": (with_value("optimiser", 1), ["'optimiser'", "unknown key"]),
+    "unknown-in-train": (with_value("train.momentum", 0.9), ["'train.momentum'", "allowed here"]),
+    "unknown-in-concise": (with_value("model.concise.reset", "after"), ["'model.concise.reset'"]),
+    "unknown-in-scratch": (with_value("model.scratch.bias", True), ["'model.scratch.bias'"]),
+    "unknown-in-split": (with_value("prepare.split.valid", 9), ["'prepare.split.valid'"]),
+    "unknown-in-corpus": (with_value("corpora.sample.md5", "a"), ["'corpora.sample.md5'"]),
+    "misspelt-section": (TEXT.replace("\ntrain:", "\ntrian:"), ["'trian'", "did you mean 'train'"]),
+    "misspelt-epochs": (
+        replaced("epochs: 500", "epoch: 500"),
+        ["'train.epoch'", "did you mean 'epochs'"],
+    ),
+    "misspelt-batch": (
+        replaced("batch_size: 32", "batchsize: 32"),
+        ["'train.batchsize'", "did you mean 'batch_size'"],
+    ),
+    "misspelt-normalize": (
+        replaced("normalize:", "normalise:"),
+        ["'prepare.normalise'", "did you mean 'normalize'"],
+    ),
+    "misspelt-reset": (
+        replaced("reset: before         # before:", "rest: before         # before:"),
+        ["'model.scratch.rest'", "did you mean 'reset'"],
+    ),
+    "misspelt-urls": (
+        with_value("corpora.sample", {"url": ["https://example.org/a"]}),
+        ["'corpora.sample.url'", "did you mean 'urls'"],
+    ),
+    "number-as-key": (TEXT + "\n7: 1\n", ["7"]),
+    "number-as-key-inside": (replaced("lr: 1.0", "7: 1.0"), ["train"]),
+    "missing-train": (with_value("train", REMOVED), ["'train'", "missing"]),
+    "missing-corpora": (with_value("corpora", REMOVED), ["'corpora'", "missing"]),
+    "missing-select": (with_value("train.select", REMOVED), ["'train.select'", "missing"]),
+    "missing-replicate": (with_value("replicate", REMOVED), ["'replicate'", "missing"]),
+    "misspelt-length": (with_value("gates.lenght", 9), ["'gates.lenght'", "mean 'length'"]),
+    "missing-lr": (with_value("train.lr", REMOVED), ["'train.lr'", "missing"]),
+    "missing-clip": (with_value("train.clip_norm", REMOVED), ["'train.clip_norm'", "missing"]),
+    "missing-val": (with_value("prepare.split.val", REMOVED), ["'prepare.split.val'", "missing"]),
+    "missing-reset": (with_value("model.scratch", {}), ["'model.scratch.reset'", "missing"]),
+    "null-section": (with_value("train", None), ["train = None"]),
+    "text-section": (with_value("train", "fast"), ["train = 'fast'"]),
+    "list-section": (with_value("sample", []), ["sample = []"]),
+    # types
+    "epochs-text": (with_value("train.epochs", "500"), ["train.epochs = '500'", "integer"]),
+    "epochs-float": (with_value("train.epochs", 500.0), ["train.epochs = 500.0", "integer"]),
+    "epochs-exponent": (replaced("epochs: 500", "epochs: 5e2"), ["train.epochs = 500.0"]),
+    "epochs-true": (with_value("train.epochs", True), ["train.epochs = True"]),
+    "epochs-null": (with_value("train.epochs", None), ["train.epochs = None"]),
+    "epochs-list": (with_value("train.epochs", [5]), ["train.epochs = [5]"]),
+    "batch-text": (with_value("train.batch_size", "many"), ["train.batch_size = 'many'"]),
+    "steps-float": (with_value("train.num_steps", 3.5), ["train.num_steps = 3.5"]),
+    "lr-text": (with_value("train.lr", "0.1"), ["train.lr = '0.1'"]),
+    "lr-true": (with_value("train.lr", True), ["train.lr = True"]),
+    "lr-null": (with_value("train.lr", None), ["train.lr = None"]),
+    "clip-false": (with_value("train.clip_norm", False), ["train.clip_norm = False"]),
+    "clip-text": (with_value("train.clip_norm", "none"), ["train.clip_norm = 'none'"]),
+    "seed-text": (with_value("train.seed", "zero"), ["train.seed = 'zero'"]),
+    "hidden-text": (with_value("model.hidden_size", "256"), ["model.hidden_size = '256'"]),
+    "validate-text": (with_value("train.validate_every", "all"), ["train.validate_every = 'all'"]),
+    "validate-float": (with_value("train.validate_every", 5.0), ["train.validate_every = 5.0"]),
+    "replicate-one": (with_value("replicate.seeds", 3), ["replicate.seeds = 3", "list"]),
+    "replicate-text": (with_value("replicate.seeds", ["1"]), ["replicate.seeds.0 = '1'"]),
+    "gates-start-text": (with_value("gates.start", "here"), ["gates.start = 'here'"]),
+    "gates-length-float": (with_value("gates.length", 0.1), ["gates.length = 0.1"]),
+    "prefixes-text": (with_value("sample.prefixes", "time"), ["sample.prefixes = 'time'"]),
+    "prefix-number": (with_value("sample.prefixes", ["a", 3]), ["sample.prefixes.1 = 3"]),
+    "temperatures-number": (with_value("sample.temperatures", 0.5), ["sample.temperatures = 0.5"]),
+    "top-k-float": (with_value("sample.top_k", 2.5), ["sample.top_k = 2.5"]),
+    "timeout-text": (with_value("fetch.timeout", "20s"), ["fetch.timeout = '20s'"]),
+    "corpus-number": (with_value("fetch.corpus", 3), ["fetch.corpus = 3"]),
+    "reserved-text": (
+        with_value("prepare.reserved_tokens", "x"),
+        ["prepare.reserved_tokens = 'x'"],
+    ),
+    "reserved-number": (with_value("prepare.reserved_tokens", [1]), ["prepare.reserved_tokens.0"]),
+    "split-text": (with_value("prepare.split.train", "most"), ["prepare.split.train = 'most'"]),
+    "split-true": (with_value("prepare.split.train", True), ["prepare.split.train = True"]),
+    "device-list": (with_value("device", ["cpu"]), ["device = ['cpu']"]),
+    "urls-text": (with_value("corpora.time_machine.urls", "http://a.b/c"), ["time_machine.urls"]),
+    # choices
+    "device-unknown": (with_value("device", "tpu"), ["device = 'tpu'", "'auto'", "'cuda'"]),
+    "normalize-unknown": (
+        with_value("prepare.normalize", "lower"),
+        ["prepare.normalize = 'lower'"],
+    ),
+    "tokens-unknown": (with_value("prepare.tokens", "byte"), ["prepare.tokens = 'byte'", "'word'"]),
+    "reset-unknown": (with_value("model.scratch.reset", "x"), ["model.scratch.reset = 'x'"]),
+    "partition-unknown": (with_value("train.partition", "x"), ["train.partition", "'sequential'"]),
+    "optimizer-unknown": (with_value("train.optimizer", "x"), ["train.optimizer", "'adam'"]),
+    "select-unknown": (with_value("train.select", "best"), ["train.select = 'best'", "'best_val'"]),
+    "select-null": (with_value("train.select", None), ["train.select = None"]),
+    "choice-null": (with_value("train.optimizer", None), ["train.optimizer = None"]),
+    # ranges
+    "epochs-zero": (with_value("train.epochs", 0), ["train.epochs = 0", "equal to 1"]),
+    "epochs-negative": (with_value("train.epochs", -5), ["train.epochs = -5"]),
+    "epochs-huge": (with_value("train.epochs", 10**30), ["train.epochs = 1000"]),
+    "batch-zero": (with_value("train.batch_size", 0), ["train.batch_size = 0"]),
+    "batch-huge": (with_value("train.batch_size", 10**9), ["train.batch_size", "1000000"]),
+    "steps-negative": (with_value("train.num_steps", -1), ["train.num_steps = -1"]),
+    "lr-zero": (with_value("train.lr", 0.0), ["train.lr = 0.0", "greater than 0"]),
+    "lr-negative": (with_value("train.lr", -0.1), ["train.lr = -0.1", "greater than 0"]),
+    "lr-nan": (with_value("train.lr", NAN), ["train.lr = nan", "finite"]),
+    "lr-infinite": (with_value("train.lr", INF), ["train.lr = inf", "finite"]),
+    "lr-beyond-a-float": (with_value("train.lr", 10**400), ["train.lr = 1000"]),
+    "lr-large": (with_value("train.lr", 1e4), ["train.lr = 10000.0", "1000"]),
+    "gate-negative": (with_value("gate.max_perplexity_rise", -0.1), ["gate.max_perplexity_rise"]),
+    "gate-text": (with_value("gate.max_perplexity_rise", "5 %"), ["max_perplexity_rise = '5 %'"]),
+    "threads-none-at-all": (with_value("train.threads", 0), ["train.threads = 0"]),
+    "threads-text": (with_value("train.threads", "all"), ["train.threads = 'all'"]),
+    "precision-unknown": (with_value("train.precision", "fp16"), ["train.precision = 'fp16'"]),
+    "reset-of-fused-unknown": (with_value("model.fused.reset", "x"), ["model.fused.reset = 'x'"]),
+    "deterministic-text": (with_value("train.deterministic", "yes"), ["train.deterministic"]),
+    "clip-zero": (with_value("train.clip_norm", 0.0), ["train.clip_norm = 0.0"]),
+    "clip-negative": (with_value("train.clip_norm", -1.0), ["train.clip_norm = -1.0"]),
+    "clip-nan": (with_value("train.clip_norm", NAN), ["train.clip_norm = nan"]),
+    "seed-negative": (with_value("train.seed", -1), ["train.seed = -1"]),
+    "seed-large": (with_value("train.seed", 2**32), ["train.seed = 4294967296"]),
+    "hidden-zero": (with_value("model.hidden_size", 0), ["model.hidden_size = 0"]),
+    "hidden-huge": (with_value("model.hidden_size", 10**6), ["model.hidden_size", "16384"]),
+    "timeout-zero": (with_value("fetch.timeout", 0.0), ["fetch.timeout = 0.0"]),
+    "timeout-infinite": (with_value("fetch.timeout", INF), ["fetch.timeout = inf"]),
+    "retries-negative": (with_value("fetch.retries", -1), ["fetch.retries = -1"]),
+    "bytes-zero": (with_value("fetch.max_bytes", 0), ["fetch.max_bytes = 0"]),
+    "min-freq-negative": (with_value("prepare.min_freq", -1), ["prepare.min_freq = -1"]),
+    "validate-zero": (with_value("train.validate_every", 0), ["train.validate_every = 0"]),
+    "replicate-seed-negative": (with_value("replicate.seeds", [1, -1]), ["replicate.seeds.1 = -1"]),
+    "replicate-seed-large": (with_value("replicate.seeds", [2**32]), ["replicate.seeds.0 = 42949"]),
+    "replicate-many": (
+        with_value("replicate.seeds", list(range(1001))),
+        ["replicate.seeds", "1000"],
+    ),
+    "gates-start-negative": (with_value("gates.start", -1), ["gates.start = -1"]),
+    "gates-length-one": (with_value("gates.length", 1), ["gates.length = 1", "equal to 2"]),
+    "gates-length-huge": (with_value("gates.length", 5001), ["gates.length = 5001", "5000"]),
+    "length-zero": (with_value("sample.length", 0), ["sample.length = 0"]),
+    "temperature-zero": (with_value("sample.temperatures", [0.5, 0.0]), ["sample.temperatures.1"]),
+    "temperature-nan": (with_value("sample.temperatures", [NAN]), ["sample.temperatures.0 = nan"]),
+    "top-k-zero": (with_value("sample.top_k", 0), ["sample.top_k = 0"]),
+    "prefixes-none": (with_value("sample.prefixes", []), ["sample.prefixes = []"]),
+    "prefix-empty": (with_value("sample.prefixes", [""]), ["sample.prefixes.0 = ''"]),
+    "split-one-token": (with_value("prepare.split.val", 1), ["prepare.split.val = 1"]),
+    "split-zero": (with_value("prepare.split.val", 0), ["prepare.split.val = 0"]),
+    "split-negative": (with_value("prepare.split.test", -3), ["prepare.split.test = -3"]),
+    "split-nan": (with_value("prepare.split.test", NAN), ["prepare.split.test = nan"]),
+    "reserved-empty": (with_value("prepare.reserved_tokens", [""]), ["reserved_tokens.0 = ''"]),
+    # contradictions
+    "split-too-much": (
+        with_value("prepare.split", {"train": 0.8, "val": 0.2, "test": 0.1}),
+        ["prepare.split", "sum to 1.1"],
+    ),
+    "split-mixed": (
+        with_value("prepare.split", {"train": 0.8, "val": 100, "test": 100}),
+        ["prepare.split", "all be counts or all be fractions"],
+    ),
+    "split-whole-fraction": (
+        with_value("prepare.split", {"train": 1.0, "val": 0.1, "test": 0.1}),
+        ["prepare.split.train = 1.0"],
+    ),
+    "replicate-twice": (with_value("replicate.seeds", [1, 2, 1]), ["replicate.seeds", "differ"]),
+    "reserved-twice": (
+        with_value("prepare.reserved_tokens", ["a", "a"]),
+        ["prepare.reserved_tokens", "differ"],
+    ),
+    "reserved-unk": (
+        with_value("prepare.reserved_tokens", ["<unk>"]),
+        ["prepare.reserved_tokens", "<unk>"],
+    ),
+    # corpora
+    "corpus-unknown": (
+        with_value("fetch.corpus", "time_machin"),
+        ["fetch.corpus", "'time_machin'", "did you mean 'time_machine'"],
+    ),
+    "corpus-escaping": (with_value("fetch.corpus", "../../etc"), ["fetch.corpus = '../../etc'"]),
+    "corpus-newline": (with_value("fetch.corpus", "time_machine\n"), ["fetch.corpus"]),
+    "corpus-name-escaping": (with_value("corpora", {"../x": {"path": "a"}}), ["corpora", "../x"]),
+    "corpus-name-empty": (with_value("corpora", {"": {"path": "a"}}), ["corpora"]),
+    "corpus-empty": (with_value("corpora.sample", {}), ["corpora.sample", "'urls' or 'path'"]),
+    "corpus-null": (with_value("corpora.sample", None), ["corpora.sample = None"]),
+    "corpus-both": (
+        with_value("corpora.sample.urls", ["https://example.org/a"]),
+        ["corpora.sample", "not both"],
+    ),
+    "path-above": (
+        with_value("corpora.sample.path", "../b.txt"),
+        ["corpora.sample.path", "inside"],
+    ),
+    "path-above-within": (with_value("corpora.sample.path", "a/../../b"), ["corpora.sample.path"]),
+    "path-absolute": (with_value("corpora.sample.path", "/etc/passwd"), ["corpora.sample.path"]),
+    "path-empty": (with_value("corpora.sample.path", " "), ["corpora.sample.path"]),
+    "path-nul": (with_value("corpora.sample.path", "a\0b"), ["corpora.sample.path"]),
+    "url-file": (
+        with_value("corpora.time_machine.urls", ["file:///etc/passwd"]),
+        ["corpora.time_machine.urls", "file:///etc/passwd"],
+    ),
+    "url-ftp": (with_value("corpora.time_machine.urls", ["ftp://a.b/c"]), ["time_machine.urls"]),
+    "url-no-host": (with_value("corpora.time_machine.urls", ["http:///c"]), ["time_machine.urls"]),
+    "url-broken": (with_value("corpora.time_machine.urls", ["http://[a"]), ["time_machine.urls"]),
+    "urls-empty": (with_value("corpora.time_machine.urls", []), ["time_machine.urls = []"]),
+    "file-escaping": (with_value("corpora.time_machine.file", "../a"), ["time_machine.file"]),
+    "sha-short": (
+        with_value("corpora.time_machine.sha256", "abc"),
+        ["time_machine.sha256 = 'abc'"],
+    ),
+    "sha-capitals": (with_value("corpora.time_machine.sha256", "A" * 64), ["time_machine.sha256"]),
+    # not a params file at all
+    "empty": ("", ["params.yaml", "mapping"]),
+    "comment-only": ("# nothing\n", ["params.yaml", "mapping"]),
+    "list-at-top": ("- train\n- sample\n", ["params.yaml", "mapping"]),
+    "text-at-top": ("train", ["params.yaml", "mapping"]),
+    "empty-mapping": ("{}", ["params.yaml", "missing"]),
+    "not-utf8": (TEXT.encode() + b"# caf\xe9\n", [f"UTF-8 at byte {len(TEXT.encode()) + 5}"]),
+    "utf16": (TEXT.encode("utf-16"), ["not UTF-8 at byte 0"]),
+    "open-bracket": (
+        replaced("temperatures: [0.5", "temperatures: [[0.5"),
+        ["not valid YAML", "line"],
+    ),
+    "tab": (replaced("lr: 1.0", "\tlr: 1.0"), ["not valid YAML", "line"]),
+    "colon-missing": (replaced("lr: 1.0", "lr 1.0"), ["not valid YAML", "line"]),
+    "control-character": (TEXT + "# \x07\n", ["not valid YAML"]),
+    "two-documents": (TEXT + "\n---\na: 1\n", ["not valid YAML"]),
+    "unknown-anchor": (replaced("lr: 1.0", "lr: *rate"), ["not valid YAML", "rate"]),
+    "bad-date": (replaced("lr: 1.0", "lr: 2026-99-99"), ["not valid YAML"]),
+    "too-many-digits": (replaced("lr: 1.0", "lr: 1" + "0" * 9999), ["not valid YAML"]),
+    "nested": ("a: " + "[" * 5000, ["not valid YAML"]),
+    "list-as-key": (TEXT + "\n? [a, b]\n: 1\n", ["not valid YAML", "unhashable"]),
+    "key-twice": (TEXT + "\ndevice: cpu\n", ["not valid YAML", "'device' stands twice", "line"]),
+    "key-twice-inside": (
+        replaced("lr: 1.0", "lr: 1.0\n  lr: 2.0"),
+        ["not valid YAML", "'lr' stands twice"],
+    ),
+    "billions": (replaced("lr: 1.0", f"lr: {aliases_of_aliases(12)}"), ["train.lr = [[", "number"]),
+    "object-tag": (
+        replaced("lr: 1.0", "lr: !!python/object/apply:os.system ['touch pwned']"),
+        ["not valid YAML", "python/object/apply"],
+    ),
+    "name-tag": (replaced("lr: 1.0", "lr: !!python/name:os.system"), ["not valid YAML"]),
+    "contains-itself": (replaced("lr: 1.0", "lr: &a [*a]"), ["train.lr"]),
+    "merged-key-unknown": (
+        TEXT.replace("\ntrain:", "\ntrain:\n  <<: {momentum: 1}", 1),
+        ["not valid YAML", "merge"],
+    ),
+}
+
+
+def test_the_table_is_long():
+    assert len(BAD) >= 100
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_files_get_one_line_that_names_the_key(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    content, expected = BAD[name]
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, content)
+    message = str(caught.value)
+    for part in expected:
+        assert part in message
+    assert str(tmp_path / "params.yaml") in message
+    assert len(message.splitlines()) == 1
+    assert len(message) < 600
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_missing_file_says_where_to_go(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        load_settings()
+    assert f"params.yaml is missing in {tmp_path}" in str(caught.value)
+    assert "project's root" in str(caught.value)
+
+
+numbers_in_it = [
+    f"{section}.{key}"
+    for section in ("fetch", "train", "sample", "model")
+    for key, value in TREE[section].items()
+    if isinstance(value, (int, float))
+]
+junk = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "Z", "Cc"]), max_size=20),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.text("ab", max_size=2), st.integers(), max_size=2),
+)
+
+
+@hypothesis_settings(deadline=None, max_examples=150)
+@given(st.sampled_from(numbers_in_it), junk)
+def test_any_value_is_taken_as_it_is_or_refused_by_name(tmp_path_factory, key, value):
+    section, name = key.split(".")
+    try:
+        loaded = load(tmp_path_factory.mktemp("params"), with_value(key, value))
+    except UserError as error:
+        assert key in str(error)
+        assert len(str(error).splitlines()) == 1
+    else:
+        taken = getattr(getattr(loaded, section), name)
+        assert taken == value
+        assert isinstance(taken, bool) == isinstance(value, bool)
+
+
+@hypothesis_settings(deadline=None, max_examples=100)
+@given(st.integers(0, len(TEXT)), st.integers(1, 40), st.text(max_size=6))
+def test_any_slip_of_the_editor_loads_or_is_refused_in_one_line(tmp_path_factory, at, cut, typed):
+    content = TEXT[:at] + typed + TEXT[at + cut :]
+    try:
+        load(tmp_path_factory.mktemp("params"), content)
+    except UserError as error:
+        assert "params.yaml" in str(error)
+        assert len(str(error).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["misspelt-epochs", "lr-nan", "split-mixed", "billions", "object-tag", "not-utf8", None],
+)
+def test_a_stage_ends_with_one_line(tmp_path, name):
+    content = BAD[name][0] if name else None
+    if content is not None:
+        path = tmp_path / "params.yaml"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    result = subprocess.run(
+        [sys.executable, "-m", "stages.prepare"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+    )
+    assert result.returncode == 1
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("prepare: error: params.yaml")
+    for part in BAD[name][1] if name else ["missing"]:
+        assert part in lines[0]
+    assert not (tmp_path / "data").exists()
+    assert not (tmp_path / "pwned").exists()

@@ -1,0 +1,1190 @@
+"""Fetching the corpus: whatever happens, the right bytes or the earlier file, and one clear line.
+
+``Project.fetch`` checks after every run what must always hold, so that a test only says what is
+particular to it. Most runs happen within this process, as starting Python for each would take
+most of the time; what concerns the process itself (signals, two at once, a terminal) starts one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import errno
+import gzip
+import hashlib
+import io
+import json
+import os
+import pty
+import random
+import re
+import resource
+import signal
+import ssl
+import subprocess
+import sys
+import termios
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from email.utils import formatdate
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+import http_faults as faults
+import pytest
+import requests
+import yaml
+from http_faults import FaultyServer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gru_lm.core.errors import run_stage
+from gru_lm.core.files import atomic_writer
+from gru_lm.core.params import Fetch
+from gru_lm.corpus import download
+from gru_lm.corpus import sources as corpus
+from stages import fetch as stage
+
+ROOT = Path(__file__).resolve().parents[2]
+BOOK = "".join(random.Random(0).choices("abcdefgh \n", k=200_000)).encode()
+OTHER = BOOK[:-1] + b"!"
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+EARLIER = {"corpus.txt": b"an earlier corpus\n", "corpus.json": b"its provenance\n"}
+PAGE = b"\n<!DOCTYPE html><html><title>Log in to the hotel's network</title></html>\n"
+MAX_BYTES = 300_000
+TIMEOUT = 0.4  # seconds; enough for this server on a busy machine
+TAG = '"v1"'
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one line of an error; warnings come before it."""
+        *warnings, last = self.err.splitlines()
+        assert last.startswith("fetch: error: ")
+        assert all(line.startswith("fetch: warning: ") for line in warnings), self.err
+        return last
+
+
+class Project:
+    """A folder with a params.yaml like the project's, and an earlier corpus."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.raw = folder / "data" / "raw"
+        self.raw.mkdir(parents=True)
+        for name, data in EARLIER.items():
+            (self.raw / name).write_bytes(data)
+        self.env = {
+            name: value
+            for name, value in os.environ.items()
+            if not re.fullmatch(r"(?i).*_proxy|GRU_LM_.*|NETRC|PYTHON.*", name)
+        }
+        self.env |= {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}", "HOME": str(folder)}
+
+    def use(self, fetch: dict[str, Any] | None = None, **entry: Any) -> None:
+        """Write params.yaml: the corpus ``book`` with this entry, BOOK's checksum by default."""
+        params = copy.deepcopy(PARAMS)
+        params["fetch"] |= {"timeout": TIMEOUT, "retries": 1, "max_bytes": MAX_BYTES} | (
+            fetch or {}
+        )
+        params["fetch"]["corpus"] = "book"
+        entry = {"sha256": sha256(BOOK)} | entry
+        params["corpora"]["book"] = {key: value for key, value in entry.items() if value}
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+
+    def files(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in self.raw.iterdir()}
+
+    def fetch(self, expect: bytes | None, code: int = 3) -> Result:
+        """Run the stage; it must deliver ``expect``, or fail with ``code`` where that is None."""
+        before = self.files()
+        result = self.here()
+        self.check(result, before, expect, code)
+        return result
+
+    def check(
+        self, result: Result, before: dict[str, bytes], expect: bytes | None, code: int = 3
+    ) -> None:
+        assert "Traceback" not in result.err, result.err
+        if expect is None:
+            assert result.code == code, result
+            assert result.out == ""
+            assert result.error
+            assert self.files() == before
+        else:
+            assert result.code == 0, result
+            assert result.out.startswith("fetch: book, ") and result.out.count("\n") == 1
+            assert all(line.startswith("fetch: warning: ") for line in result.err.splitlines())
+            assert self.files().keys() == {"corpus.txt", "corpus.json"}
+            assert self.files()["corpus.txt"] == expect
+            assert json.loads(self.files()["corpus.json"]) == {
+                "corpus": "book",
+                "sha256": sha256(expect),
+                "bytes": len(expect),
+            }
+
+    def here(self) -> Result:
+        out, err = io.StringIO(), io.StringIO()
+        code: Any = 0
+        handler = signal.getsignal(signal.SIGTERM)
+        with pytest.MonkeyPatch.context() as patch, contextlib.chdir(self.folder):
+            for name in os.environ.keys() - self.env.keys():
+                patch.delenv(name)
+            for name, value in self.env.items():
+                patch.setenv(name, value)
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                try:
+                    run_stage("fetch", stage.main)
+                except SystemExit as stop:
+                    code = stop.code
+                finally:
+                    signal.signal(signal.SIGTERM, handler)
+        return Result(code, out.getvalue(), err.getvalue())
+
+    def start(self, **options: Any) -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        options = {"stdout": pipe, "stderr": pipe, "text": True} | options
+        command = [sys.executable, "-m", "stages.fetch"]
+        return subprocess.Popen(command, cwd=self.folder, env=self.env, **options)
+
+
+def finish(process: subprocess.Popen[str]) -> Result:
+    out, err = process.communicate(timeout=20)
+    return Result(process.returncode, out, err)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    with FaultyServer() as running:
+        yield running
+
+
+# One address and its faults. Each: what the server does, what the line says, and how many requests
+# it takes with one retry (2 where another try may help, 1 where it cannot).
+
+FAULTS: dict[str, tuple[faults.Behaviour, str, int]] = {
+    "403": (faults.status(403), "HTTP status 403", 1),
+    "404": (faults.status(404), "HTTP status 404", 1),
+    "204": (faults.status(204), "HTTP status 204", 1),
+    "206 unasked": (faults.whole(BOOK, 206), "HTTP status 206", 1),
+    "408": (faults.status(408), "HTTP status 408", 2),
+    "429": (faults.status(429), "HTTP status 429", 2),
+    "500": (faults.status(500), "HTTP status 500", 2),
+    "503": (faults.status(503), "HTTP status 503", 2),
+    "silent": (faults.silent, f"no answer within {TIMEOUT} seconds", 2),
+    "stalled": (faults.stalled(BOOK, 1000), f"no answer within {TIMEOUT} seconds", 2),
+    "dripping": (faults.dripping(BOOK, 100_000, 0.02), "slower than 1024 bytes a second", 2),
+    "dripping header": (faults.dripping_header, f"no whole answer within {3 * TIMEOUT:g} s", 2),
+    "endless headers": (faults.endless_headers, "not a usable address or answer", 2),
+    "reset": (faults.reset, "connection reset by peer", 2),
+    "hung up": (faults.hung_up, ": closed the connection or did not answer in HTTP)", 2),
+    "gibberish": (faults.gibberish, ": closed the connection or did not answer in HTTP)", 2),
+    "cut off": (faults.cut_off(BOOK, 150_000), ": the body was cut off)", 2),
+    "cut off at once": (faults.cut_off(BOOK, 0), ": the body was cut off)", 2),
+    "chunks cut off": (faults.cut_off_chunks(BOOK), ": the body was cut off)", 2),
+    "gzip cut off": (faults.zipped(BOOK, 5000), ": the body was cut off)", 2),
+    "gzip damaged": (
+        faults.unframed(b"\x1f\x8b" + BOOK, Content_Encoding="gzip"),
+        "damaged gzip stream",
+        2,
+    ),
+    "length too long": (
+        faults.whole(BOOK, Content_Length=len(BOOK) + 1),
+        ": the body was cut off)",
+        2,
+    ),
+    "length too short": (
+        faults.whole(BOOK, Content_Length=len(BOOK) - 1),
+        f"reached, but sent other bytes (SHA-256 {sha256(BOOK[:-1])}, expected {sha256(BOOK)})",
+        1,
+    ),
+    "two lengths": (faults.whole(BOOK, Content_Length="5, 6"), "not a usable", 1),
+    "other bytes": (
+        faults.whole(OTHER),
+        f"reached, but sent other bytes (SHA-256 {sha256(OTHER)}, expected {sha256(BOOK)})",
+        1,
+    ),
+    "a page": (faults.whole(PAGE, Content_Type="text/html"), "apparently a web page", 1),
+    "empty": (faults.whole(b""), "reached, but sent nothing", 1),
+    "long": (faults.whole(BOOK * 2), f"fetch.max_bytes allows ({MAX_BYTES} bytes)", 1),
+    "long by its own account": (
+        faults.stalled(BOOK, 0, Content_Length=10**12),
+        f"fetch.max_bytes allows ({MAX_BYTES} bytes)",
+        1,
+    ),
+    "endless": (faults.endless(), f"fetch.max_bytes allows ({MAX_BYTES} bytes)", 1),
+    "gzip bomb": (
+        faults.unframed(faults.bomb(1 << 28), Content_Encoding="gzip"),
+        f"fetch.max_bytes allows ({MAX_BYTES} bytes)",
+        1,
+    ),
+    "strange encoding": (faults.whole(BOOK, Content_Encoding="br"), "not asked for ('br')", 1),
+    "to a file": (faults.redirect("file:///etc/hostname"), "redirects to a file: address", 1),
+    "to ftp": (faults.redirect("ftp://127.0.0.1/book.txt"), "redirects to a ftp: address", 1),
+    "to data": (faults.redirect("data:text/plain,abc"), "redirects to a data: address", 1),
+    "to nowhere": (faults.redirect(None), "redirects without saying where to", 1),
+    "to a bad port": (faults.redirect("http://127.0.0.1:99999/"), "a malformed address", 1),
+    "to no host": (faults.redirect("https:///book.txt"), "not a usable", 1),
+    "to a bad bracket": (faults.redirect("http://[::1/book.txt"), "a malformed address", 1),
+    "to itself": (faults.redirect("/book.txt"), "in a loop, back to http://127.0.0.1:", 1),
+    "to a part of itself": (faults.redirect("#top"), "in a loop, back to http://127.0.0.1:", 1),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_address_is_named_and_the_next_one_is_used(
+    fault: str, project: Project, server: FaultyServer
+) -> None:
+    behaviour, reason, requests = FAULTS[fault]
+    bad = server.add("/book.txt", behaviour)
+    project.use(urls=[bad])
+    result = project.fetch(None)
+    assert f"({bad}: " in result.error
+    assert reason in result.error
+    assert len(server.asked("/book.txt")) == requests
+    good = server.add("/good.txt", faults.whole(BOOK))
+    project.use({"retries": 0}, urls=[bad, good])
+    assert f"from {good}" in project.fetch(BOOK).out
+
+
+def test_an_answer_that_is_given_up_does_not_keep_the_process(
+    project: Project, server: FaultyServer
+) -> None:
+    """Its header goes on dripping until the server ends, after this test."""
+    url = server.add("/book.txt", faults.dripping_header)
+    project.use({"retries": 0}, urls=[url])
+    before = project.files()
+    result = finish(project.start())
+    project.check(result, before, None)
+    assert f"{url}: no whole answer within {3 * TIMEOUT:g} seconds" in result.error
+
+
+@pytest.mark.parametrize("fault", ["long", "endless", "gzip bomb"])
+def test_a_body_that_is_too_long_is_not_read_to_its_end(
+    fault: str, project: Project, server: FaultyServer
+) -> None:
+    project.use(urls=[server.add("/book.txt", FAULTS[fault][0])])
+    project.fetch(None)
+    time.sleep(0.05)
+    assert server.sent < 20_000_000, "no more than the buffers between server and client hold"
+
+
+def test_a_redirect_with_an_endless_body_is_followed_without_reading_it(
+    project: Project, server: FaultyServer
+) -> None:
+    good = server.add("/good.txt", faults.whole(BOOK))
+    project.use(urls=[server.add("/book.txt", faults.endless(302, Location=good))])
+    project.fetch(BOOK)
+    assert server.sent < 20_000_000
+
+
+# Nobody there
+
+
+def test_a_refused_connection(project: Project) -> None:
+    url = f"http://127.0.0.1:{faults.closed_port()}/book.txt"
+    project.use(urls=[url])
+    assert f"{url}: connection refused" in project.fetch(None).error
+
+
+def test_an_unknown_host(project: Project) -> None:
+    project.use(urls=["http://books.invalid/book.txt"])
+    assert "http://books.invalid/book.txt: host not found" in project.fetch(None).error
+
+
+def test_a_host_name_that_cannot_be(project: Project) -> None:
+    project.use(urls=[f"http://{'x' * 70}.invalid/book.txt", "http://127.0.0.1:99999/book.txt"])
+    assert project.fetch(None).error.count("not a usable address") == 2
+
+
+def test_https_from_a_server_without_it(project: Project, server: FaultyServer) -> None:
+    url = server.add("/book.txt", faults.whole(BOOK)).replace("http:", "https:")
+    project.use({"retries": 0}, urls=[url])
+    assert "[ssl" in project.fetch(None).error
+
+
+def test_a_certificate_that_is_not_valid_is_a_failure_that_stays() -> None:
+    cause = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    cause.verify_message = "self-signed certificate"
+    error = requests.exceptions.SSLError("https://user:secret@a.org")
+    error.__cause__ = cause
+    failure = download._network_failure(error, timeout=1.0)
+    assert str(failure) == "its certificate is not valid (self-signed certificate)"
+    assert not failure.passing
+
+
+def test_settings_of_the_environment_that_cannot_work(project: Project) -> None:
+    project.use({"retries": 0}, urls=["https://books.invalid/book.txt"])
+    project.env["REQUESTS_CA_BUNDLE"] = "nowhere.pem"
+    assert "nowhere.pem" in project.fetch(None).error
+    del project.env["REQUESTS_CA_BUNDLE"]
+    project.env["all_proxy"] = f"socks5://127.0.0.1:{faults.closed_port()}"
+    error = project.fetch(None).error
+    missing = ": the environment's SOCKS proxy needs the Python package PySocks)"
+    assert missing in error or find_spec("socks")
+
+
+def test_without_network_one_line_names_every_address_and_the_remedy(project: Project) -> None:
+    urls = ["http://one.invalid/book.txt", "https://two.invalid/book.txt"]
+    project.use(urls=urls)
+    project.env["GRU_LM_CORPUS_MIRROR"] = "https://mirror.invalid/books"
+    before = project.files()
+    result = finish(project.start())
+    project.check(result, before, None)
+    assert result.err.count("\n") == 2, "a warning for the mirror, and the error"
+    for part in [*urls, "https://mirror.invalid/books"]:
+        assert f"{part}: host not found" in result.error
+    assert "dvc exp run -S fetch.corpus=sample" in result.error
+    assert "GRU_LM_CORPUS_MIRROR" in result.error
+    assert "holds book.txt" in result.error
+
+
+def test_nothing_is_left_where_nothing_was(project: Project, server: FaultyServer) -> None:
+    for path in project.raw.iterdir():
+        path.unlink()
+    project.use(urls=[server.add("/book.txt", faults.cut_off(BOOK, 100))])
+    project.fetch(None)
+    assert project.files() == {}
+
+
+# Recovery
+
+
+@pytest.mark.parametrize(
+    "fault", ["408", "429", "500", "503", "silent", "stalled", "reset", "hung up", "cut off"]
+)
+def test_a_failure_that_passes_is_survived(
+    fault: str, project: Project, server: FaultyServer
+) -> None:
+    project.use(urls=[server.add("/book.txt", FAULTS[fault][0], faults.whole(BOOK))])
+    project.fetch(BOOK)
+    assert len(server.requests) == 2
+
+
+def test_two_failures_that_pass_are_survived(project: Project, server: FaultyServer) -> None:
+    failures = (faults.status(503), faults.hung_up)
+    project.use({"retries": 2}, urls=[server.add("/book.txt", *failures, faults.whole(BOOK))])
+    project.fetch(BOOK)
+    assert len(server.requests) == 3
+
+
+def test_retry_after_is_honoured(project: Project, server: FaultyServer) -> None:
+    busy = faults.status(429, Retry_After=1)
+    project.use(urls=[server.add("/book.txt", busy, faults.whole(BOOK))])
+    project.fetch(BOOK)
+    first, second = server.requests
+    assert second.at - first.at >= 1.0
+
+
+def test_a_failure_stays_and_asks_for_no_wait_unless_it_says_so() -> None:
+    failure = download.SourceFailed("the reason")
+    assert (str(failure), failure.passing, failure.wait) == ("the reason", False, 0.0)
+
+
+def test_retry_after_as_seconds_or_a_date_has_a_cap() -> None:
+    now = 1_700_000_000.0
+    assert download._retry_after("7", now) == 7
+    assert download._retry_after("99999", now) == download._retry_after("9" * 400, now) == 30
+    assert download._retry_after(formatdate(now + 5, usegmt=True), now) == 5
+    assert download._retry_after(formatdate(now - 5, usegmt=True), now) == 0
+    assert download._retry_after("", now) == download._retry_after("soon", now) == 0
+
+
+@given(st.text())
+@settings(deadline=None)
+def test_retry_after_never_breaks_the_wait(field: str) -> None:
+    assert 0 <= download._retry_after(field, 1_700_000_000.0) <= 30
+
+
+def test_the_back_off_grows_is_random_and_has_a_cap() -> None:
+    options = Fetch(corpus="book", timeout=20.0, retries=10, max_bytes=1)
+    for failures, longest in [(0, 0.5), (1, 1.0), (2, 2.0), (9, 30.0)]:
+        waits = {download._backoff(options, failures) for _ in range(500)}
+        assert longest / 2 <= min(waits) < max(waits) <= longest
+
+
+# Continuing a transfer
+
+
+@pytest.mark.parametrize("validator", [TAG, "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_a_cut_off_transfer_is_continued(
+    validator: str, project: Project, server: FaultyServer
+) -> None:
+    project.use(
+        {"retries": 2},
+        urls=[
+            server.add(
+                "/book.txt",
+                faults.resumable(BOOK, validator, 150_000),
+                faults.status(503),  # does not lose what is there
+                faults.resumable(BOOK, validator, 150_000),
+            )
+        ],
+    )
+    project.fetch(BOOK)
+    assert server.sent == len(BOOK) + len(b"sorry\n")
+    assert server.requests[2].headers["Range"] == "bytes=150000-"
+    assert server.requests[2].headers["If-Range"] == validator
+
+
+@pytest.mark.parametrize(
+    ("second", "requests"),
+    [
+        pytest.param(faults.whole(BOOK), 2, id="the server knows no ranges"),
+        pytest.param(faults.status(416), 3, id="it cannot satisfy the range"),
+        pytest.param(
+            faults.whole(BOOK, 206, ETag=TAG, Content_Range="bytes 0-199999/200000"),
+            3,
+            id="other start",
+        ),
+        pytest.param(
+            faults.whole(
+                BOOK[150_000:-9], 206, ETag=TAG, Content_Range="bytes 150000-199999/200000"
+            ),
+            3,
+            id="too short for its range",
+        ),
+        pytest.param(
+            faults.whole(
+                BOOK[150_000:],
+                206,
+                ETag=TAG,
+                Content_Range="bytes 150000-199999/200000",
+                Content_Encoding="gzip",
+            ),
+            3,
+            id="encoded otherwise",
+        ),
+        pytest.param(
+            faults.resumable(BOOK, TAG, 0, "bytes 0-{last}/{size}"), 3, id="other start, if true"
+        ),
+        pytest.param(faults.resumable(BOOK, TAG, 0, "bytes {start}-9/{size}"), 3, id="a part"),
+        pytest.param(faults.resumable(BOOK, TAG, 0, "bytes {start}-{last}/*"), 3, id="no size"),
+        pytest.param(faults.resumable(BOOK, TAG, 0, "{start}"), 3, id="senseless"),
+        pytest.param(
+            faults.resumable(BOOK, TAG, 0, later_validator='"v2"'), 3, id="another version"
+        ),
+    ],
+)
+@pytest.mark.parametrize("checksum", [sha256(BOOK), None])
+def test_a_transfer_that_cannot_be_continued_starts_over(
+    second: faults.Behaviour,
+    requests: int,
+    checksum: str | None,
+    project: Project,
+    server: FaultyServer,
+) -> None:
+    first = faults.resumable(OTHER, TAG, 150_000)
+    url = server.add("/book.txt", first, second, faults.whole(BOOK))
+    project.use({"retries": 1}, urls=[url], sha256=checksum)
+    project.fetch(BOOK)
+    assert len(server.requests) == requests
+    assert "Range" in server.requests[1].headers
+    assert requests == 2 or "Range" not in server.requests[2].headers
+
+
+def test_nothing_of_a_longer_part_is_left_behind_a_shorter_whole(
+    project: Project, server: FaultyServer
+) -> None:
+    short = BOOK[:1000]
+    url = server.add("/book.txt", faults.cut_off(BOOK, 150_000), faults.whole(short))
+    project.use(urls=[url], sha256=None)
+    project.fetch(short)
+
+
+def test_a_transfer_that_has_not_begun_is_not_continued(
+    project: Project, server: FaultyServer
+) -> None:
+    project.use(urls=[server.add("/book.txt", faults.resumable(BOOK, TAG, 0), faults.whole(BOOK))])
+    project.fetch(BOOK)
+    assert all("Range" not in request.headers for request in server.requests)
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"ETag": 'W/"v1"'}, {"ETag": TAG, "Content_Encoding": "gzip"}]
+)
+def test_without_a_strong_validator_nothing_is_continued(
+    headers: dict[str, Any], project: Project, server: FaultyServer
+) -> None:
+    data = b"\x1f\x8b\x08" + bytes(7) + BOOK if "Content_Encoding" in headers else BOOK
+    url = server.add("/book.txt", faults.cut_off(data, 5000, **headers), faults.whole(BOOK))
+    project.use(urls=[url])
+    project.fetch(BOOK)
+    assert all("Range" not in request.headers for request in server.requests)
+
+
+def test_a_new_version_of_an_unchecked_file_is_not_mixed_with_the_old_one(
+    project: Project, server: FaultyServer
+) -> None:
+    old, new = faults.resumable(OTHER, TAG, 150_000), faults.resumable(BOOK, '"v2"', len(BOOK))
+    project.use(urls=[server.add("/book.txt", old, new)], sha256=None)
+    project.fetch(BOOK)
+
+
+# Without a checksum
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *("cut off", "cut off at once", "chunks cut off", "gzip cut off", "gzip damaged"),
+        *("stalled", "length too long", "a page", "empty", "long", "endless", "gzip bomb"),
+        "206 unasked",
+    ],
+)
+def test_faults_are_noticed_without_a_checksum(
+    fault: str, project: Project, server: FaultyServer
+) -> None:
+    project.use({"retries": 0}, urls=[server.add("/book.txt", FAULTS[fault][0])], sha256=None)
+    project.fetch(None)
+
+
+def test_an_unknown_checksum_is_recorded(project: Project, server: FaultyServer) -> None:
+    project.use(urls=[server.add("/book.txt", faults.whole(OTHER))], sha256=None)
+    project.fetch(OTHER)
+    project.fetch(OTHER)
+    assert len(server.requests) == 2, "nothing says that the file there is the right one"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"), [(b"Please log in.\n", "text/html; charset=utf-8"), (PAGE, "text/plain")]
+)
+def test_a_page_is_refused_unless_the_address_is_one_of_a_page(
+    body: bytes, kind: str, project: Project, server: FaultyServer
+) -> None:
+    page = faults.whole(body, Content_Type=kind)
+    project.use(urls=[server.add("/book.txt", page)], sha256=None)
+    assert "reached, but sent something else, apparently a web page" in project.fetch(None).error
+    project.use(urls=[server.add("/book.HTML?x=1", page)], sha256=None)
+    project.fetch(body)
+
+
+def test_the_checksum_outweighs_the_content_type(project: Project, server: FaultyServer) -> None:
+    project.use(urls=[server.add("/book.txt", faults.whole(BOOK, Content_Type="text/html"))])
+    project.fetch(BOOK)
+
+
+# Transfers and redirects that are in order
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        faults.whole(BOOK),
+        faults.unframed(BOOK),
+        faults.chunked(BOOK),
+        faults.zipped(BOOK),
+        faults.unframed(b"".join(faults.members(BOOK, 3)), Content_Encoding="x-gzip"),
+        faults.whole(BOOK, Content_Encoding="identity"),
+    ],
+    ids=["length", "no length", "chunks", "gzip", "gzip in three members", "identity"],
+)
+@pytest.mark.parametrize("checksum", [sha256(BOOK), None])
+def test_every_framing_is_understood(
+    behaviour: faults.Behaviour, checksum: str | None, project: Project, server: FaultyServer
+) -> None:
+    project.use(urls=[server.add("/book.txt", behaviour)], sha256=checksum)
+    project.fetch(BOOK)
+    assert server.requests[0].headers["Accept-Encoding"] == "identity"
+
+
+@pytest.mark.parametrize("behaviour", [faults.whole(BOOK), faults.unframed(BOOK)])
+def test_a_corpus_of_exactly_max_bytes_is_taken(
+    behaviour: faults.Behaviour, project: Project, server: FaultyServer
+) -> None:
+    url = server.add("/book.txt", behaviour)
+    project.use({"max_bytes": len(BOOK)}, urls=[url])
+    project.fetch(BOOK)
+    project.use({"max_bytes": len(BOOK) - 1}, urls=[url])
+    (project.raw / "corpus.txt").write_bytes(b"something else\n")
+    assert "fetch.max_bytes" in project.fetch(None).error
+
+
+@pytest.mark.parametrize(
+    "before", [b"", gzip.compress(b"a member")], ids=["first member", "second member"]
+)
+def test_only_gzip_is_taken_for_gzip(before: bytes) -> None:
+    assert b"".join(download._gunzip(iter([before + gzip.compress(b"more")]))).endswith(b"more")
+    with pytest.raises(download.SourceFailed, match="a damaged gzip stream"):
+        list(download._gunzip(iter([before + zlib.compress(b"not gzip, but zlib")])))
+
+
+def test_a_corpus_of_one_byte_is_taken(project: Project, server: FaultyServer) -> None:
+    project.use(urls=[server.add("/book.txt", faults.whole(b"x"))], sha256=sha256(b"x"))
+    project.fetch(b"x")
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_redirect_is_followed(code: int, project: Project, server: FaultyServer) -> None:
+    server.add("/books/good.txt", faults.whole(BOOK))
+    project.use(urls=[server.add("/books/book.txt", faults.redirect("good.txt", code))])
+    project.fetch(BOOK)
+
+
+def test_a_redirect_in_raw_utf_8_is_followed(project: Project, server: FaultyServer) -> None:
+    server.add("/b%C3%BCcher.txt", faults.whole(BOOK))
+    raw = "/bücher.txt".encode().decode("latin-1")  # as http.server encodes headers in Latin-1
+    project.use(urls=[server.add("/book.txt", faults.redirect(raw))])
+    project.fetch(BOOK)
+
+
+def test_every_answer_is_closed(
+    project: Project, server: FaultyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[tuple[str | None, int]] = []
+    real = requests.Response.close
+
+    def close(response: requests.Response) -> None:
+        closed.append((urlsplit(response.url).path, response.status_code))
+        real(response)
+
+    monkeypatch.setattr(requests.Response, "close", close)
+    parts = (faults.resumable(BOOK, TAG, 150_000), faults.status(416), faults.whole(BOOK))
+    server.add("/book.txt", *parts)
+    project.use(urls=[server.add("/start", faults.redirect("/book.txt"))])
+    project.fetch(BOOK)
+    assert {("/start", 302), ("/book.txt", 200), ("/book.txt", 416)} == set(closed)
+
+
+def test_ten_redirects_are_followed_and_eleven_are_not(
+    project: Project, server: FaultyServer
+) -> None:
+    for number in range(1, 12):
+        server.add(f"/{number}", faults.redirect(f"/{number - 1}"))
+    server.add("/0", faults.whole(BOOK))
+    project.use(urls=[server.url("/11")])
+    assert "redirects more than 10 times" in project.fetch(None).error
+    project.use(urls=[server.url("/10")])
+    project.fetch(BOOK)
+
+
+def test_a_loop_of_redirects_is_named(project: Project, server: FaultyServer) -> None:
+    server.add("/b", faults.redirect("/a"))
+    project.use(urls=[server.add("/a", faults.redirect("/b"))])
+    assert f"redirects in a loop, back to {server.url('/a')}" in project.fetch(None).error
+    assert len(server.requests) == 2
+
+
+def test_a_redirect_from_https_to_http_is_refused() -> None:
+    assert download._next_hop("http://a.org/x", "https://a.org/y") == "https://a.org/y"
+    assert download._next_hop("https://a.org/x", "//b.org/y") == "https://b.org/y"
+    with pytest.raises(download.SourceFailed, match=r"from https to plain http://b\.org/y, which"):
+        download._next_hop("https://a.org/x", "http://user:secret@b.org/y?secret")
+
+
+# Credentials
+
+
+def authorizations(server: FaultyServer) -> list[str | None]:
+    return [request.headers.get("Authorization") for request in server.requests]
+
+
+BASIC = "Basic dXNlcjpzZWNyZXQ="  # user:secret
+
+
+def test_credentials_stay_with_their_host(project: Project, server: FaultyServer) -> None:
+    back = server.add("/book.txt", faults.whole(BOOK))
+    server.add("/away", faults.redirect(back))
+    server.add("/near", faults.redirect(server.url("/away", host="localhost")))
+    server.add("/start", faults.redirect("/near"))
+    project.use(urls=[server.url("/start", user="user:secret")])
+    result = project.fetch(BOOK)
+    assert [request.path for request in server.requests] == [
+        "/start",
+        "/near",
+        "/away",
+        "/book.txt",
+    ]
+    assert authorizations(server) == [BASIC, BASIC, None, None]
+    assert "secret" not in result.out + result.err
+
+
+@pytest.mark.parametrize(
+    ("user", "sent"), [("user:", "Basic dXNlcjo="), (":secret", "Basic OnNlY3JldA==")]
+)
+def test_half_of_the_credentials_is_sent_too(
+    user: str, sent: str, project: Project, server: FaultyServer
+) -> None:
+    server.add("/book.txt", faults.whole(BOOK))
+    project.use(urls=[server.url("/book.txt", user=user)])
+    project.fetch(BOOK)
+    assert authorizations(server) == [sent]
+
+
+def test_credentials_in_a_redirect_are_not_used(project: Project, server: FaultyServer) -> None:
+    server.add("/book.txt", faults.whole(BOOK))
+    there = server.url("/book.txt", user="user:secret")
+    project.use(urls=[server.add("/start", faults.redirect(there))])
+    project.fetch(BOOK)
+    assert authorizations(server) == [None, None]
+
+
+@pytest.mark.parametrize("user", ["", "user:secret"])
+def test_netrc_is_not_read(user: str, project: Project, server: FaultyServer) -> None:
+    netrc = project.folder / "netrc"
+    netrc.write_text("default login somebody password else\n")
+    netrc.chmod(0o600)
+    project.env["NETRC"] = str(netrc)
+    there = server.add("/book.txt", faults.whole(BOOK)).replace("127.0.0.1", "localhost")
+    server.add("/start", faults.redirect(there))
+    project.use(urls=[server.url("/start", user=user)])
+    project.fetch(BOOK)
+    assert authorizations(server) == [BASIC if user else None, None]
+
+
+@pytest.mark.parametrize("fault", ["404", "silent", "cut off", "other bytes", "to itself"])
+def test_secrets_of_an_address_are_never_printed(
+    fault: str, project: Project, server: FaultyServer
+) -> None:
+    path = "/book.txt?token=secret"
+    server.add(path, FAULTS[fault][0])
+    url = server.url(path, user="user:secret")
+    project.use({"retries": 0}, urls=[url], file="book.txt")
+    project.env["GRU_LM_CORPUS_MIRROR"] = server.url("/mirror", user="user:secret")
+    result = project.fetch(None)
+    assert server.url("/book.txt") in result.error
+    assert "secret" not in result.err
+
+
+def test_an_address_is_shown_on_one_line_of_limited_length() -> None:
+    assert download.shown("HTTP://user:secret@a.org/b\nc?d#e") == "HTTP://a.org/b?c"
+    assert download.shown("a folder/who?\t") == "a folder/who??"
+    assert download.shown("x" * 200) == download.shown("x" * 201) == "x" * 200
+
+
+def test_the_proxy_of_the_environment_is_used(project: Project, server: FaultyServer) -> None:
+    server.add("http://books.invalid/book.txt", faults.whole(BOOK))
+    project.env["http_proxy"] = server.url("")
+    project.use(urls=["http://books.invalid/book.txt"])
+    project.fetch(BOOK)
+    project.env["http_proxy"] = f"http://user:secret@127.0.0.1:{faults.closed_port()}"
+    project.use(urls=["http://books.invalid/book.txt"], sha256=None)
+    result = project.fetch(None)
+    assert "the proxy failed: connection refused" in result.error
+    assert "secret" not in result.err
+
+
+# The mirror
+
+
+@pytest.fixture
+def mirror(project: Project) -> Path:
+    folder = project.folder / "mirror"
+    folder.mkdir()
+    project.env["GRU_LM_CORPUS_MIRROR"] = str(folder)
+    return folder
+
+
+def test_a_mirror_folder_comes_before_the_addresses(
+    project: Project, server: FaultyServer, mirror: Path
+) -> None:
+    (mirror / "book-1.txt").write_bytes(BOOK)
+    project.use(urls=[server.add("/book.txt", faults.whole(BOOK))], file="book-1.txt")
+    result = project.fetch(BOOK)
+    assert f"from {mirror / 'book-1.txt'}" in result.out
+    assert result.err == ""
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_mirror_may_be_an_address(slash: str, project: Project, server: FaultyServer) -> None:
+    server.add("/mirror/book.txt", faults.status(503), faults.whole(BOOK))
+    project.env["GRU_LM_CORPUS_MIRROR"] = server.url("/mirror") + slash
+    project.use(urls=["http://books.invalid/book.txt"])
+    assert f"from {server.url('/mirror/book.txt')}" in project.fetch(BOOK).out
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "no such file"),
+        ("folder", "no such file"),
+        ("pipe", "no such file"),
+        (OTHER, "reached, but sent other bytes"),
+        (b"", "reached, but sent nothing"),
+        (BOOK * 2, "larger than fetch.max_bytes"),
+    ],
+    ids=["missing", "folder", "pipe", "wrong", "empty", "long"],
+)
+def test_a_mirror_folder_that_does_not_deliver_is_passed_over_with_a_warning(
+    content: bytes | str | None,
+    reason: str,
+    project: Project,
+    server: FaultyServer,
+    mirror: Path,
+) -> None:
+    match content:
+        case bytes():
+            (mirror / "book.txt").write_bytes(content)
+        case "folder":
+            (mirror / "book.txt").mkdir()
+        case "pipe":
+            os.mkfifo(mirror / "book.txt")
+    good = server.add("/book.txt", faults.whole(BOOK))
+    project.use(urls=[good])
+    result = project.fetch(BOOK)
+    assert f"from {good}" in result.out
+    assert result.err.startswith(f"fetch: warning: mirror {mirror}: {reason}")
+    assert result.err.count("\n") == 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads from /proc")
+def test_a_mirrors_file_that_cannot_be_read_to_its_end_is_passed_over(
+    project: Project, server: FaultyServer, mirror: Path
+) -> None:
+    (mirror / "book.txt").symlink_to("/proc/self/mem")  # opens, but address 0 is not to be read
+    project.use(urls=[server.add("/book.txt", faults.whole(BOOK))])
+    assert f"mirror {mirror}: Input/output error" in project.fetch(BOOK).err
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        (faults.whole(OTHER), "reached, but sent other bytes"),
+        (faults.status(404), "HTTP status 404"),
+        (faults.hung_up, "did not answer"),
+    ],
+)
+def test_a_mirror_address_that_does_not_deliver_is_passed_over_with_a_warning(
+    behaviour: faults.Behaviour, reason: str, project: Project, server: FaultyServer
+) -> None:
+    server.add("/mirror/book.txt", behaviour)
+    project.env["GRU_LM_CORPUS_MIRROR"] = server.url("/mirror")
+    project.use(urls=[server.add("/book.txt", faults.whole(BOOK))])
+    result = project.fetch(BOOK)
+    assert result.err.startswith(f"fetch: warning: mirror {server.url('/mirror')}: ")
+    assert reason in result.err
+
+
+@pytest.mark.parametrize(
+    "value", ["http://[bad", "https://", "http://127.0.0.1:99999", "no\nwhere"]
+)
+def test_a_mirror_that_cannot_be_is_passed_over(
+    value: str, project: Project, server: FaultyServer
+) -> None:
+    project.env["GRU_LM_CORPUS_MIRROR"] = value
+    project.use(urls=[server.add("/book.txt", faults.whole(BOOK))])
+    assert project.fetch(BOOK).err.count("\n") == 1
+
+
+def test_an_empty_mirror_is_none(project: Project, server: FaultyServer) -> None:
+    project.env["GRU_LM_CORPUS_MIRROR"] = ""
+    project.use(urls=[server.add("/book.txt", faults.whole(BOOK))])
+    assert project.fetch(BOOK).err == ""
+
+
+def test_a_corpus_without_a_name_is_not_sought_in_the_mirror(
+    project: Project, server: FaultyServer, mirror: Path
+) -> None:
+    project.use(urls=[server.add("/", faults.whole(BOOK))])
+    assert "give its entry in params.yaml a 'file'" in project.fetch(BOOK).err
+
+
+def test_a_mirror_decides_nothing_for_the_projects_own_corpus(
+    project: Project, mirror: Path
+) -> None:
+    (mirror / "own.txt").write_bytes(OTHER)
+    (project.folder / "own.txt").write_bytes(BOOK)
+    project.use(path="own.txt", sha256=None)
+    project.fetch(BOOK)
+
+
+# A file of the project
+
+
+@pytest.mark.parametrize("checksum", [sha256(BOOK), None])
+def test_a_file_of_the_project_is_copied(checksum: str | None, project: Project) -> None:
+    (project.folder / "corpora").mkdir()
+    (project.folder / "corpora" / "own.txt").write_bytes(BOOK)
+    (project.folder / "link.txt").symlink_to(Path("corpora", "own.txt"))
+    for path in ("corpora/own.txt", "link.txt"):
+        project.use(path=path, sha256=checksum)
+        (project.raw / "corpus.txt").write_bytes(b"something else\n")
+        assert f"from {path}" in project.fetch(BOOK).out
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (lambda path: None, "no such file"),
+        (lambda path: path.mkdir(), "no such file"),
+        (os.mkfifo, "no such file"),
+        (lambda path: path.symlink_to(path), "no such file"),
+        (lambda path: path.symlink_to("/etc/hostname"), "it leads out of the project"),
+        (lambda path: path.symlink_to(".."), "it leads out of the project"),
+        (lambda path: path.symlink_to("../nothing/here"), "no such file"),
+        (lambda path: path.write_bytes(b""), "it holds nothing"),
+        (lambda path: path.write_bytes(OTHER), "it holds other bytes (SHA-256"),
+        (lambda path: path.write_bytes(BOOK * 2), "fetch.max_bytes"),
+    ],
+    ids=[
+        *("missing", "folder", "pipe", "loop", "link out", "folder out", "dangling link out"),
+        *("empty", "wrong", "long"),
+    ],
+)
+def test_a_file_of_the_project_that_cannot_be_used(
+    made: Callable[[Path], None], reason: str, project: Project
+) -> None:
+    made(project.folder / "own.txt")
+    project.use(path="own.txt")
+    result = project.fetch(None, code=1)
+    assert "corpora.book.path = 'own.txt': " in result.error
+    assert reason in result.error
+
+
+def test_a_page_of_the_project_is_a_corpus_like_any_other(project: Project) -> None:
+    (project.folder / "own.txt").write_bytes(PAGE)
+    project.use(path="own.txt", sha256=None)
+    project.fetch(PAGE)
+
+
+def test_a_file_beyond_a_linked_folder_is_out_of_the_project(
+    project: Project, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "own.txt").write_bytes(BOOK)
+    (project.folder / "corpora").symlink_to(outside)
+    project.use(path="corpora/own.txt")
+    assert "it leads out of the project" in project.fetch(None, code=1).error
+
+
+# The file that is there
+
+
+def test_a_file_with_the_right_checksum_needs_no_network(project: Project) -> None:
+    (project.raw / "corpus.txt").write_bytes(BOOK)
+    inode = (project.raw / "corpus.txt").stat().st_ino
+    project.use(urls=["http://books.invalid/book.txt"])
+    assert "there already" in project.fetch(BOOK).out
+    assert (project.raw / "corpus.txt").stat().st_ino == inode
+
+
+def test_a_damaged_file_is_fetched_again(project: Project, server: FaultyServer) -> None:
+    (project.raw / "corpus.txt").write_bytes(OTHER)
+    project.use(urls=[server.add("/book.txt", faults.whole(BOOK))])
+    project.fetch(BOOK)
+
+
+def test_a_link_there_is_replaced_and_not_written_through(
+    project: Project, server: FaultyServer
+) -> None:
+    cached = project.folder / "cached"
+    cached.write_bytes(OTHER)
+    (project.raw / "corpus.txt").unlink()
+    (project.raw / "corpus.txt").symlink_to(cached)
+    project.use(urls=[server.add("/book.txt", faults.whole(BOOK))])
+    project.fetch(BOOK)
+    assert cached.read_bytes() == OTHER
+
+
+# The disk
+
+
+class Full:
+    """A file on a disk with room for ``room`` more bytes."""
+
+    def __init__(self, file: IO[bytes], room: int) -> None:
+        self.file = file
+        self.room = room
+
+    def write(self, data: bytes) -> int:
+        self.room -= len(data)
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self.file.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+def test_a_full_disk(
+    project: Project, server: FaultyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = atomic_writer
+
+    @contextlib.contextmanager
+    def on_a_full_disk(path: Path) -> Iterator[Full]:
+        with real(path) as file:
+            yield Full(file, room=100_000)
+
+    monkeypatch.setattr(corpus, "atomic_writer", on_a_full_disk)
+    url = server.add("/book.txt", faults.whole(BOOK))
+    project.use(urls=[url, url])
+    result = project.fetch(None, code=1)
+    assert "No space left on device" in result.error
+    assert str(Path("data", "raw", "corpus.txt")) in result.error
+    assert len(server.requests) == 1, "another address would not help"
+
+
+def test_a_file_that_the_system_does_not_let_grow(project: Project, server: FaultyServer) -> None:
+    """The limit of ``ulimit -f`` is a real refusal by the kernel, and needs no privilege."""
+    project.use(urls=[server.add("/book.txt", faults.whole(BOOK))])
+    before = project.files()
+    process = project.start(
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    )
+    result = finish(process)
+    project.check(result, before, None, code=1)
+    assert f"{Path('data', 'raw', 'corpus.txt')} cannot be written" in result.error
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts a tmpfs")
+def test_a_disk_that_is_really_full(project: Project, server: FaultyServer) -> None:
+    small = project.folder / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(small)]
+    with contextlib.suppress(FileNotFoundError):
+        if subprocess.run(mount, capture_output=True).returncode == 0:
+            try:
+                (project.folder / "data").rename(project.folder / "data-before")
+                (project.folder / "data").symlink_to(small)
+                project.raw.mkdir()
+                for name, data in EARLIER.items():
+                    (project.raw / name).write_bytes(data)
+                project.use(urls=[server.add("/book.txt", faults.whole(BOOK))])
+                result = project.fetch(None, code=1)
+                assert "No space left on device" in result.error
+                assert str(Path("data", "raw", "corpus.txt")) in result.error
+            finally:
+                subprocess.run(["umount", str(small)], check=True)
+            return
+    pytest.skip("this user may not mount a tmpfs; the other two tests stand in for it")
+
+
+@pytest.mark.parametrize("in_the_way", ["data", "data/raw", "data/raw/corpus.txt"])
+def test_a_target_that_cannot_be_written(
+    in_the_way: str, project: Project, server: FaultyServer
+) -> None:
+    """Root may write to any folder; but not even root makes a file in a file."""
+    for path in (project.raw / "corpus.txt", project.raw / "corpus.json"):
+        path.unlink()
+    if in_the_way.endswith("txt"):
+        (project.raw / "corpus.txt").mkdir()
+    else:
+        project.raw.rmdir()
+        project.raw.parent.rmdir()
+        (project.folder / in_the_way).parent.mkdir(exist_ok=True)
+        (project.folder / in_the_way).write_text("in the way")
+    project.use(urls=[server.add("/book.txt", faults.whole(BOOK))])
+    before = sorted(project.folder.rglob("*"))
+    result = project.here()
+    assert result.code == 1
+    assert result.out == ""
+    assert "Traceback" not in result.err
+    assert f"{Path('data', 'raw', 'corpus.txt')} cannot be written" in result.error
+    assert result.err.count("\n") == 1
+    assert sorted(project.folder.rglob("*")) == before
+
+
+def test_a_folder_that_may_not_be_written(project: Project, server: FaultyServer) -> None:
+    project.use(urls=[server.add("/book.txt", faults.whole(BOOK))])
+    project.raw.chmod(0o555)
+    try:
+        if os.access(project.raw, os.W_OK):
+            pytest.skip("this user may write to any folder")
+        assert "corpus.txt" in project.fetch(None, code=1).error
+    finally:
+        project.raw.chmod(0o755)
+
+
+# The process: signals, two at once, a terminal
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_fetch_leaves_no_trace(
+    how: signal.Signals, project: Project, server: FaultyServer
+) -> None:
+    project.use({"timeout": 20.0}, urls=[server.add("/book.txt", faults.stalled(BOOK, 150_000))])
+    before = project.files()
+    process = started_to_write(project)
+    process.send_signal(how)
+    result = finish(process)
+    project.check(result, before, None, code=130)
+    assert result.err == "fetch: error: interrupted\n"
+
+
+def started_to_write(project: Project) -> subprocess.Popen[str]:
+    """A fetch that has a temporary file beside the earlier one, with some bytes in it."""
+    process = project.start()
+    deadline = time.monotonic() + 10
+    while not any(path.stat().st_size for path in project.raw.glob(".*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+def test_what_a_killed_fetch_leaves_is_in_nobodys_way(
+    project: Project, server: FaultyServer
+) -> None:
+    stalled, good = faults.stalled(BOOK, 150_000), faults.whole(BOOK)
+    project.use({"timeout": 20.0}, urls=[server.add("/book.txt", stalled, good)])
+    process = started_to_write(project)
+    process.kill()
+    process.communicate()
+    left = project.files()
+    assert {name: left.pop(name) for name in EARLIER} == EARLIER
+    assert project.here().code == 0
+    assert project.files()["corpus.txt"] == BOOK
+    assert project.files().keys() == EARLIER.keys() | left.keys()
+
+
+def test_two_fetches_at_once_and_no_progress_bar_in_a_file(
+    project: Project, server: FaultyServer
+) -> None:
+    project.use({"timeout": 2.0}, urls=[server.add("/book.txt", faults.dripping(BOOK, 26, 0.05))])
+    before = project.files()
+    processes = [project.start(), project.start()]
+    for process in processes:
+        result = finish(process)
+        assert result.err == ""
+        assert (result.code, result.out.count("\n")) == (0, 1)
+    project.check(result, before, BOOK)
+    assert server.sent == 2 * len(BOOK)
+
+
+def test_a_slow_transfer_shows_its_progress_on_a_terminal(
+    project: Project, server: FaultyServer
+) -> None:
+    slow = faults.dripping(BOOK, 26, 0.05)
+    project.use({"timeout": 2.0}, urls=[server.add("/book.txt", slow)])
+    screen, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))  # or there is no room for a bar
+    process = project.start(stderr=terminal)
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux reports the end of a terminal as an error
+        while piece := os.read(screen, 4096):
+            shown += piece
+    os.close(screen)
+    assert process.wait(20) == 0
+    process.communicate()
+    assert b"B/s" in shown
+    assert re.search(rb"[1-9]\d*k/200k", shown), "how much of what has come"
+    assert not shown.endswith(b"\n"), "the bar does not stay"
+    assert project.files()["corpus.txt"] == BOOK
+
+
+def test_the_stage_needs_no_heavy_library(project: Project) -> None:
+    code = "import sys, stages.fetch; print({'torch', 'matplotlib', 'pandas'} & sys.modules.keys())"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=project.env, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -1,0 +1,240 @@
+"""Fused's compiled blocks on a CPU: their products, their sums' order, their threads."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from gru_lm.models.fused import cpu as fused_cpu
+from gru_lm.models.fused import model as fused
+from gru_lm.models.fused.cpu import LANES, ROWS, TILE, Blocks, add_product, compiled
+
+each_reset = pytest.mark.parametrize("reset", ["before", "after"])
+
+
+@pytest.fixture
+def threads() -> Any:
+    """Sets torch's number of threads; afterwards it is what it was."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def results(H: int, B: int, T: int, reset: str, V: int = 5) -> dict[str, Tensor]:
+    """States, last state and every gradient of one pass from fixed random weights."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    tokens = torch.randint(V, (T, B), generator=generator)
+    inputs = {"state": draw(H, B), "W_x": draw(3 * H, V), "W_h": draw(3 * H, H) / H**0.5}
+    if reset == "after":
+        inputs["b_hh"] = draw(H)
+    for tensor in inputs.values():
+        tensor.requires_grad_()
+    states, last = fused.Recurrence.apply(
+        tokens, *(inputs.get(name) for name in ("state", "W_x", "W_h", "b_hh")), {}
+    )
+    ((states * draw(*states.shape)).sum() + (last * draw(*last.shape)).sum()).backward()
+    gradients = {f"d {name}": tensor.grad for name, tensor in inputs.items()}
+    return {"states": states.detach().clone(), "last": last.detach(), **gradients}
+
+
+def assert_same(reached: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    """To 1e-5 of the largest value; of 1 for gradients that are all less.
+
+    A gradient sums terms of both signs over sequences and steps, so it may come out as next
+    to nothing, with the rounding of its terms; those are about 1, as the loss's factors are.
+    A state sums nothing over them, so it has no such excuse.
+    """
+    assert wanted.keys() == reached.keys()
+    for name, value in wanted.items():
+        largest = value.abs().max().item()
+        scale = max(1.0, largest) if name.startswith("d ") else largest
+        error = (reached[name] - value).abs().max().item()
+        assert error <= 1e-5 * scale, f"{name}: {error:.2g} where {largest:.2g} is the largest"
+
+
+@pytest.mark.parametrize(
+    "device, dtype, B, way",
+    [
+        ("cpu", torch.float32, 2, Blocks),
+        ("cpu", torch.float32, 1, fused.Steps),
+        ("cpu", torch.float64, 32, fused.Steps),
+        ("cpu", torch.bfloat16, 32, fused.Steps),
+        ("meta", torch.float32, 32, fused.Steps),
+    ],
+)
+def test_blocks_are_for_float32_on_a_cpu(device, dtype, B, way):
+    assert fused.memory_for(torch.zeros(1, dtype=dtype, device=device), B) is way
+
+
+@each_reset
+@pytest.mark.parametrize(
+    "H, B, T",
+    [(1, 1, 1), (5, 3, 4), (ROWS, LANES, 2), (64, 4, 3), (19, LANES + 1, 5), (256, 32, 35)],
+)
+def test_blocks_are_torchs_steps(H, B, T, reset, monkeypatch):
+    monkeypatch.setattr(fused, "memory_for", lambda *_: Blocks)
+    reached = results(H, B, T, reset)
+    monkeypatch.setattr(fused, "memory_for", lambda *_: fused.Steps)
+    wanted = results(H, B, T, reset)
+    assert_same(reached, wanted)
+    if H > 1:
+        assert not torch.equal(reached["states"], wanted["states"])  # so both have run
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    H=st.integers(1, 40),
+    B=st.integers(1, 50),
+    T=st.integers(1, 6),
+    V=st.integers(1, 9),
+    reset=st.sampled_from(["before", "after"]),
+)
+def test_blocks_are_torchs_steps_at_any_size(H, B, T, V, reset):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused, "memory_for", lambda *_: Blocks)
+        reached = results(H, B, T, reset, V)
+        patch.setattr(fused, "memory_for", lambda *_: fused.Steps)
+        assert_same(reached, results(H, B, T, reset, V))
+
+
+@each_reset
+def test_the_number_of_threads_changes_no_bit_of_the_states(reset, threads):
+    """B = 90 are six blocks: shared out unevenly by four threads."""
+    reached = []
+    for number in (1, 2, 4):
+        threads(number)
+        reached.append(results(24, 90, 7, reset))
+    for other in reached[1:]:
+        for name in ("states", "last", "d state", "d W_x"):
+            assert torch.equal(reached[0][name], other[name]), name
+
+
+@each_reset
+def test_a_sequence_does_not_depend_on_its_neighbours(reset):
+    """Nor on its lane: a batch in another order gives the same states, bit for bit."""
+    torch.manual_seed(0)
+    model = fused.FusedGRU(7, 20, reset)
+    tokens, state = torch.randint(7, (37, 9)), torch.randn(37, 20)
+    order = torch.randperm(37)
+    with torch.no_grad():
+        _, last = model(tokens, state)
+        _, shuffled = model(tokens[order], state[order])
+    assert torch.equal(shuffled, last[order])
+
+
+@pytest.mark.parametrize("token", [-1, 5, 10**9])
+@pytest.mark.parametrize("B", [1, 3])
+def test_a_token_without_a_column_is_refused(B, token):
+    """The compiled loops would read, and write, what is not theirs."""
+    model = fused.FusedGRU(5, 8)
+    tokens = torch.zeros(B, 4, dtype=torch.int64)
+    tokens[-1, 2] = token
+    with pytest.raises((IndexError, RuntimeError)):
+        model(tokens, torch.zeros(B, 8))
+
+
+@compiled
+def product(out: Any, o: int, W: Any, w: int, X: Any, x: int, K: int) -> None:
+    add_product(out, o, W, w, X, x, K)
+
+
+@pytest.mark.parametrize("K", [0, 1, 2, 37])
+def test_a_tile_of_a_product(K):
+    random = np.random.default_rng(K)
+
+    def draw(numbers: int) -> np.ndarray:
+        return random.standard_normal(numbers).astype(np.float32)
+
+    out, W, X = draw(TILE + 7), draw(ROWS * K + 3), draw(LANES * K + 5)
+    before = out.copy()
+    product(out, 4, W, 3, X, 5, K)
+    wanted = before.astype(np.float64)
+    tile = W[3:].reshape(K, ROWS).astype(np.float64).T @ X[5:].reshape(K, LANES)
+    wanted[4 : 4 + TILE] += tile.ravel()
+    np.testing.assert_allclose(out, wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(out[:4], before[:4])
+    np.testing.assert_array_equal(out[4 + TILE :], before[4 + TILE :])
+
+
+def test_a_product_of_other_arrays_does_not_compile():
+    single, double = np.zeros(TILE, np.float32), np.zeros(TILE)
+    with pytest.raises(Exception, match="contiguous float32"):
+        product(single, 0, double, 0, single, 0, 1)
+    with pytest.raises(Exception, match="contiguous float32"):
+        product(single, 0, np.zeros(2 * TILE, np.float32)[::2], 0, single, 0, 1)
+
+
+def test_parts_are_shared_among_torchs_threads(threads):
+    """Each part once, on as many threads at once as torch uses, and none is started for it."""
+    threads(3)
+    torch.ones(1 << 20).sum()  # torch has its threads
+    alive, all_there, taken = threading.active_count(), threading.Barrier(3), []
+
+    def loop(start, stride, numbers):
+        all_there.wait(20)  # ends only if the three run side by side
+        taken.append((start, stride, len(numbers)))
+
+    fused_cpu.share(loop, 7, torch.zeros(5))
+    assert sorted(taken) == [(0, 3, 5), (1, 3, 5), (2, 3, 5)]
+    assert threading.active_count() == alive
+
+
+def test_fewer_parts_than_threads(threads):
+    threads(4)
+    taken = []
+    fused_cpu.share(lambda start, stride: taken.append((start, stride)), 2)
+    assert sorted(taken) == [(0, 2), (1, 2)]
+
+
+def test_without_openmp_one_thread_does_it_all(threads, monkeypatch):
+    threads(4)
+    monkeypatch.setattr(fused_cpu, "openmp", lambda: None)
+    taken = []
+    fused_cpu.share(lambda start, stride: taken.append((start, stride)), 9)
+    assert taken == [(0, 1)]
+
+
+@pytest.mark.parametrize("failure", [ValueError("lost"), KeyboardInterrupt()])
+def test_a_failure_in_a_thread_is_not_lost(failure, threads):
+    threads(2)
+
+    def loop(start, stride):
+        if start == 1:
+            raise failure
+
+    with pytest.raises(type(failure)):
+        fused_cpu.share(loop, 2)
+
+
+def test_compiled_tanh_and_sigmoid():
+    x = np.concatenate([np.linspace(-20, 20, 20_001), np.geomspace(1e-30, 1, 2000)])
+    x = np.concatenate([x, -x, [np.inf, -np.inf]]).astype(np.float32)
+    exact = np.tanh(x.astype(np.float64))
+    reached = np.array([fused_cpu.fast_tanh(one) for one in x])
+    assert np.abs(reached - exact).max() < 4e-7
+    assert (np.abs(reached - exact) <= 4e-7 * np.abs(exact)).all()
+    reached = np.array([fused_cpu.fast_sigmoid(one) for one in x])
+    assert np.abs(reached - (1 + np.tanh(x.astype(np.float64) / 2)) / 2).max() < 4e-7
+
+
+@each_reset
+@pytest.mark.parametrize("poisoned", ["state", "W_x", "W_h"])
+def test_what_is_no_number_is_not_hidden(poisoned, reset):
+    model = fused.FusedGRU(5, 64, reset)
+    tokens, state = torch.zeros(4, 3, dtype=torch.int64), torch.zeros(4, 64)
+    tensor = state if poisoned == "state" else getattr(model, poisoned).detach()
+    tensor[3, 0] = torch.nan
+    logits, last = model(tokens, state)
+    assert logits.isnan().any()
+    assert last.isnan().any()

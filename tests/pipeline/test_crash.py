@@ -1,0 +1,362 @@
+"""Real training processes, really killed: what is resumed ends with the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+from gru_lm.data.splits import save_splits
+from gru_lm.data.vocabulary import Vocabulary
+
+ROOT = Path(__file__).resolve().parents[2]
+KILLS = 4  # for each variant and partition: 24 in all, and those of the best weights and replicates
+RESULTS = ("models", "dvclive", "metrics/train", "analysis")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the prepared data: random text, which can only be learnt by heart."""
+    folder = tmp_path_factory.mktemp("crash")
+    generator = np.random.default_rng(0)
+    text = "".join(generator.choice(list("abcde fgh"), 500))
+    vocabulary = Vocabulary.build(text)
+    (folder / "data/prepared").mkdir(parents=True)
+    vocabulary.save(folder / "data/prepared/vocab.json")
+    tokens = vocabulary.encode(text)
+    splits = {"train": tokens[:300], "val": tokens[300:400], "test": tokens[400:]}
+    save_splits(folder / "data/prepared", splits, vocabulary)
+    return folder
+
+
+def copy_with_params(prepared: Path, target: Path, **train: object) -> Path:
+    """A copy of the folder, trained with small params and a checkpoint after every epoch."""
+    (target / "data").mkdir(parents=True)
+    (target / "data/prepared").symlink_to(prepared / "data/prepared")
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["device"] = "cpu"
+    params["model"]["hidden_size"] = 96
+    params["train"] |= {"epochs": 40, "batch_size": 8, "num_steps": 10, "lr": 0.5} | train
+    params["checkpoint"]["every"] = 1
+    (target / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    return target
+
+
+def start(
+    folder: Path, variant: str, seed: int | None = None, **options: Any
+) -> subprocess.Popen[str]:
+    """The training stage, or with a seed the stage that trains a replicate."""
+    stage = ["stages.train"] if seed is None else ["stages.replicate", "--seed", str(seed)]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    if options:  # a limit would be one for the measuring of coverage too
+        env = {name: value for name, value in env.items() if not name.startswith("COVERAGE")}
+    return subprocess.Popen(
+        [sys.executable, "-m", *stage, "--variant", variant],
+        cwd=folder,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+
+
+def limit(what: int, most: int) -> None:
+    resource.setrlimit(what, (most, most))
+
+
+def set_param(folder: Path, section: str, key: str, value: object) -> None:
+    params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    params[section][key] = value
+    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+
+
+def failure(process: subprocess.Popen[str]) -> str:
+    """The one line with which the stage fails, and all that stderr holds."""
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, output
+    errors = [line for line in output.splitlines() if not line.startswith("train@")]
+    assert len(errors) == 1, output
+    return errors[0]
+
+
+def finish(folder: Path, variant: str, seed: int | None = None) -> str:
+    process = start(folder, variant, seed)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    return output
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """Every byte that the stage promises to be the same again: all but the timings."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for kind in RESULTS
+        for path in sorted((folder / kind).rglob("*"))
+        if path.is_file()
+    }
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob(".checkpoints/*/0*.safetensors"))
+
+
+def moments(seed: int, kills: int = KILLS) -> Iterator[tuple[str, float]]:
+    """When to kill: seconds after the first new checkpoint, or inside the write of one."""
+    generator = random.Random(seed)
+    for number in range(kills):
+        yield ("write", 5.0) if number % 2 else ("moment", generator.uniform(0.0, 0.3))
+
+
+def kill(folder: Path, variant: str, kind: str, delay: float, seed: int | None = None) -> bool:
+    """Start the training and kill it at the moment asked for; whether it was still running."""
+    before = set(checkpoint_files(folder))
+    process = start(folder, variant, seed)
+    while process.poll() is None and set(checkpoint_files(folder)) <= before:
+        time.sleep(0.002)
+    if kind == "write":
+        deadline = time.monotonic() + delay
+        while process.poll() is None and time.monotonic() < deadline:
+            if any(folder.glob(".checkpoints/*/.*.tmp")):
+                break
+    else:
+        time.sleep(delay)
+    running = process.poll() is None
+    process.kill()
+    process.communicate()
+    return running
+
+
+@pytest.mark.parametrize("partition", ["sequential", "random"])
+@pytest.mark.parametrize("variant", ["scratch", "concise", "fused"])
+def test_killed_training_ends_with_the_same_bytes(
+    prepared: Path, tmp_path: Path, variant: str, partition: str
+) -> None:
+    optimizer = "adam" if partition == "random" else "sgd"
+    options = {"partition": partition, "optimizer": optimizer, "epochs": 120}
+    if optimizer == "adam":
+        options["lr"] = 0.005
+    calm = copy_with_params(prepared, tmp_path / "calm", **options)
+    finish(calm, variant)
+
+    stormy = copy_with_params(prepared, tmp_path / "stormy", **options)
+    killed = sum(kill(stormy, variant, *moment) for moment in moments(seed=len(variant)))
+    assert killed == KILLS, "a run ended before it could be killed: make the runs longer"
+    assert not (stormy / "models").exists()
+    assert "going on after epoch" in finish(stormy, variant)
+    assert results(stormy) == results(calm)
+    assert not checkpoint_files(stormy), "a finished run removes its checkpoints"
+
+
+@pytest.mark.parametrize(("variant", "seed"), [("scratch", None), ("fused", None), ("concise", 3)])
+def test_killed_training_keeps_the_same_best_weights(
+    prepared: Path, tmp_path: Path, variant: str, seed: int | None
+) -> None:
+    """Killed after its best epoch too, whose weights then are in the checkpoints alone."""
+    options = {"select": "best_val", "validate_every": 2, "epochs": 120}
+    options |= {"optimizer": "adam", "lr": 0.005}
+    calm = copy_with_params(prepared, tmp_path / "calm", **options)
+    finish(calm, variant, seed)
+    figures = "metrics/train/{}" if seed is None else "analysis/replicate/{}-3"
+    selected = json.loads((calm / f"{figures.format(variant)}.json").read_text())["selected_epoch"]
+
+    stormy = copy_with_params(prepared, tmp_path / "stormy", **options)
+    for moment in moments(seed=len(variant), kills=2):
+        assert kill(stormy, variant, *moment, seed), "it ended before it could be killed"
+    while int(checkpoint_files(stormy)[-1].name.split("-")[0]) <= selected:
+        assert kill(stormy, variant, "moment", 0.1, seed), "it ended before it could be killed"
+    assert "going on after epoch" in finish(stormy, variant, seed)
+    assert results(stormy) == results(calm)
+    assert not checkpoint_files(stormy), "a finished run removes its checkpoints"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_polite_stop_keeps_the_epoch_reached(
+    prepared: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    folder = copy_with_params(prepared, tmp_path / "run", epochs=2000)
+    params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    params["checkpoint"]["every"] = 1000
+    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    process = start(folder, "scratch")
+    log = folder / "dvclive/scratch/plots/metrics/train/perplexity.tsv"
+    while process.poll() is None and not log.exists():
+        time.sleep(0.01)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in output
+    assert "interrupted after epoch" in output
+    [kept] = checkpoint_files(folder)
+    assert f"epoch {int(kept.name.split('-')[0])};" in output
+    assert not (folder / "models").exists()
+
+
+def test_a_replicate_stops_politely_and_goes_on_too(prepared: Path, tmp_path: Path) -> None:
+    calm, folder = (
+        copy_with_params(prepared, tmp_path / name, epochs=120) for name in ("calm", "run")
+    )
+    finish(calm, "scratch", seed=3)
+    process = start(folder, "scratch", seed=3)
+    while process.poll() is None and not checkpoint_files(folder):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "replicate: error: interrupted after epoch" in output
+    assert "Traceback" not in output
+    assert not results(folder)
+    assert "going on after epoch" in finish(folder, "scratch", seed=3)
+    assert list(results(folder)) == ["analysis/replicate/scratch-3.json"]
+    assert results(folder) == results(calm)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    prepared: Path, tmp_path: Path
+) -> None:
+    calm = copy_with_params(prepared, tmp_path / "calm", epochs=120)
+    finish(calm, "scratch")
+    folder = copy_with_params(prepared, tmp_path / "run", epochs=120)
+    while len(checkpoint_files(folder)) < 2:
+        assert kill(folder, "scratch", "moment", 0.2)
+    newest = checkpoint_files(folder)[-1]
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    before = int(checkpoint_files(folder)[-2].name.split("-")[0])
+
+    output = finish(folder, "scratch")
+    assert f"{newest.relative_to(folder)} is damaged" in output
+    assert f"going on after epoch {before} " in output
+    assert results(folder) == results(calm)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 1}, {"lr": 0.25}, {"epochs": 119}, {"partition": "random"}, {"clip_norm": None}],
+    ids=lambda change: next(iter(change)),
+)
+def test_another_experiments_checkpoint_is_never_picked_up(
+    prepared: Path, tmp_path: Path, change: dict[str, object]
+) -> None:
+    folder = copy_with_params(prepared, tmp_path / "run", epochs=120)
+    assert kill(folder, "scratch", "moment", 0.05)
+    assert checkpoint_files(folder)
+    for key, value in change.items():
+        set_param(folder, "train", key, value)
+    process = start(folder, "scratch")
+    time.sleep(0.1)
+    assert process.stdout is not None
+    line = process.stdout.readline() + process.stdout.readline()
+    process.kill()
+    process.communicate()
+    assert "going on after epoch" not in line
+
+
+@pytest.mark.parametrize("variant", ["scratch", "concise", "fused"])
+def test_deterministic_training_runs_and_changes_nothing_on_a_cpu(
+    prepared: Path, tmp_path: Path, variant: str
+) -> None:
+    folders = [
+        copy_with_params(prepared, tmp_path / str(asked), epochs=3, deterministic=asked)
+        for asked in (False, True)
+    ]
+    for folder in folders:
+        finish(folder, variant)
+    assert results(folders[0]) == results(folders[1])
+
+
+def test_training_uses_the_threads_asked_for(prepared: Path, tmp_path: Path) -> None:
+    for threads, words in ((1, "CPU, 1 thread"), (2, "CPU, 2 threads")):
+        folder = copy_with_params(prepared, tmp_path / str(threads), epochs=1, threads=threads)
+        assert f"on {words}\n" in finish(folder, "scratch")
+
+
+def test_two_trainings_of_the_same_variant_do_not_write_one_curve(
+    prepared: Path, tmp_path: Path
+) -> None:
+    folder = copy_with_params(prepared, tmp_path / "run", epochs=600)
+    alone = copy_with_params(prepared, tmp_path / "alone", epochs=600)
+    finish(alone, "scratch")
+    first = start(folder, "scratch")
+    while first.poll() is None and not checkpoint_files(folder):
+        time.sleep(0.002)
+    line = failure(start(folder, "scratch"))
+    assert line.startswith("train: error: another process is training scratch in ")
+    output, _ = first.communicate(timeout=120)
+    assert first.returncode == 0, output
+    assert results(folder) == results(alone)
+    assert not list((folder / ".checkpoints").iterdir())
+
+
+def test_a_killed_training_leaves_no_lock_behind(prepared: Path, tmp_path: Path) -> None:
+    folder = copy_with_params(prepared, tmp_path / "run", epochs=120)
+    assert kill(folder, "scratch", "moment", 0.05)
+    assert "going on after epoch" in finish(folder, "scratch")
+
+
+def test_params_that_cannot_work_leave_the_earlier_run_alone(
+    prepared: Path, tmp_path: Path
+) -> None:
+    folder = copy_with_params(prepared, tmp_path / "run", epochs=2)
+    finish(folder, "scratch")
+    before = results(folder)
+    set_param(folder, "train", "batch_size", 4000)
+    assert "but a minibatch of train.batch_size = 4000" in failure(start(folder, "scratch"))
+    assert results(folder) == before
+
+
+@pytest.mark.parametrize("every", [1, 1000], ids=["under a checkpoint", "under the curve"])
+def test_a_disk_that_takes_no_more_stops_with_one_line(
+    prepared: Path, tmp_path: Path, every: int
+) -> None:
+    """A real refusal by the kernel; DVCLive, which writes the curve, does not say where it was."""
+    folder = copy_with_params(prepared, tmp_path / "run")
+    set_param(folder, "checkpoint", "every", every)
+    process = start(folder, "scratch", preexec_fn=lambda: limit(resource.RLIMIT_FSIZE, 500))
+    place = folder if every > 1 else ".checkpoints/scratch-"
+    line = failure(process)
+    assert line.startswith(f"train: error: {place}")
+    assert "File too large: raise the limit" in line
+    assert not (folder / "models").exists()
+
+
+def test_a_model_beyond_the_memory_stops_with_one_line(prepared: Path, tmp_path: Path) -> None:
+    folder = copy_with_params(prepared, tmp_path / "run")
+    set_param(folder, "model", "hidden_size", 16_384)  # 1 GiB a matrix
+    process = start(folder, "scratch", preexec_fn=lambda: limit(resource.RLIMIT_AS, 3 << 30))
+    assert "out of memory: lower model.hidden_size" in failure(process)
+
+
+def test_divergence_stops_with_one_line_and_no_model(prepared: Path, tmp_path: Path) -> None:
+    folder = copy_with_params(prepared, tmp_path / "run", lr=40.0, clip_norm=None, epochs=120)
+    process = start(folder, "scratch")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    [error] = [line for line in output.splitlines() if "error:" in line]
+    assert "diverged in epoch" in error
+    assert "last finite perplexity" in error
+    assert "train.lr" in error
+    assert "Traceback" not in output
+    assert not (folder / "models").exists()
+    match = re.search(r"diverged in epoch (\d+)", error)
+    assert match is not None
+    newest = checkpoint_files(folder)[-1]
+    assert int(newest.name.split("-")[0]) == int(match[1]) - 1 >= 1
+    assert str(newest.parent.relative_to(folder)) in output
+    tensors = load_file(newest)
+    assert all(np.isfinite(tensor).all() for tensor in tensors.values())

@@ -1,0 +1,103 @@
+"""Each stage's deps in dvc.yaml are exactly the project's files that it imports when it runs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import PROJECT, SMALL, Pipeline
+
+# Those that compute with torch; the others must start without it.
+WITH_TORCH = {"train", "replicate", "evaluate", "sample", "export", "gates"}
+
+FUSED_ALONE = {"src/gru_lm/models/fused/cpu.py", "src/gru_lm/models/fused/gpu.py"}
+
+# Runs a module as `python -m` does; then writes the names of all modules and their files to REPORT.
+RUNNER = """
+import json, os, runpy, sys
+
+report, module, *arguments = sys.argv[1:]
+sys.argv = [module, *arguments]
+try:
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+finally:
+    loaded = {name: getattr(m, "__file__", None) for name, m in list(sys.modules.items())}
+    with open(report, "w") as file:
+        json.dump(loaded, file)
+"""
+
+
+def declared_stages() -> list[str]:
+    """The stages of dvc.yaml, those with a matrix once for each of its combinations."""
+    names = []
+    values = {"${replicate.seeds}": SMALL["replicate.seeds"]}
+    for name, stage in yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"].items():
+        axes = stage.get("matrix", {}).values()
+        matrix = itertools.product(*(values.get(str(axis), axis) for axis in axes))
+        names += [f"{name}@{'-'.join(map(str, item))}" if item else name for item in matrix]
+    return names
+
+
+def packages() -> list[str]:
+    folders = [path.parent for path in PROJECT.glob("src/*/__init__.py")]
+    return ["stages", *sorted(folder.name for folder in folders)]
+
+
+def project_files(loaded: dict[str, str | None], root: Path) -> set[str]:
+    """The files among ``loaded`` that lie in the copy ``root`` of the project, relative to it."""
+    root = root.resolve()
+    for name, file in loaded.items():
+        if name.partition(".")[0] in packages():
+            assert file is not None, f"{name} has no __init__.py"
+            assert Path(file).resolve().is_relative_to(root), (
+                f"{name} was imported from {file}, not from beside the stage"
+            )
+    files = {Path(file).resolve() for file in loaded.values() if file}
+    return {file.relative_to(root).as_posix() for file in files if file.is_relative_to(root)}
+
+
+@pytest.fixture(scope="module")
+def workspace(finished_pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    return finished_pipeline.copy(tmp_path_factory.mktemp("imports") / "project")
+
+
+def test_every_declared_stage_is_in_the_lock(workspace: Pipeline) -> None:
+    assert set(declared_stages()) == set(workspace.lock())
+
+
+@pytest.mark.parametrize("stage", declared_stages())
+def test_deps_are_what_the_stage_imports(stage: str, workspace: Pipeline, tmp_path: Path) -> None:
+    recorded = workspace.lock()[stage]
+    python, dash_m, module, *arguments = shlex.split(recorded["cmd"])
+    assert (python, dash_m) == ("python", "-m")
+
+    workspace.run("python", "-c", RUNNER, tmp_path / "loaded.json", module, *arguments)
+    loaded = json.loads((tmp_path / "loaded.json").read_text())
+
+    script = module.replace(".", "/") + ".py"  # it ran as __main__, which is gone by now
+    imported = project_files(loaded, workspace.root) | {script}
+    deps = {dep["path"] for dep in recorded["deps"] if dep["path"].endswith(".py")}
+    # A matrix has the same deps for each variant, but for names made from the variant's.
+    shared = FUSED_ALONE if stage.partition("@")[2] else set()
+    missing, superfluous = sorted(imported - deps), sorted(deps - imported - shared)
+    assert not missing and not superfluous, (
+        f"deps of {stage} in dvc.yaml: missing {missing}, superfluous {superfluous}"
+    )
+    needs_torch, has_torch = stage.partition("@")[0] in WITH_TORCH, "torch" in loaded
+    assert has_torch == needs_torch
+
+
+@pytest.mark.parametrize("package", packages())
+def test_importing_a_package_imports_no_module(package: str, workspace: Pipeline) -> None:
+    code = (
+        "import sys; sys.path.insert(0, 'src'); before = set(sys.modules); "
+        f"import {package}; print(*(set(sys.modules) - before))"
+    )
+    loaded = workspace.run("python", "-c", code).stdout.split()
+    assert {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names == {package}
+    assert [name for name in loaded if name.startswith(package)] == [package]

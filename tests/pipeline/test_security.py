@@ -1,0 +1,211 @@
+"""What the project never does, and what hostile files cannot make it do."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gru_lm.core.params import Yaml12Loader
+from gru_lm.data.splits import split_path
+from gru_lm.models.scratch.model import ScratchGRU
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("src", "stages", "tools", "benchmarks")
+SCRIPTS = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+
+# ------------------------------------------------------------------------- nothing runs from data
+
+UNSAFE_MODULES = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal", "cloudpickle"}
+UNSAFE_CALLS = {"eval", "exec", "compile", "__import__", "yaml.unsafe_load", "yaml.full_load"}
+# A call, the argument it needs, and the values that make it safe.
+NEEDED = {
+    "torch.load": ("weights_only", {"True"}),
+    "np.load": ("allow_pickle", {"False"}),
+    "numpy.load": ("allow_pickle", {"False"}),
+    "yaml.load": ("Loader", {"Yaml12Loader", "yaml.SafeLoader", "yaml.CSafeLoader"}),
+}
+
+
+def unsafe(source: str) -> Iterator[str]:
+    """What in ``source`` could run code that stands in a data file or in a shell's line."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names if _top(name.name) in UNSAFE_MODULES)
+        elif isinstance(node, ast.ImportFrom) and _top(node.module or "") in UNSAFE_MODULES:
+            yield str(node.module)
+        elif isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+            if called in UNSAFE_CALLS or called == "os.system" or given.get("shell") == "True":
+                yield called
+            argument, safe = NEEDED.get(called, ("", {None}))
+            if given.get(argument) not in safe:
+                yield called
+
+
+def _top(module: str) -> str:
+    return module.split(".")[0]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_data_is_run_as_code(path: Path) -> None:
+    assert list(unsafe(path.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle",
+        "from joblib import load",
+        "import dill.source",
+        *(f"torch.{call}" for call in ("load(path)", "load(path, weights_only=False)")),
+        "np.load(path)",
+        "np.load(path, allow_pickle=True)",
+        "yaml.load(text, yaml.Loader)",
+        "yaml.load(text, Loader=yaml.Loader)",
+        "yaml.unsafe_load(text)",
+        "eval(text)",
+        "os.system(text)",
+        "subprocess.run(text, shell=True)",
+    ],
+)
+def test_the_search_finds_what_it_looks_for(line: str) -> None:
+    assert len(list(unsafe(line))) == 1
+
+
+def test_the_parameters_loader_is_a_safe_one() -> None:
+    assert issubclass(Yaml12Loader, yaml.SafeLoader)
+    for tag in ("python/object/apply:os.system [id]", "python/name:os.system", "python/module:os"):
+        with pytest.raises(yaml.constructor.ConstructorError):
+            yaml.load(f"a: !!{tag}", Loader=Yaml12Loader)
+
+
+# ----------------------------------------------------------------- hostile files take no memory
+
+HEADROOM = 1 << 30  # bytes that a loader may take beyond what it has when it starts
+
+LOADER = """
+import resource, sys
+from pathlib import Path
+import gru_lm.models.scratch.model
+from gru_lm.core.errors import UserError
+from gru_lm.models.base import load_model
+from gru_lm.data.splits import load_split
+from gru_lm.data.vocabulary import Vocabulary
+
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+limit = pages * resource.getpagesize() + int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+folder = Path(sys.argv[3])
+try:
+    match sys.argv[2]:
+        case "model": load_model(folder, "f" * 64)
+        case "split": load_split(folder, "train", Vocabulary(("<unk>",)))
+        case "vocabulary": Vocabulary.load(folder / "vocab.json")
+except UserError as error:
+    print(error)
+"""
+
+
+def refusal(kind: str, folder: Path) -> str:
+    """The line with which a loader refuses what is in ``folder``, its memory bounded."""
+    result = subprocess.run(
+        [sys.executable, "-c", LOADER, str(HEADROOM), kind, str(folder)],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    (line,) = result.stdout.splitlines()
+    assert len(line) < 1000
+    return line
+
+
+def entry(shape: list[int], end: int, dtype: str = "F32") -> dict[str, object]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [0, end]}
+
+
+HEADERS = {
+    "length-beyond-the-file": struct.pack("<Q", 10**9) + b"{}",
+    "length-beyond-64-bits": struct.pack("<Q", 2**64 - 1) + b"{}",
+    "tensor-of-a-terabyte": json.dumps({"W_xz": entry([2**19, 2**19], 2**40)}).encode(),
+    "shape-that-overflows": json.dumps({"W_xz": entry([2**63, 2**63], 4)}).encode(),
+    "offsets-before-the-start": json.dumps({"W_xz": entry([1], -4)}).encode(),
+    "nested-deeply": b"[" * 100_000,
+    "a-number-of-a-million-digits": b'{"W_xz": ' + b"9" * 10**6 + b"}",
+    "no-json": b"\xff" * 64,
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bounds memory in Linux's way")
+@pytest.mark.parametrize("name", HEADERS)
+def test_hostile_weights(name: str, tmp_path: Path) -> None:
+    header = HEADERS[name]
+    ScratchGRU(6, 5).save(tmp_path / "scratch", "f" * 64)
+    path = tmp_path / "scratch/model.safetensors"
+    if not name.startswith("length"):
+        header = struct.pack("<Q", len(header)) + header
+    path.write_bytes(header)
+    assert refusal("model", path.parent).startswith(f"{path} is damaged")
+
+
+SHAPED = "{{'descr': '|u1', 'fortran_order': False, 'shape': ({},), }}"
+ARRAYS = {
+    "shape-of-a-petabyte": SHAPED.format(10**15),
+    "a-number-of-4000-digits": SHAPED.format("9" * 4000),
+    "header-of-python": "__import__('os').system('id')",
+    "nested-deeply": "(" * 5000 + ")" * 5000,
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bounds memory in Linux's way")
+@pytest.mark.parametrize("name", ARRAYS)
+def test_hostile_arrays(name: str, tmp_path: Path) -> None:
+    header = ARRAYS[name].encode() + b"\n"
+    path = split_path(tmp_path, "train")
+    path.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + b"\0" * 64)
+    assert refusal("split", tmp_path).startswith(f"{path} is damaged")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bounds memory in Linux's way")
+@pytest.mark.parametrize(
+    "content",
+    [b"[" * 10**6, b'{"tokens": ' + b"9" * 10**6 + b"}", b'{"a":' * 10**5],
+    ids=["nested-lists", "a-million-digits", "nested-objects"],
+)
+def test_hostile_vocabularies(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "vocab.json"
+    path.write_bytes(content)
+    assert refusal("vocabulary", tmp_path).startswith(f"{path} is damaged")
+
+
+# --------------------------------------------------------------------------- names stay names
+
+
+@pytest.mark.parametrize(
+    ("stage", "name"),
+    [("train", "../scratch"), ("train", "files"), ("evaluate", "/etc"), ("sample", "a/../scratch")],
+)
+def test_a_variant_is_one_of_those_known(stage: str, name: str, tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", f"stages.{stage}", "--variant", name],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 2
+    assert f"argument --variant: invalid choice: {name!r}" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []

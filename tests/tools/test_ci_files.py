@@ -1,0 +1,242 @@
+"""The files that drive CI and the everyday tools: valid, and about what really is in the project.
+
+What GitHub and GitLab make of them can only be seen there; these tests hold what can be known here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+PROJECT = Path(__file__).resolve().parents[2]
+WORKFLOWS = sorted((PROJECT / ".github/workflows").glob("*.yml"))
+GITLAB = PROJECT / ".gitlab-ci.yml"
+DEVCONTAINERS = sorted((PROJECT / ".devcontainer").glob("*/devcontainer.json"))
+
+# Keys of .gitlab-ci.yml that are no jobs.
+GITLAB_KEYWORDS = {"default", "include", "spec", "stages", "variables", "workflow"}
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Every scalar stays a string: YAML 1.1 would make the key ``on`` a truth value."""
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+
+
+def workflow_jobs() -> list[Any]:
+    return [
+        pytest.param(job, id=f"{path.stem}-{name}")
+        for path in WORKFLOWS
+        for name, job in load(path)["jobs"].items()
+    ]
+
+
+def gitlab_jobs() -> dict[str, Any]:
+    document = load(GITLAB)
+    return {
+        name: job
+        for name, job in document.items()
+        if name not in GITLAB_KEYWORDS and not name.startswith(".")
+    }
+
+
+def scripts(path: Path) -> str:
+    """Every shell command of a CI file."""
+    if path == GITLAB:
+        return "\n".join(line for job in gitlab_jobs().values() for line in job["script"])
+    steps = [step for job in load(path)["jobs"].values() for step in job["steps"]]
+    return "\n".join(step.get("run", "") for step in steps)
+
+
+def check_schema(path: Path, schema: str, *options: str) -> str:
+    """What check-jsonschema has against the file; empty where it has nothing."""
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, *options]
+    result = subprocess.run(
+        [*command, str(path)], capture_output=True, text=True, encoding="utf-8", timeout=60
+    )
+    return "" if result.returncode == 0 else result.stdout + result.stderr
+
+
+def test_there_is_something_to_check():
+    assert [path.name for path in WORKFLOWS] == ["ci.yml", "gpu.yml"]
+    assert [path.parent.name for path in DEVCONTAINERS] == ["cpu", "gpu"]
+    assert set(gitlab_jobs()) == {"test", "pipeline", "comment", "gate"}
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_github_workflow_fits_its_schema(path: Path):
+    assert check_schema(path, "vendor.github-workflows") == ""
+
+
+def test_gitlab_ci_fits_its_schema():
+    problems = check_schema(GITLAB, "vendor.gitlab-ci", "--data-transform", "gitlab-ci")
+    assert problems == ""
+
+
+def test_the_citation_fits_its_schema():
+    problems = check_schema(
+        PROJECT / "CITATION.cff", "vendor.citation-file-format", "--force-filetype", "yaml"
+    )
+    assert problems == ""
+
+
+def test_the_schemas_refuse_what_is_wrong(tmp_path: Path):
+    broken = tmp_path / "broken.yml"
+    broken.write_text("on: push\njobs:\n  a:\n    steps: []\n", encoding="utf-8")  # no runs-on
+    assert "broken.yml" in check_schema(broken, "vendor.github-workflows")
+
+
+def test_the_citation_gives_the_projects_version():
+    version = re.search(
+        r'^version = "(.+)"$', (PROJECT / "pyproject.toml").read_text("utf-8"), re.M
+    )
+    assert version and load(PROJECT / "CITATION.cff")["version"] == version[1]
+    assert f"## [{version[1]}]" in (PROJECT / "CHANGELOG.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("path", DEVCONTAINERS, ids=lambda path: path.parent.name)
+def test_a_devcontainer_is_json_and_makes_the_environment(path: Path):
+    container = json.loads(path.read_text(encoding="utf-8"))
+    assert container["image"].startswith("mcr.microsoft.com/devcontainers/python:")
+    assert container["postCreateCommand"] == "make setup"
+    assert "iterative.dvc" in container["customizations"]["vscode"]["extensions"]
+    assert ("--gpus=all" in container.get("runArgs", [])) == (path.parent.name == "gpu")
+
+
+def test_the_devcontainers_differ_in_the_gpu_only():
+    cpu, gpu = (json.loads(path.read_text(encoding="utf-8")) for path in DEVCONTAINERS)
+    for key in ("runArgs", "hostRequirements", "name"):
+        cpu.pop(key, None)
+        gpu.pop(key, None)
+    assert cpu == gpu
+
+
+@pytest.mark.parametrize("job", workflow_jobs())
+def test_a_github_job_has_a_time_limit(job: dict[str, Any]):
+    assert 0 < int(job["timeout-minutes"]) <= 120
+
+
+def test_every_gitlab_job_has_a_time_limit():
+    assert all("timeout" in job for job in gitlab_jobs().values())
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_may_only_read(path: Path):
+    assert load(path)["permissions"] == {"contents": "read"}
+
+
+def test_only_the_comment_may_write_and_it_runs_no_code_of_the_project():
+    writers = {
+        name: job
+        for path in WORKFLOWS
+        for name, job in load(path)["jobs"].items()
+        if "write" in job.get("permissions", {}).values()
+    }
+    assert list(writers) == ["comment"]
+    comment = writers["comment"]
+    assert comment["permissions"] == {"contents": "read", "pull-requests": "write"}
+    commands = "\n".join(step.get("run", "") for step in comment["steps"])
+    assert not re.search(r"\b(make|python|pip|dvc|pytest)\b", commands)
+    # The tokens of forks may not write: without this the job would fail there.
+    assert "head.repo.full_name == github.repository" in comment["if"]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_no_workflow_gives_a_pull_requests_code_more_than_its_own_rights(path: Path):
+    assert not {"pull_request_target", "workflow_run"} & set(load(path)["on"])
+
+
+def test_pull_requests_cancel_their_older_runs_and_main_does_not():
+    concurrency = load(PROJECT / ".github/workflows/ci.yml")["concurrency"]
+    assert "github.ref" in concurrency["group"]
+    assert concurrency["cancel-in-progress"] == "${{ github.event_name == 'pull_request' }}"
+
+
+def test_a_self_hosted_runner_is_opt_in_and_never_runs_a_pull_request():
+    workflow = load(PROJECT / ".github/workflows/gpu.yml")
+    assert set(workflow["on"]) == {"schedule", "workflow_dispatch"}
+    for job in workflow["jobs"].values():
+        assert job["runs-on"] == ["self-hosted", "gpu"]
+        assert job["if"] == "vars.GPU_RUNNER == 'true'"
+
+
+@pytest.mark.parametrize("job", workflow_jobs())
+def test_actions_are_pinned_and_checkouts_keep_no_token(job: dict[str, Any]):
+    for step in job["steps"]:
+        if "uses" not in step:
+            continue
+        action, _, version = step["uses"].partition("@")
+        assert re.fullmatch(r"v\d+(\.\d+){0,2}|[0-9a-f]{40}", version), step["uses"]
+        if action == "actions/checkout":
+            assert step["with"]["persist-credentials"] == "false"
+
+
+@pytest.mark.parametrize("job", workflow_jobs())
+def test_no_expression_is_pasted_into_a_shell_command(job: dict[str, Any]):
+    """A branch's name is its author's to choose; an environment variable cannot run it."""
+    assert not [step["run"] for step in job["steps"] if "${{" in step.get("run", "")]
+
+
+@pytest.mark.parametrize("path", [*WORKFLOWS, GITLAB], ids=lambda path: path.name)
+def test_what_the_commands_call_exists(path: Path):
+    commands = scripts(path)
+    makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
+    targets = {
+        target
+        for line in re.findall(r"^([\w -]+):(?!=)", makefile, re.M)
+        for target in line.split()
+    }
+    called = set(re.findall(r"^\s*make ([\w-]+)", commands, re.M))
+    assert called and called <= targets, f"no such target: {called - targets}"
+
+    for module in re.findall(r"\bpython -m ([\w.]+)", commands):
+        file = PROJECT / (module.replace(".", "/") + ".py")
+        assert file.is_file(), f"{path.name} runs {module}, and there is no such module"
+
+
+@pytest.mark.parametrize(
+    "path", [PROJECT / ".github/workflows/ci.yml", GITLAB], ids=lambda path: path.name
+)
+def test_the_pipeline_reports_before_the_gate_can_fail(path: Path):
+    lines = [line.strip() for line in scripts(path).splitlines()]
+    order = ["make setup", "dvc checkout", "dvc repro", "make ci-report", "python -m tools.gate"]
+    positions = [next(i for i, s in enumerate(lines) if s.startswith(part)) for part in order]
+    assert positions == sorted(positions)
+
+
+def test_a_failed_gate_still_gets_its_comment():
+    jobs = load(PROJECT / ".github/workflows/ci.yml")["jobs"]
+    assert "tools.gate" in jobs["pipeline"]["steps"][-1]["run"]
+    assert jobs["comment"]["if"].startswith("!cancelled()")
+    assert "needs.pipeline.outputs.report == 'success'" in jobs["comment"]["if"]
+
+
+def test_the_dvc_remote_is_touched_only_where_one_is_set():
+    steps = load(PROJECT / ".github/workflows/ci.yml")["jobs"]["pipeline"]["steps"]
+    remote = [s for s in steps if re.search(r"dvc (remote|pull|push)", s.get("run", ""))]
+    assert len(remote) == 3
+    assert all("vars.DVC_REMOTE_URL != ''" in step["if"] for step in remote)
+    pushes = [step for step in remote if "dvc push" in step["run"]]
+    assert [step["if"].startswith("github.event_name == 'push'") for step in pushes] == [True]
+
+
+def test_the_hooks_use_the_projects_own_tools():
+    config = load(PROJECT / ".pre-commit-config.yaml")
+    hooks = [hook for repo in config["repos"] for hook in repo["hooks"]]
+    assert {repo["repo"] for repo in config["repos"]} == {"local"}  # no second list of versions
+    assert {hook["language"] for hook in hooks} == {"system"}
+    assert all(".venv/bin/" in hook["entry"] for hook in hooks)
+
+    pinned = re.findall(r"^([\w.-]+)==", (PROJECT / "requirements.txt").read_text("utf-8"), re.M)
+    tools = {tool for hook in hooks for tool in re.findall(r"\.venv/bin/([\w-]+)", hook["entry"])}
+    assert tools == {"ruff", "check-jsonschema", "dvc"}
+    assert tools <= set(pinned)
+
+    stages = {stage for hook in hooks for stage in hook.get("stages", config["default_stages"])}
+    assert stages == set(config["default_install_hook_types"])

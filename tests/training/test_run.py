@@ -1,0 +1,275 @@
+"""A whole run within one process: what is logged, which weights are kept, and how it goes on.
+
+tests/test_crash.py kills real processes; here a run breaks off at an exactly known epoch.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from gru_lm.core.errors import Interrupted, UserError
+from gru_lm.core.params import load_settings
+from gru_lm.data.splits import save_splits
+from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.training.loop import Diverged, Trainer, validate
+from gru_lm.training.run import TrainingRun
+
+PROJECT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.usefixtures("process_wide_settings")
+SCRIPT = PROJECT / "stages" / "train.py"
+EPOCHS = 7
+LOOKS = [3, 6, 7]
+Row = tuple[int, float, float | None]
+
+
+class Killed(Exception):
+    """Stands for the death of the process."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with prepared data: random text, which can only be learnt by heart."""
+    text = "".join(np.random.default_rng(0).choice(list("abcde fgh"), 400))
+    vocabulary = Vocabulary.build(text)
+    prepared = tmp_path / "prepared"
+    prepared.mkdir()
+    vocabulary.save(prepared / "vocab.json")
+    tokens = vocabulary.encode(text)
+    save_splits(prepared, {"train": tokens[:300], "val": tokens[300:]}, vocabulary)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def shorten_validation(folder: Path, kept: slice) -> None:
+    prepared = folder / "prepared"
+    tokens = np.load(prepared / "val.npy")[kept]
+    save_splits(prepared, {"val": tokens}, Vocabulary.load(prepared / "vocab.json"))
+
+
+def start(
+    folder: Path, variant: str = "scratch", say: Callable[[str], None] | None = None, **train: Any
+) -> TrainingRun:
+    """A run that overfits soon: with Adam the validation perplexity rises after a few epochs."""
+    params = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
+    params["device"] = "cpu"
+    params["model"]["hidden_size"] = 32
+    params["checkpoint"]["every"] = 1
+    params["train"] |= {"epochs": EPOCHS, "batch_size": 4, "num_steps": 5, "validate_every": 3}
+    params["train"] |= {"optimizer": "adam", "lr": 0.02} | train
+    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    return TrainingRun(
+        name=variant,
+        variant=variant,  # type: ignore[arg-type]
+        settings=load_settings(folder / "params.yaml"),
+        prepared=folder / "prepared",
+        script=SCRIPT,
+        say=say or (lambda line: None),
+    )
+
+
+def weights(run: TrainingRun) -> dict[str, list[Any]]:
+    return {name: weight.tolist() for name, weight in run.model.state_dict().items()}
+
+
+def val_tokens(folder: Path) -> Tensor:
+    return torch.from_numpy(np.load(folder / "prepared/val.npy").astype("int64"))
+
+
+@pytest.mark.parametrize("select", ["last", "best_val"])
+@pytest.mark.parametrize("variant", ["scratch", "concise", "fused"])
+def test_the_selected_weights_are_those_of_the_epoch_named(
+    variant: str, select: str, folder: Path
+) -> None:
+    run = start(folder, variant, select=select)
+    rows: list[Row] = []
+    seen: dict[int, dict[str, list[Any]]] = {}
+
+    def log(epoch: int, perplexity: float, val_perplexity: float | None) -> None:
+        rows.append((epoch, perplexity, val_perplexity))
+        seen[epoch] = copy.deepcopy(weights(run))
+        if val_perplexity is not None:
+            assert val_perplexity == validate(run.model, val_tokens(folder), 4, 5)
+
+    speeds = run.train(log)
+    assert [row[0] for row in rows] == list(range(1, EPOCHS + 1))
+    assert [row[1] for row in rows] == run.history.curve
+    looks = {epoch: value for epoch, _, value in rows if value is not None}
+    assert list(looks) == LOOKS
+    assert looks == run.history.validation
+    assert len(speeds) == EPOCHS and min(speeds) > 0
+
+    best = min(looks, key=lambda epoch: looks[epoch])
+    assert best < EPOCHS, "the last epoch is the best: both choices are the same"
+    assert run.history.best_val == {"epoch": best, "perplexity": looks[best]}
+    selected = {"last": EPOCHS, "best_val": best}[select]
+    assert run.selected_epoch == selected
+    assert weights(run) == seen[selected]
+    assert seen[best] != seen[EPOCHS]
+    if select == "last":
+        assert run.history.best_weights is None
+
+
+def test_selection_changes_nothing_but_the_weights_kept(folder: Path) -> None:
+    runs = [start(folder, select=select) for select in ("last", "best_val")]
+    for run in runs:
+        run.train()
+    last, best = (run.history for run in runs)
+    assert (last.curve, last.validation) == (best.curve, best.validation)
+
+
+@pytest.mark.parametrize("broken_off", range(1, EPOCHS + 1))
+@pytest.mark.parametrize(("variant", "select"), [("scratch", "last"), ("fused", "best_val")])
+def test_a_run_broken_off_anywhere_ends_with_the_same_bytes(
+    variant: str, select: str, broken_off: int, folder: Path
+) -> None:
+    """Before and after each look, and before and after the best one."""
+    calm = start(folder, variant, select=select)
+    wanted: list[Row] = []
+    calm.train(lambda *row: wanted.append(row))
+    calm.checkpoints.remove()
+
+    def die(epoch: int, *_: float | None) -> None:
+        if epoch == broken_off:
+            raise Killed
+
+    with pytest.raises(Killed):
+        start(folder, variant, select=select).train(die)
+    lines: list[str] = []
+    resumed = start(folder, variant, lines.append, select=select)
+    done = broken_off - 1  # its checkpoint came after the epoch was logged
+    assert (f"going on after epoch {done} of a run that was interrupted" in lines) == (done > 0)
+    rows: list[Row] = []
+    speeds = resumed.train(lambda *row: rows.append(row))
+    assert rows == wanted
+    assert len(speeds) == EPOCHS - done
+    assert weights(resumed) == weights(calm)
+    assert resumed.selected_epoch == calm.selected_epoch
+    assert resumed.history.best_val == calm.history.best_val
+
+
+def test_the_first_of_equally_good_epochs_is_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = iter([5.0, 4.0, 4.0])
+    monkeypatch.setattr("gru_lm.training.loop.validate", lambda *_: next(figures))
+    run = start(folder, select="best_val")
+    seen: dict[int, dict[str, list[Any]]] = {}
+    run.train(lambda epoch, *_: seen.update({epoch: weights(run)}))
+    assert run.selected_epoch == 6
+    assert weights(run) == seen[6]
+
+
+@pytest.mark.parametrize("figures", [[math.nan, 4.0, 5.0], [math.nan, 4.0, math.inf]])
+def test_a_look_without_a_number_is_never_the_best(
+    figures: list[float], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = iter(figures)
+    monkeypatch.setattr("gru_lm.training.loop.validate", lambda *_: next(left))
+    run = start(folder, select="best_val")
+    seen: dict[int, dict[str, list[Any]]] = {}
+    run.train(lambda epoch, *_: seen.update({epoch: weights(run)}))
+    assert run.history.validation == {6: 4.0} | ({7: 5.0} if 5.0 in figures else {})
+    assert run.history.best_val == {"epoch": 6, "perplexity": 4.0}
+    assert run.selected_epoch == 6
+    assert weights(run) == seen[6]
+
+
+def test_a_run_no_look_of_which_gave_a_number_ends_in_one_line(folder: Path) -> None:
+    # Letters never met in training, at a rate at which the weights grow without end.
+    text = "abcd" * 100 + " efgh" * 20
+    vocabulary = Vocabulary.build(text)
+    vocabulary.save(folder / "prepared/vocab.json")
+    tokens = vocabulary.encode(text)
+    save_splits(folder / "prepared", {"train": tokens[:400], "val": tokens[400:]}, vocabulary)
+    hopeless: dict[str, Any] = {"variant": "concise", "lr": 30.0, "clip_norm": None}
+    for _ in range(2):  # the second goes on from the checkpoint of the first
+        lines: list[str] = []
+        run = start(folder, say=lines.append, **hopeless)
+        with pytest.raises(Diverged, match=r"validation perplexity was never finite; lower train"):
+            run.train()
+        assert len(run.history.curve) == EPOCHS
+        assert all(math.isfinite(perplexity) for perplexity in run.history.curve)
+        assert str(run.checkpoints.folder) in lines[-1]
+    assert run.history.validation == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_to_stop_ends_the_run_after_the_epoch(
+    number: signal.Signals, folder: Path
+) -> None:
+    def ask(epoch: int, *_: float | None) -> None:
+        if epoch == 4:
+            signal.raise_signal(number)
+
+    run = start(folder)
+    with pytest.raises(Interrupted, match="interrupted after epoch 4; run it again"):
+        run.train(ask)
+    assert len(start(folder).history.curve) == 4
+
+
+@pytest.mark.parametrize("change", [{"select": "best_val"}, {"validate_every": 2}, {"seed": 1}])
+def test_other_params_start_another_run(change: dict[str, Any], folder: Path) -> None:
+    def die(epoch: int, *_: float | None) -> None:
+        if epoch == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        start(folder).train(die)
+    assert start(folder, **change).history.curve == []
+    assert len(start(folder).history.curve) == 3
+
+
+def test_another_validation_split_starts_another_run(folder: Path) -> None:
+    def die(epoch: int, *_: float | None) -> None:
+        if epoch == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        start(folder).train(die)
+    shorten_validation(folder, slice(None, -1))
+    assert start(folder).history.curve == []
+
+
+def test_divergence_keeps_the_epoch_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Trainer.train_epoch
+    seen: list[dict[str, list[Any]]] = []
+
+    def diverges_in_epoch_4(*arguments: Any, **options: Any) -> tuple[float, int]:
+        reached, num_tokens = real(*arguments, **options)
+        return (math.nan if len(seen) == 3 else reached), num_tokens
+
+    monkeypatch.setattr(Trainer, "train_epoch", diverges_in_epoch_4)
+    lines: list[str] = []
+    run = start(folder, say=lines.append, select="best_val")
+    with pytest.raises(Diverged, match="diverged in epoch 4:"):
+        run.train(lambda *_: seen.append(weights(run)))
+    assert lines[-1] == f"the weights of the epoch before are kept in {run.checkpoints.folder}"
+    again = start(folder, select="best_val")
+    assert again.history.curve == run.history.curve
+    assert list(again.history.validation) == [3]
+    assert weights(again) == seen[2]
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_missing_split_is_named(split: str, folder: Path) -> None:
+    (folder / f"prepared/{split}.npy").unlink()
+    with pytest.raises(UserError, match=rf"{split}\.npy is missing.*dvc repro prepare"):
+        start(folder)
+
+
+def test_a_validation_split_of_two_tokens_will_do(folder: Path) -> None:
+    shorten_validation(folder, slice(2))
+    run = start(folder, epochs=2)
+    run.train()
+    assert list(run.history.validation) == [2]
