@@ -20,10 +20,10 @@ from benchmarks.peers import ROOT, PeerMissingError, load_d2l
 from gru_lm.core.errors import UserError
 from gru_lm.core.files import write_json
 from gru_lm.core.params import Train, load_settings
-from gru_lm.data.minibatches import require_enough_tokens
-from gru_lm.data.splits import load_split
 from gru_lm.data.text import read_text, tokenize
 from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.preparation.splits import load_split
+from gru_lm.training.minibatches import require_enough_tokens
 
 NUM_TOKENS: Final = 10_000  # as many as the chapter trains on
 RESULTS: Final = ROOT / "benchmarks" / "results"

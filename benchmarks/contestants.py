@@ -15,9 +15,9 @@ from torch import nn
 
 from benchmarks.chapter import get_params, gru, init_gru_state
 from gru_lm.core.params import Precision, Train, Variant
-from gru_lm.data.minibatches import Minibatch
 from gru_lm.models.base import LanguageModel, build_model
 from gru_lm.training.loop import Trainer, make_optimizer
+from gru_lm.training.minibatches import Minibatch
 
 Loop = Callable[[Iterable[Minibatch]], float]
 

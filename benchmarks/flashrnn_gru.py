@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.peers import PeerMissingError, import_from, peers_folder
-from gru_lm.data.minibatches import Minibatch
 from gru_lm.models.base import LanguageModel
 from gru_lm.models.scratch.model import ScratchGRU
 from gru_lm.training.loop import Trainer
+from gru_lm.training.minibatches import Minibatch
 
 FLASHRNN_VERSION: Final = "1.0.8"
 AGREEMENT: Final = 1e-3  # of the largest entry

@@ -32,7 +32,7 @@ from benchmarks.roofline import wait_for
 from benchmarks.serving import Order
 from benchmarks.workers import Worker, environment
 from gru_lm.core.params import Precision
-from gru_lm.data.minibatches import Minibatch, epoch_minibatches
+from gru_lm.training.minibatches import Minibatch, epoch_minibatches
 
 PEERS: Final = {"jax": ("JAX", "benchmarks.jax_gru"), "keras": ("Keras", "benchmarks.keras_gru")}
 

@@ -21,8 +21,8 @@ import torch
 from benchmarks.common import set_up
 from benchmarks.contestants import fp32_loop, random_minibatch
 from benchmarks.peers import ROOT, PeerMissingError, load_d2l
-from gru_lm.core.device import choose_device
 from gru_lm.core.errors import UserError, run_stage
+from gru_lm.models.device import choose_device
 
 MINIBATCHES: Final = 5
 PROCESS: Final = Path("/proc/self")

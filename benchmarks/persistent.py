@@ -31,9 +31,9 @@ from benchmarks.common import RESULTS, file_name, positive, set_up
 from benchmarks.contestants import our_loop, our_model
 from benchmarks.line_up import Contestant, all_epochs, train_here
 from benchmarks.report import ratio, summarize
-from gru_lm.core.device import choose_device
 from gru_lm.core.errors import UserError, run_stage
 from gru_lm.core.files import write_json
+from gru_lm.models.device import choose_device
 from gru_lm.models.fused import model as fused
 from gru_lm.models.fused.gpu import KernelLoops, _sigmoid, _tanh
 from gru_lm.models.fused.model import Steps

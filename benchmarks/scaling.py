@@ -23,9 +23,9 @@ from benchmarks.memory import peak_memory
 from benchmarks.peers import D2L_VERSION, PeerMissingError, load_d2l
 from benchmarks.picture import scaling_curves
 from benchmarks.roofline import wait_for
-from gru_lm.core.device import choose_device
 from gru_lm.core.errors import run_stage
 from gru_lm.core.files import write_bytes, write_json
+from gru_lm.models.device import choose_device
 
 POINTS: Final = {
     "hidden_size": (64, 128, 256, 512, 1024, 2048),

@@ -25,9 +25,9 @@ import torch
 from benchmarks.common import machine_name
 from gru_lm.core.files import write_json
 from gru_lm.core.params import Precision, Variant, load_settings
-from gru_lm.data.splits import load_split
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.models.base import build_model
+from gru_lm.preparation.splits import load_split
 from gru_lm.training.loop import train
 
 PREPARED = Path("data/prepared")

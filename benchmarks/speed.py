@@ -28,10 +28,10 @@ from benchmarks.line_up import LineUp, add_flashrnn, add_ours, add_peers, add_te
 from benchmarks.peers import D2L_VERSION, PeerMissingError, load_d2l
 from benchmarks.roofline import SIZE, MatrixProduct, flop_per_token
 from benchmarks.sampling import LENGTH, PREFIX, time_sampling
-from gru_lm.core.device import choose_device
 from gru_lm.core.errors import run_stage
 from gru_lm.core.files import write_bytes, write_json, write_text
 from gru_lm.core.params import Precision
+from gru_lm.models.device import choose_device
 
 WARM_UP_TURNS: Final = 1
 

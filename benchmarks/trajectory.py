@@ -27,11 +27,11 @@ from benchmarks.common import RESULTS, Experiment, positive, require_d2l, set_up
 from benchmarks.peers import D2L_VERSION
 from gru_lm.core.errors import run_stage
 from gru_lm.core.files import write_json
-from gru_lm.data.minibatches import Minibatch, epoch_minibatches
 from gru_lm.models.base import LanguageModel
 from gru_lm.models.concise.model import ConciseGRU
 from gru_lm.models.scratch.model import ScratchGRU
 from gru_lm.training.loop import Trainer, make_optimizer
+from gru_lm.training.minibatches import Minibatch, epoch_minibatches
 
 FOUR_DIGITS: Final = 5e-5  # half a unit of the fourth digit of 9.999, the strictest case
 CPU: Final = torch.device("cpu")

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.peers import ROOT, PeerMissingError
 from benchmarks.serving import Order
-from gru_lm.data.minibatches import Minibatch
+from gru_lm.training.minibatches import Minibatch
 
 FOLDER: Final = ROOT / ".bench" / "peers-env"
 REQUIREMENTS: Final = Path(__file__).with_name("peers-env.txt")

@@ -4,7 +4,54 @@ A stage uses the library that lies beside it, never one installed elsewhere: ``d
 and ``--queue`` run a copy of the tree, whose own ``src`` must be what runs.
 """
 
+from __future__ import annotations
+
+import re
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+
+if TYPE_CHECKING:
+    import argparse
+
+PIPELINES = ("dvc.yaml", "analysis/dvc.yaml")
+
+
+def run_stage(name: str, main: Callable[[], None]) -> None:
+    """Run a stage's ``main``; a user's error ends it with one line and a non-zero exit status."""
+    from gru_lm.core.errors import run_main  # importing ``stages`` alone loads no module
+
+    run_main(name, main, made_by)
+
+
+def add_variant(parser: argparse.ArgumentParser) -> None:
+    """The option ``--variant``, one of the variants that have a folder in models/."""
+    from gru_lm.core.variants import known_variants
+
+    parser.add_argument("--variant", choices=known_variants(), required=True)
+
+
+def made_by(path: Path) -> str | None:
+    """The command that makes ``path``, by the pipelines' outputs; None if no stage makes it."""
+    from gru_lm.core.params import read_yaml
+
+    for pipeline in PIPELINES:
+        prefix = "" if pipeline == "dvc.yaml" else f"{pipeline}:"
+        for stage, entry in read_yaml(Path(pipeline))["stages"].items():
+            for out in _outputs(entry):
+                # ``${item.variant}`` in an output stands for one part of a name.
+                parts = re.split(r"\$\{item\.\w+\}", out)
+                pattern = "([^/]+?)".join(map(re.escape, parts))
+                if found := re.fullmatch(rf"{pattern}(?:/.*)?", path.as_posix()):
+                    at = f"@{'-'.join(found.groups())}" if found.groups() else ""
+                    return f"dvc repro {prefix}{stage}{at}"
+    return None
+
+
+def _outputs(stage: dict[str, Any]) -> Iterator[str]:
+    for kind in ("outs", "metrics", "plots"):
+        for out in stage.get(kind, []):
+            yield out if isinstance(out, str) else next(iter(out))

@@ -2,25 +2,22 @@
 
 from pathlib import Path
 
-from gru_lm.core.errors import run_stage
 from gru_lm.core.files import write_json
-from gru_lm.data.splits import SPLITS, load_split
-from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.data.prepared import SPLITS, Prepared
 from gru_lm.evaluation.baselines import COMPRESSORS, ORDERS, compressed, n_gram, uniform, unigram
-
-PREPARED = Path("data/prepared")
+from stages import run_stage
 
 
 def main() -> None:
-    vocabulary = Vocabulary.load(PREPARED / "vocab.json")
+    prepared = Prepared()
+    vocabulary = prepared.vocabulary
     size = len(vocabulary)
-    splits = {name: load_split(PREPARED, name, vocabulary) for name in SPLITS}
+    splits = {name: prepared.tokens(name) for name in SPLITS}
     scores = {"uniform": uniform(splits, size), "unigram": unigram(splits, size)}
     scores |= {f"{order}-gram": n_gram(splits, size, order) for order in ORDERS}
     scores |= {name: compressed(splits, vocabulary, name) for name in COMPRESSORS}
     for name, by_split in scores.items():
         print(f"baseline: {name} {by_split['val']['bits_per_token']:.3f} bits a token of val")
-    write_json(Path("metrics/evaluate/unigram.json"), scores["unigram"])
     write_json(Path("analysis/baselines.json"), scores)
 
 

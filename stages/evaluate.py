@@ -1,44 +1,83 @@
-"""Measure one trained variant on the training, validation and test splits."""
+"""Measure one trained variant on every split, and put it where everything else finds it.
+
+What a training leaves in training/ becomes public only here, once it has been measured: the model,
+its curves and its figures always belong together, and a training that fails leaves the earlier
+ones as they are.
+"""
 
 import argparse
+import importlib
 from pathlib import Path
-from typing import get_args
 
 import torch
 
-from gru_lm.core.device import choose_device, describe_device
-from gru_lm.core.errors import run_stage
-from gru_lm.core.files import write_json
-from gru_lm.core.params import Variant, load_settings
-from gru_lm.data.splits import SPLITS, load_split
-from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.core.files import copy_file, write_json
+from gru_lm.core.params import load_params
+from gru_lm.core.settings import CoreSettings
+from gru_lm.core.variants import Variant
+from gru_lm.data.prepared import SPLITS, Prepared
 from gru_lm.evaluation.perplexity import evaluate
 from gru_lm.evaluation.uncertainty import Observations, uncertainty
-from gru_lm.models.base import load_model
-
-PREPARED = Path("data/prepared")
+from gru_lm.models.base import CONFIG, WEIGHTS, load_model
+from gru_lm.models.device import choose_device, describe_device
+from gru_lm.results.card import Card
+from gru_lm.results.scores import Headline, Score, Scores
+from gru_lm.results.training import Timing, Training, read_curve, write_curve
+from stages import add_variant, run_stage
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--variant", choices=get_args(Variant), required=True)
+    add_variant(parser)
     variant: Variant = parser.parse_args().variant
 
     torch.set_num_threads(1)  # the order of a sum, so its last digit, must not depend on the cores
-    device = choose_device(load_settings().device)
+    device = choose_device(load_params(CoreSettings).device)
     print(f"evaluate@{variant}: on {describe_device(device)}", flush=True)
-    vocabulary = Vocabulary.load(PREPARED / "vocab.json")
-    model = load_model(Path("models") / variant, vocabulary.fingerprint).to(device)
-    scores, uncertainties = {}, {}
+    prepared, trained = Prepared(), Path("training") / variant
+    model = load_model(trained, prepared.vocabulary.fingerprint, variant).to(device)
+    training = Training.read(trained / "training.json")
+    timing = Timing.read(trained / "timing.json")
+    curves = {name: read_curve(trained / f"{name}.tsv") for name in ("train", "val")}
+
+    measured, uncertainties = {}, {}
     for name in SPLITS:
-        tokens = load_split(PREPARED, name, vocabulary)
         observed = Observations()
-        score = evaluate(model, torch.from_numpy(tokens.astype("int64")), observe=observed.add)
-        scores[name] = score.as_metrics()
-        uncertainties[name] = uncertainty(observed, tokens, vocabulary)
-        print(f"evaluate@{variant}: {name} perplexity {scores[name]['perplexity']:.4g}")
-    write_json(Path(f"metrics/evaluate/{variant}.json"), scores)
+        score = evaluate(model, prepared.tensor(name), observe=observed.add)
+        measured[name] = Score.model_validate(score.as_metrics())
+        uncertainties[name] = uncertainty(observed, prepared.tokens(name), prepared.vocabulary)
+        print(f"evaluate@{variant}: {name} perplexity {measured[name].perplexity:.4g}")
+    scores = Scores(**measured)
+    best = training.best_val
+
+    for name in (WEIGHTS, CONFIG):
+        copy_file(trained / name, Path("models") / variant / name)
+    card(variant, has_gates=True).write(Path("models") / variant / "card.json")
+    for name, curve in curves.items():
+        write_curve(Path(f"plots/{name}/{variant}.tsv"), curve)
     write_json(Path(f"analysis/uncertainty/{variant}.json"), uncertainties)
+    timing.write(Path(f"metrics/timing/{variant}.json"))
+    training.write(Path(f"metrics/train/{variant}.json"))
+    scores.write(Path(f"metrics/evaluate/{variant}.json"))
+    Headline(
+        training_perplexity=training.perplexity,
+        val_perplexity=scores.val.perplexity,
+        test_perplexity=scores.test.perplexity,
+        best_val_perplexity=best.perplexity if best else None,
+        best_epoch=best.epoch if best else None,
+    ).write(Path(f"metrics/{variant}.json"))
+
+
+def card(variant: Variant, has_gates: bool) -> Card:
+    """What the variant's settings.py says of it."""
+    about = importlib.import_module(f"gru_lm.models.{variant}.settings")
+    return Card(
+        variant=variant,
+        label=about.LABEL,
+        description=about.DESCRIPTION,
+        textbook_perplexity=about.TEXTBOOK_PERPLEXITY,
+        has_gates=has_gates,
+    )
 
 
 if __name__ == "__main__":

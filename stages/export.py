@@ -2,32 +2,28 @@
 
 import argparse
 from pathlib import Path
-from typing import get_args
 
 import torch
 
-from gru_lm.core.errors import run_stage
 from gru_lm.core.files import write_bytes, write_json
-from gru_lm.core.params import Variant
-from gru_lm.data.splits import load_split
-from gru_lm.data.vocabulary import Vocabulary
-from gru_lm.generation.onnx_check import largest_differences, require_agreement, to_onnx
+from gru_lm.core.variants import Variant
+from gru_lm.data.prepared import Prepared
+from gru_lm.export.check import largest_differences, require_agreement, to_onnx
 from gru_lm.models.base import load_model
-
-PREPARED = Path("data/prepared")
+from stages import add_variant, run_stage
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--variant", choices=get_args(Variant), required=True)
+    add_variant(parser)
     variant: Variant = parser.parse_args().variant
 
     torch.set_num_threads(1)  # so that the differences do not depend on the number of cores
-    vocabulary = Vocabulary.load(PREPARED / "vocab.json")
-    model = load_model(Path("models") / variant, vocabulary.fingerprint)
-    tokens = load_split(PREPARED, "val", vocabulary)
+    prepared = Prepared()
+    vocabulary = prepared.vocabulary
+    model = load_model(Path("models") / variant, vocabulary.fingerprint, variant)
     data = to_onnx(model, vocabulary)
-    found = largest_differences(model, data, torch.from_numpy(tokens.astype("int64")))
+    found = largest_differences(model, data, prepared.tensor("val"))
     require_agreement(found)
     write_bytes(Path(f"exports/{variant}.onnx"), data)
     write_json(Path(f"metrics/export/{variant}.json"), found)

@@ -5,10 +5,11 @@ import signal
 import sys
 from pathlib import Path
 
-from gru_lm.core.errors import run_stage
 from gru_lm.core.files import write_json
-from gru_lm.core.params import load_settings
+from gru_lm.core.params import load_params
+from gru_lm.corpus.settings import CorpusSettings
 from gru_lm.corpus.sources import fetch
+from stages import run_stage
 
 RAW = Path("data/raw")
 
@@ -18,7 +19,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # A shell's background jobs start with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    settings = load_settings()
+    settings = load_params(CorpusSettings)
     name = settings.fetch.corpus
     fetched = fetch(
         name,

@@ -2,15 +2,13 @@
 
 import argparse
 from pathlib import Path
-from typing import get_args
 
 import torch
 
-from gru_lm.core.errors import run_stage
 from gru_lm.core.files import write_arrays, write_json
-from gru_lm.core.params import Variant, load_settings
-from gru_lm.data.splits import load_split
-from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.core.params import load_params
+from gru_lm.core.variants import Variant
+from gru_lm.data.prepared import Prepared
 from gru_lm.gate_study.interventions import study
 from gru_lm.gate_study.reading import (
     activity,
@@ -21,25 +19,25 @@ from gru_lm.gate_study.reading import (
     read,
     time_constants,
 )
+from gru_lm.gate_study.settings import GateStudySettings
 from gru_lm.models.base import load_model
+from stages import add_variant, run_stage
 
-PREPARED = Path("data/prepared")
 SPLITS = ("train", "val")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--variant", choices=get_args(Variant), required=True)
+    add_variant(parser)
     variant: Variant = parser.parse_args().variant
 
     torch.set_num_threads(1)  # a sum's last bit depends on the number of threads
-    passage = load_settings().gates
-    vocabulary = Vocabulary.load(PREPARED / "vocab.json")
-    weights = load_model(Path("models") / variant, vocabulary.fingerprint).textbook_weights()
-    splits = {
-        name: torch.from_numpy(load_split(PREPARED, name, vocabulary).astype("int64"))
-        for name in SPLITS
-    }
+    passage = load_params(GateStudySettings).gate_study
+    prepared = Prepared()
+    vocabulary = prepared.vocabulary
+    model = load_model(Path("models") / variant, vocabulary.fingerprint, variant)
+    weights = model.textbook_weights()
+    splits = {name: prepared.tensor(name) for name in SPLITS}
     readings = {n: read(weights, t, passage.start, passage.length) for n, t in splits.items()}
     train = readings["train"]
     constants = time_constants(train.mean_Z)

@@ -2,23 +2,24 @@
 
 from pathlib import Path
 
-from gru_lm.core.errors import UserError, run_stage
-from gru_lm.core.files import missing
-from gru_lm.core.params import load_settings
-from gru_lm.data.splits import save_splits, split_tokens
+from gru_lm.core.errors import MissingFile, UserError
+from gru_lm.core.params import load_params
+from gru_lm.data.prepared import Prepared
 from gru_lm.data.text import read_text, tokenize
 from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.preparation.settings import PreparationSettings
+from gru_lm.preparation.splits import split_tokens
+from stages import run_stage
 
 RAW = Path("data/raw/corpus.txt")
-PREPARED = Path("data/prepared")
 
 
 def main() -> None:
-    settings = load_settings().prepare
+    settings = load_params(PreparationSettings).prepare
     try:
         text = read_text(RAW)
     except FileNotFoundError:
-        raise missing(RAW, "fetch") from None
+        raise MissingFile(RAW) from None
     corpus = tokenize(text, settings.normalize, settings.tokens)
     if not corpus:
         raise UserError(
@@ -29,11 +30,7 @@ def main() -> None:
         corpus, settings.tokens, settings.normalize, settings.min_freq, settings.reserved_tokens
     )
     splits = split_tokens(vocabulary.encode_tokens(corpus), settings.split)
-    # Without a vocabulary nothing trains: stopped in between, no mixture of two splits is used,
-    # which may have the same vocabulary.
-    (PREPARED / "vocab.json").unlink(missing_ok=True)
-    save_splits(PREPARED, splits, vocabulary)
-    vocabulary.save(PREPARED / "vocab.json")
+    Prepared.write(vocabulary, splits)
     sizes = ", ".join(f"{len(tokens):,} {name}" for name, tokens in splits.items())
     print(f"prepare: {len(corpus):,} tokens, {len(vocabulary)} in the vocabulary; split: {sizes}")
 

@@ -5,23 +5,25 @@ A run that was killed goes on from its last checkpoint when it is started again.
 
 import argparse
 from pathlib import Path
-from typing import get_args
 
 import torch
 
-from gru_lm.core.errors import UserError, run_stage
+from gru_lm.core.errors import UserError
 from gru_lm.core.files import write_json
-from gru_lm.core.params import Variant, load_settings
-from gru_lm.data.splits import SPLITS, load_split
+from gru_lm.core.params import load_params
+from gru_lm.core.settings import CoreSettings
+from gru_lm.core.variants import Variant
+from gru_lm.data.prepared import SPLITS, Prepared
 from gru_lm.evaluation.perplexity import evaluate
+from gru_lm.models.settings import ModelSettings
 from gru_lm.training.run import TrainingRun, alone
-
-PREPARED = Path("data/prepared")
+from gru_lm.training.settings import TrainingSettings
+from stages import add_variant, run_stage
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--variant", choices=get_args(Variant), required=True)
+    add_variant(parser)
     parser.add_argument("--seed", type=int, required=True, help="in place of train.seed")
     given = parser.parse_args()
     variant: Variant = given.variant
@@ -37,18 +39,21 @@ def replicate(variant: Variant, seed: int) -> None:
     def say(line: str) -> None:
         print(f"replicate@{name}: {line}", flush=True)
 
-    settings = load_settings()
+    settings = load_params(TrainingSettings)
+    prepared = Prepared()
     train = settings.train.model_copy(update={"seed": seed})
     run = TrainingRun(
         name=name,
         variant=variant,
+        options=load_params(ModelSettings).model.options(variant),
         settings=settings.model_copy(update={"train": train}),
-        prepared=PREPARED,
+        device=load_params(CoreSettings).device,
+        prepared=prepared,
         script=Path(__file__),
         say=say,
     )
     # Before the training: a split that is missing should not be found out after it.
-    splits = {split: load_split(PREPARED, split, run.vocabulary) for split in SPLITS}
+    splits = {split: prepared.tensor(split) for split in SPLITS}
     run.train()
     torch.set_num_threads(1)  # as stages.evaluate does: the last digit must not depend on the cores
     write_json(
@@ -61,8 +66,7 @@ def replicate(variant: Variant, seed: int) -> None:
             "epochs": len(run.history.curve),
             "selected_epoch": run.selected_epoch,
             "scores": {
-                split: evaluate(run.model, torch.from_numpy(tokens.astype("int64"))).as_metrics()
-                for split, tokens in splits.items()
+                split: evaluate(run.model, tokens).as_metrics() for split, tokens in splits.items()
             },
         },
     )

@@ -2,18 +2,20 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import numpy as np
 from jinja2 import TemplateError
 
-from gru_lm.core.errors import UserError, run_stage
-from gru_lm.core.files import damaged, missing, read_arrays, read_json, write_text
-from gru_lm.core.params import Variant
+from gru_lm.core.errors import DamagedFile, MissingFile, UserError
+from gru_lm.core.files import read_arrays, read_json, write_text
+from gru_lm.core.params import load_params
+from gru_lm.core.settings import CoreSettings
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.report.page import PASSAGES, PNG_SIGNATURE, Gates, Picture, Reading, Results, render
+from stages import run_stage
 
-VARIANTS: tuple[str, ...] = get_args(Variant)
+VARIANTS = load_params(CoreSettings).variants
 SPLITS: Final = ("train", "val", "test")
 
 # What figures that no stage writes lead to.
@@ -113,13 +115,13 @@ PICTURES: Final = (
 
 def read_metrics(path: Path, made_by: str, required: Iterable[str]) -> dict[str, Any]:
     """The metrics in ``path``; the dotted keys ``required`` must be numbers."""
-    metrics = read_json(path, made_by)
+    metrics = read_json(path)
     for dotted in required:
         value: Any = metrics
         for key in dotted.split("."):
             value = value.get(key) if isinstance(value, dict) else None
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise damaged(path, made_by, f"{dotted} is not a number")
+            raise DamagedFile(path, f"{dotted} is not a number")
     return metrics
 
 
@@ -129,13 +131,13 @@ def read_summary() -> dict[str, Any]:
     path = Path("analysis/summary.json")
     summary = read_metrics(path, "summarise", required)
     if not isinstance(summary.get("seeds"), list) or not isinstance(summary.get("baselines"), dict):
-        raise damaged(path, "summarise", "'seeds' or 'baselines' is missing")
+        raise DamagedFile(path, "'seeds' or 'baselines' is missing")
     return summary
 
 
 def read_gates(variant: str, vocabulary: Vocabulary) -> Gates:
-    path, stage = Path(f"analysis/gates/{variant}.npz"), f"gates@{variant}"
-    arrays = read_arrays(path, stage, owner=vocabulary.fingerprint)
+    path, _stage = Path(f"analysis/gates/{variant}.npz"), f"gates@{variant}"
+    arrays = read_arrays(path, owner=vocabulary.fingerprint)
     try:
         readings = {
             split: Reading(
@@ -151,9 +153,9 @@ def read_gates(variant: str, vocabulary: Vocabulary) -> Gates:
         gates = Gates(readings, arrays["mean_Z"], arrays["mean_R"], arrays["time_constant"])
         gates.require_fitting(len(vocabulary))
     except KeyError as error:
-        raise damaged(path, stage, f"it has no array {error}") from None
+        raise DamagedFile(path, f"it has no array {error}") from None
     except (ValueError, TypeError, AttributeError, IndexError) as error:
-        raise damaged(path, stage, str(error)) from None
+        raise DamagedFile(path, str(error)) from None
     return gates
 
 
@@ -165,19 +167,19 @@ def read_all_gates(vocabulary: Vocabulary) -> dict[str, Gates]:
             if not np.array_equal(first, other):
                 path = Path(f"analysis/gates/{variant}.npz")
                 why = f"its {split} passage is not that of {VARIANTS[0]}"
-                raise damaged(path, f"gates@{variant}", why)
+                raise DamagedFile(path, why)
     return gates
 
 
 def read_samples(variant: str) -> dict[str, list[str]]:
     """The texts in a variant's samples by their heading, such as greedy or temperature 0.5."""
-    path, stage = Path(f"samples/{variant}.txt"), f"sample@{variant}"
+    path, _stage = Path(f"samples/{variant}.txt"), f"sample@{variant}"
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
-        raise missing(path, stage) from None
+        raise MissingFile(path) from None
     except UnicodeDecodeError as error:
-        raise damaged(path, stage, str(error)) from None
+        raise DamagedFile(path, str(error)) from None
     samples: dict[str, list[str]] = {}
     texts: list[str] | None = None
     for line in lines:
@@ -188,18 +190,20 @@ def read_samples(variant: str) -> dict[str, list[str]]:
         elif texts and line.startswith("\t"):
             texts[-1] += "\n" + line[1:]  # a text may hold line breaks
     if not samples:
-        raise damaged(path, stage, "it has no heading such as 'greedy'")
+        raise DamagedFile(path, "it has no heading such as 'greedy'")
     return samples
 
 
 def read_picture(heading: str, name: str, alt: str, caption: str) -> Picture:
     path = Path(f"plots/{name}.png")
+    if not path.exists():
+        path = Path(f"analysis/plots/{name}.png")
     try:
         png = path.read_bytes()
     except FileNotFoundError:
-        raise missing(path, "plot") from None
+        raise MissingFile(path) from None
     if png[:8] != PNG_SIGNATURE or len(png) < 24:
-        raise damaged(path, "plot", "it is not a PNG")
+        raise DamagedFile(path, "it is not a PNG")
     return Picture(heading, png, alt, caption)
 
 

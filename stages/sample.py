@@ -6,22 +6,23 @@ samples/<variant>.txt. With --prefix: once, onto the screen.
 
 import argparse
 from pathlib import Path
-from typing import get_args
 
 import torch
 
-from gru_lm.core.device import describe_device
-from gru_lm.core.errors import UserError, run_stage
+from gru_lm.core.errors import UserError
 from gru_lm.core.files import write_text
-from gru_lm.core.params import Variant, load_settings
-from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.core.params import load_params
+from gru_lm.data.prepared import Prepared
 from gru_lm.generation.sampling import generate
+from gru_lm.generation.settings import GenerationSettings
 from gru_lm.models.base import load_model
+from gru_lm.models.device import describe_device
+from stages import add_variant, run_stage
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--variant", choices=get_args(Variant), required=True)
+    add_variant(parser)
     parser.add_argument("--prefix", help="write after this text, onto the screen")
     parser.add_argument("--length", type=int, help="tokens to write (default: sample.length)")
     parser.add_argument("--temperature", type=float, help="draw tokens (default: greedy)")
@@ -29,9 +30,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, help="of the draws (default: sample.seed)")
     given = parser.parse_args()
 
-    settings = load_settings().sample
-    vocabulary = Vocabulary.load(Path("data/prepared/vocab.json"))
-    model = load_model(Path("models") / given.variant, vocabulary.fingerprint)
+    settings = load_params(GenerationSettings).sample
+    vocabulary = Prepared().vocabulary
+    model = load_model(Path("models") / given.variant, vocabulary.fingerprint, given.variant)
     top_k = settings.top_k if given.top_k is None else given.top_k
     length = settings.length if given.length is None else given.length
     seed = settings.seed if given.seed is None else given.seed

@@ -1,28 +1,45 @@
-"""Train one variant; log the perplexity of each epoch, keep the weights, note the speed.
+"""Train one variant; keep the weights, each epoch's perplexity and the speed in training/.
 
-A run that was killed goes on from its last checkpoint when it is started again.
+The stage evaluate measures what is there and puts it in its public place. A run that was killed
+resumes from its last checkpoint when it is started again. While it runs, ``dvc exp show`` and the
+VS Code extension for DVC follow it by the files in live/.
 """
 
 import argparse
+import shutil
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import get_args
 
 import torch
 from dvclive import Live
 
-from gru_lm.core.errors import run_stage
-from gru_lm.core.files import write_json
-from gru_lm.core.params import Variant, load_settings
-from gru_lm.training.run import TrainingRun, alone
+from gru_lm.core.files import write_text
+from gru_lm.core.params import load_params
+from gru_lm.core.settings import CoreSettings
+from gru_lm.core.variants import Variant
+from gru_lm.data.prepared import Prepared
+from gru_lm.models.settings import ModelSettings
+from gru_lm.results.training import Best, Timing, Training, write_curve
+from gru_lm.training.run import Log, TrainingRun, alone
+from gru_lm.training.settings import TrainingSettings
+from stages import add_variant, run_stage
 
-PREPARED = Path("data/prepared")
+# Declares the live files to DVC. It is there only while a training runs.
+LIVE_PIPELINE = """\
+metrics:
+- metrics.json
+plots:
+- plots/metrics:
+    x: step
+"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--variant", choices=get_args(Variant), required=True)
+    add_variant(parser)
     variant: Variant = parser.parse_args().variant
     with alone(variant):
         train(variant)
@@ -32,52 +49,67 @@ def train(variant: Variant) -> None:
     def say(line: str) -> None:
         print(f"train@{variant}: {line}", flush=True)
 
-    settings = load_settings()
+    settings = load_params(TrainingSettings)
     run = TrainingRun(
         name=variant,
         variant=variant,
+        options=load_params(ModelSettings).model.options(variant),
         settings=settings,
-        prepared=PREPARED,
+        device=load_params(CoreSettings).device,
+        prepared=Prepared(),
         script=Path(__file__),
         say=say,
     )
     start = time.perf_counter()
-    with Live(f"dvclive/{variant}", save_dvc_exp=False, dvcyaml=False) as live:
-
-        def log(epoch: int, perplexity: float, val_perplexity: float | None) -> None:
-            live.step = epoch
-            live.log_metric("train/perplexity", perplexity)
-            if val_perplexity is not None:
-                live.log_metric("val/perplexity", val_perplexity)
-            live.make_summary()
-
+    with followed(Path("live") / variant) as log:
         speeds = run.train(log)
     seconds = time.perf_counter() - start
 
-    run.model.save(Path("models") / variant, run.vocabulary.fingerprint)
-    write_json(
-        Path(f"metrics/train/{variant}.json"),
-        {
-            "perplexity": run.history.curve[-1],
-            "val_perplexity": run.history.validation.get(len(run.history.curve)),
-            "best_val": run.history.best_val,
-            "epochs": len(run.history.curve),
-            "seed": settings.train.seed,
-            "selected_epoch": run.selected_epoch,
-            "parameters": sum(weight.numel() for weight in run.model.parameters()),
-        },
-    )
-    write_json(
-        Path(f"metrics/timing/{variant}.json"),
-        {
-            "tokens_per_second": statistics.median(speeds),
-            "seconds": seconds,
-            "epochs_timed": len(speeds),
-            "device": run.device,
-            "torch": torch.__version__,
-        },
-    )
+    folder, history = Path("training") / variant, run.history
+    run.model.save(folder, run.vocabulary.fingerprint)
+    write_curve(folder / "train.tsv", enumerate(history.curve, start=1))
+    write_curve(folder / "val.tsv", history.validation.items())
+    best = history.best_epoch
+    Training(
+        perplexity=history.curve[-1],
+        val_perplexity=history.validation.get(len(history.curve)),
+        best_val=None if best is None else Best(epoch=best, perplexity=history.validation[best]),
+        epochs=len(history.curve),
+        seed=settings.train.seed,
+        selected_epoch=run.selected_epoch,
+        parameters=sum(weight.numel() for weight in run.model.parameters()),
+    ).write(folder / "training.json")
+    Timing(
+        tokens_per_second=statistics.median(speeds),
+        seconds=seconds,
+        epochs_timed=len(speeds),
+        device=run.device,
+        torch=torch.__version__,
+    ).write(folder / "timing.json")
     run.checkpoints.remove()
+
+
+@contextmanager
+def followed(folder: Path) -> Iterator[Log]:
+    """Give what logs each epoch's figures for DVC in ``folder``, which goes with the block.
+
+    DVC reads the folder's own dvc.yaml. So nothing that an earlier training left is touched before
+    this one has succeeded, and a finished one adds no columns to ``dvc exp show``.
+    """
+    try:
+        with Live(str(folder), save_dvc_exp=False, dvcyaml=None) as live:
+            write_text(folder / "dvc.yaml", LIVE_PIPELINE)  # whole: DVC may read it at any moment
+
+            def log(epoch: int, perplexity: float, val_perplexity: float | None) -> None:
+                live.step = epoch
+                live.log_metric("train/perplexity", perplexity)
+                if val_perplexity is not None:
+                    live.log_metric("val/perplexity", val_perplexity)
+                live.make_summary()
+
+            yield log
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from gru_lm.core.errors import run_stage
+from gru_lm.core.errors import run_main
 from gru_lm.core.files import write_bytes, write_text
 from tools.compare import markdown_table, show
 from tools.gate import Verdict, judge, max_rise
@@ -323,4 +323,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage("ci_report", main)
+    run_main("ci_report", main)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from gru_lm.core.errors import UserError, run_stage
+from gru_lm.core.errors import UserError, run_main
 from gru_lm.core.files import write_bytes, write_text
 from tools.pictures import Row, comparison
 from tools.revisions import Revision, find_revisions, natural
@@ -297,4 +297,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage("compare", main)
+    run_main("compare", main)

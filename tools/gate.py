@@ -12,8 +12,9 @@ import argparse
 from dataclasses import dataclass
 from typing import Final
 
-from gru_lm.core.errors import UserError, run_stage
-from gru_lm.core.params import load_settings
+from gru_lm.core.errors import UserError, run_main
+from gru_lm.core.params import load_params
+from gru_lm.evaluation.settings import EvaluationSettings
 from tools.revisions import WORKSPACE, Revision, find_revision
 
 SPLIT: Final = "val"
@@ -29,7 +30,7 @@ class Verdict:
 
 def max_rise() -> float:
     """The tolerance that params.yaml of the workspace sets."""
-    return load_settings().gate.max_perplexity_rise
+    return load_params(EvaluationSettings).regression.max_perplexity_rise
 
 
 def judge(base: Revision, head: Revision, tolerance: float) -> Verdict:
@@ -71,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage("gate", main)
+    run_main("gate", main)

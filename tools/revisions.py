@@ -21,10 +21,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-import yaml
-
 from gru_lm.core.errors import UserError
-from gru_lm.core.params import Yaml12Loader
+from gru_lm.core.params import parse_yaml
 
 WORKSPACE: Final = "workspace"
 
@@ -156,10 +154,7 @@ class Revision:
             raise self._damaged(path, str(error)) from None
 
     def _yaml(self, path: str) -> dict[str, Any]:
-        try:
-            value = yaml.load(self._text(path), Loader=Yaml12Loader)
-        except (yaml.YAMLError, ValueError) as error:
-            raise self._damaged(path, str(error)) from None
+        value = parse_yaml(self._text(path), f"{path} of {self.name}")
         return value if isinstance(value, dict) else {}
 
     def _damaged(self, path: str, why: str) -> UserError:

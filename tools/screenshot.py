@@ -13,8 +13,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from gru_lm.core.errors import run_stage
-from gru_lm.core.files import missing, write_bytes
+from gru_lm.core.errors import MissingFile, run_main
+from gru_lm.core.files import write_bytes
 from tools.chromium import open_page
 
 WIDTH, HEIGHT = 1200, 740  # CSS pixels
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("picture", nargs="?", type=Path, default=Path("docs/report.png"))
     given = parser.parse_args()
     if not given.page.exists():
-        raise missing(given.page, "report")
+        raise MissingFile(given.page)
     with open_page(given.page, WIDTH, HEIGHT) as page:
         page.prefer(prefers_color_scheme="light", prefers_reduced_motion="reduce")
         page.hover("[role=option]:nth-of-type(41)")
@@ -43,4 +43,4 @@ def _with_palette(png: bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    run_stage("screenshot", main)
+    run_main("screenshot", main)

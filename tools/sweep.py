@@ -23,7 +23,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from gru_lm.core.errors import Interrupted, UserError, run_stage
+from gru_lm.core.errors import Interrupted, UserError, run_main
 from tools.revisions import experiments
 
 RESTARTS: Final = 3  # of the workers, and of each task that fails before its first stage
@@ -282,4 +282,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage("sweep", main)
+    run_main("sweep", main)

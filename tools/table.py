@@ -17,7 +17,7 @@ import subprocess
 import sys
 from typing import Final
 
-from gru_lm.core.errors import UserError, run_stage
+from gru_lm.core.errors import UserError, run_main
 
 KEPT: Final = (
     r"metrics/(evaluate/(?!unigram).*:(val|test)\.perplexity|timing/.*:tokens_per_second)$"
@@ -88,4 +88,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage("table", main)
+    run_main("table", main)

@@ -15,7 +15,7 @@ from typing import Final
 
 import vl_convert
 
-from gru_lm.core.errors import run_stage
+from gru_lm.core.errors import run_main
 from gru_lm.core.files import write_text
 
 VEGA_LITE: Final = "5.21"
@@ -33,4 +33,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage("vega", main)
+    run_main("vega", main)

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gru_lm.core.files import read_json
-from gru_lm.data.splits import save_splits
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.evaluation.baselines import COMPRESSORS, ORDERS, compressed, n_gram, uniform, unigram
 from gru_lm.evaluation.n_grams import KneserNey
+from gru_lm.preparation.splits import save_splits
 from stages import baseline
 
 few = settings(deadline=None, max_examples=40)

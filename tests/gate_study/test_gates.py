@@ -15,7 +15,6 @@ from reference import gru_numpy
 
 from gru_lm.core.errors import UserError
 from gru_lm.core.files import read_arrays
-from gru_lm.data.splits import save_splits
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.evaluation.perplexity import evaluate
 from gru_lm.gate_study.interventions import (
@@ -46,6 +45,7 @@ from gru_lm.gate_study.reading import (
     time_constants,
 )
 from gru_lm.models.base import build_model
+from gru_lm.preparation.splits import save_splits
 
 V, H, N = 7, 10, 300
 MODELS = [

@@ -4,7 +4,7 @@ They are every variant of the project, ONNX Runtime's GRU operator, which nobody
 and the equations in float64 NumPy (``reference.gru_numpy``). The operator's definition:
 https://onnx.ai/onnx/operators/onnx__GRU.html. Its weights stand in the order update, reset,
 candidate; ``linear_before_reset`` is reset "after". The graph is built here a second time, so that
-``gru_lm.generation.onnx_check`` is not held against itself.
+``gru_lm.export.check`` is not held against itself.
 """
 
 from __future__ import annotations

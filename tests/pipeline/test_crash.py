@@ -20,8 +20,8 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from gru_lm.data.splits import save_splits
 from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.preparation.splits import save_splits
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = 4  # for each variant and partition: 24 in all, and those of the best weights and replicates

@@ -19,10 +19,10 @@ import torch
 import yaml
 
 from gru_lm.core.errors import UserError
-from gru_lm.data.splits import SPLITS, save_splits
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.evaluation.perplexity import evaluate
 from gru_lm.models.base import load_model
+from gru_lm.preparation.splits import SPLITS, save_splits
 from gru_lm.training.loop import Diverged
 from stages import replicate, train
 

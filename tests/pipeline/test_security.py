@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from gru_lm.core.params import Yaml12Loader
-from gru_lm.data.splits import split_path
 from gru_lm.models.scratch.model import ScratchGRU
+from gru_lm.preparation.splits import split_path
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("src", "stages", "tools", "benchmarks")
@@ -99,7 +99,7 @@ from pathlib import Path
 import gru_lm.models.scratch.model
 from gru_lm.core.errors import UserError
 from gru_lm.models.base import load_model
-from gru_lm.data.splits import load_split
+from gru_lm.preparation.splits import load_split
 from gru_lm.data.vocabulary import Vocabulary
 
 pages = int(Path("/proc/self/statm").read_text().split()[0])

@@ -15,12 +15,11 @@ from reference import (
 )
 from torch import nn
 
-from gru_lm.core.device import make_deterministic
 from gru_lm.core.errors import UserError
 from gru_lm.core.params import Train
-from gru_lm.data.minibatches import epoch_minibatches
 from gru_lm.models.base import build_model
 from gru_lm.models.concise.model import ConciseGRU
+from gru_lm.models.device import make_deterministic
 from gru_lm.training.loop import (
     Diverged,
     Snapshot,
@@ -31,6 +30,7 @@ from gru_lm.training.loop import (
     train,
     validate,
 )
+from gru_lm.training.minibatches import epoch_minibatches
 
 V, H = 7, 8
 KINDS = {

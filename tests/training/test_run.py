@@ -20,8 +20,8 @@ from torch import Tensor
 
 from gru_lm.core.errors import Interrupted, UserError
 from gru_lm.core.params import load_settings
-from gru_lm.data.splits import save_splits
 from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.preparation.splits import save_splits
 from gru_lm.training.loop import Diverged, Trainer, validate
 from gru_lm.training.run import TrainingRun
 

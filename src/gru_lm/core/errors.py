@@ -1,4 +1,4 @@
-"""The one exception that a user can cause, and how a stage reports it."""
+"""The one exception that a user can cause, and how a script reports it."""
 
 from __future__ import annotations
 
@@ -26,6 +26,31 @@ class UserError(Exception):
         super().__init__(" ".join(str(message).split()))
 
 
+class UnusableFile(UserError):
+    """A file or folder that an earlier step should have made cannot be used because of ``problem``.
+
+    ``remedy`` is what to do, for a sentence that ends with the command which makes it again.
+    """
+
+    def __init__(self, path: Path, problem: str, remedy: str = "make it again with") -> None:
+        super().__init__(f"{path} {problem}")
+        self.path, self.remedy = path, remedy
+
+
+class MissingFile(UnusableFile):
+    """There is no such file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "is missing", "run the stage that makes it,")
+
+
+class DamagedFile(UnusableFile):
+    """The file's content cannot be used because of ``why``."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(path, f"is damaged ({why})", "delete it and make it again with")
+
+
 class UnreachableError(UserError):
     """No source of the corpus delivered it.
 
@@ -42,11 +67,14 @@ class Interrupted(UserError):
     exit_code = EXIT_INTERRUPTED
 
 
-def run_stage(name: str, main: Callable[[], None]) -> None:
-    """Run a stage's ``main`` and end the process; a user's error becomes one line on stderr.
+def run_main(
+    name: str, main: Callable[[], None], made_by: Callable[[Path], str | None] | None = None
+) -> None:
+    """Run the ``main`` of a script; a user's error becomes one line on stderr and an exit status.
 
     So does a disk or a memory that is full. Any other exception is a defect of the project and
-    keeps its traceback.
+    keeps its traceback. ``made_by`` gives the command that makes a file which is missing or
+    damaged; None if it does not know the file.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # of a terminal that knows no é, say
@@ -55,6 +83,10 @@ def run_stage(name: str, main: Callable[[], None]) -> None:
         main()
         sys.stdout.flush()
         return
+    except UnusableFile as error:
+        command = made_by(error.path) if made_by else None
+        message = f"{error}: {error.remedy} {command}" if command else str(error)
+        code = error.exit_code
     except UserError as error:
         message, code = str(error), error.exit_code
     except KeyboardInterrupt:

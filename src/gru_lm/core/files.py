@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from gru_lm.core.errors import UserError
+from gru_lm.core.errors import DamagedFile, MissingFile
 
 SHA256_SIZE = 32  # bytes
 OWNER = "owner"  # the array of an .npz that says what the others belong to
@@ -55,6 +56,15 @@ def write_bytes(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """Copy ``source`` to ``target`` atomically. Raises MissingFile if there is no source."""
+    try:
+        with source.open("rb") as original, atomic_writer(target) as copy:
+            shutil.copyfileobj(original, copy)
+    except FileNotFoundError:
+        raise MissingFile(source) from None
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` as UTF-8, atomically and without newline translation."""
     write_bytes(path, text.encode("utf-8"))
@@ -65,22 +75,21 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, made_by: str) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """Read the JSON object at ``path``.
 
-    Raises UserError, naming the stage ``made_by`` that writes the file, where it is missing,
-    damaged or not an object.
+    Raises UnusableFile if it is missing, damaged or not an object.
     """
     try:
         value = json.loads(
             path.read_text(encoding="utf-8"), parse_constant=_refuse, parse_int=_whole_number
         )
     except FileNotFoundError:
-        raise missing(path, made_by) from None
+        raise MissingFile(path) from None
     except (ValueError, RecursionError) as error:
-        raise damaged(path, made_by, str(error)) from None
+        raise DamagedFile(path, str(error)) from None
     if not isinstance(value, dict):
-        raise damaged(path, made_by, "it does not hold a JSON object")
+        raise DamagedFile(path, "it does not hold a JSON object")
     return value
 
 
@@ -108,23 +117,22 @@ def write_array(path: Path, array: np.ndarray, owner: str) -> None:
         file.write(digest.digest())
 
 
-def read_array(path: Path, made_by: str, owner: str) -> np.ndarray:
+def read_array(path: Path, owner: str) -> np.ndarray:
     """The array that ``write_array`` wrote to ``path``, memory-mapped and read-only.
 
-    Raises UserError, naming the stage ``made_by`` that writes the file, where it is missing or
-    damaged, or was written for another ``owner``.
+    Raises UnusableFile if it is missing or damaged, or was written for another ``owner``.
     """
     try:
         array: np.ndarray = np.lib.format.open_memmap(path, mode="r")
         data = np.memmap(path, mode="r")
     except FileNotFoundError:
-        raise missing(path, made_by) from None
+        raise MissingFile(path) from None
     except Exception as error:  # NumPy reads the header as Python and raises almost anything
-        raise damaged(path, made_by, str(error)) from None
+        raise DamagedFile(path, str(error)) from None
     digest = hashlib.sha256(data[:-SHA256_SIZE])  # type: ignore[arg-type]  # an array serves
     digest.update(owner.encode())
     if digest.digest() != data[-SHA256_SIZE:].tobytes():
-        raise damaged(path, made_by, "its checksum is wrong, or it belongs to other data")
+        raise DamagedFile(path, "its checksum is wrong, or it belongs to other data")
     return array
 
 
@@ -139,35 +147,22 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], owner: str) -> No
     write_bytes(path, buffer.getvalue())
 
 
-def read_arrays(path: Path, made_by: str, owner: str) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, owner: str) -> dict[str, np.ndarray]:
     """The arrays that ``write_arrays`` wrote to ``path``.
 
-    Raises UserError, naming the stage ``made_by`` that writes the file, where it is missing or
-    damaged, or was written for another ``owner``.
+    Raises UnusableFile if it is missing or damaged, or was written for another ``owner``.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         mine = arrays.pop(OWNER).item() == owner
     except FileNotFoundError:
-        raise missing(path, made_by) from None
+        raise MissingFile(path) from None
     except Exception as error:  # of NumPy, zipfile and zlib, which raise almost anything
-        raise damaged(path, made_by, str(error)) from None
+        raise DamagedFile(path, str(error)) from None
     if not mine:
-        raise damaged(path, made_by, "it belongs to other data")
+        raise DamagedFile(path, "it belongs to other data")
     return arrays
-
-
-def missing(path: Path, made_by: str) -> UserError:
-    """The error for a file that stage ``made_by`` should have written."""
-    return UserError(f"{path} is missing: run the stage that makes it, dvc repro {made_by}")
-
-
-def damaged(path: Path, made_by: str, why: str) -> UserError:
-    """The error for a file of stage ``made_by`` that cannot be used because of ``why``."""
-    return UserError(
-        f"{path} is damaged ({why}): delete it and make it again with dvc repro {made_by}"
-    )
 
 
 def _umask() -> int:

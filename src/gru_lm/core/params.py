@@ -1,32 +1,40 @@
-"""The experiment's settings: params.yaml, read once into typed and validated objects.
+"""params.yaml: read once, validated as a whole, handed out in typed parts.
 
-An unknown key, a wrong type or an impossible value raises UserError with one line that names the
-key, the value and what is allowed. Each field below carries its unit and range.
+Each part of the file is described where it is used, in a module ``settings.py`` of the package
+that uses it, by a class that derives from ``TopLevel``; its fields are keys at the top of the file.
+A stage asks for the parts that it computes with::
+
+    training = load_params(TrainingSettings)
+    training.train.lr
+
+The rest of the file is validated all the same, so that an unknown key, a wrong type or an
+impossible value anywhere stops every stage with the same line. For that alone the other packages'
+``settings.py`` are imported: they cannot change a stage's result, only refuse it, and so they are
+no dependency of it in dvc.yaml.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
-import re
+import importlib
 import reprlib
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import YAMLError
 
 from gru_lm.core.errors import UserError
 
-Variant = Literal["scratch", "concise", "fused"]
-Precision = Literal["fp32", "tf32", "bf16"]
+PARAMS = Path("params.yaml")
 
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-SplitSize = Annotated[int, Field(ge=2, le=10**12)] | Annotated[float, Field(gt=0, lt=1)]
-
 
 BRIEF = reprlib.Repr()  # values in messages: a few YAML aliases can stand for billions of items
 BRIEF.maxlevel, BRIEF.maxstring, BRIEF.maxother, BRIEF.maxlong = 3, 80, 80, 80
@@ -38,313 +46,110 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-class CorpusSource(Section):
-    """Where a corpus comes from: addresses (tried in order) or a file of the project.
+class TopLevel(Section):
+    """Some of the keys at the top of params.yaml, one field each."""
 
-    ``file`` is its name in a mirror; without it, the last part of the first address. ``sha256``
-    decides whether bytes are the right ones; without it, whatever comes is taken and its
-    checksum recorded.
+
+Part = TypeVar("Part", bound=TopLevel)
+
+
+def load_params(part: type[Part], path: Path = PARAMS) -> Part:
+    """The ``part`` of ``path``, after all of the file has been validated.
+
+    Raises UserError if the file is missing, is not YAML, or holds an unknown key, a wrong type or
+    an impossible value. The message is one line that names the key, the value and what is allowed.
     """
-
-    urls: Annotated[list[str], Field(min_length=1, max_length=16)] | None = None
-    path: str | None = None
-    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")] | None = None
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-
-    @field_validator("urls")
-    @classmethod
-    def _web_addresses(cls, urls: list[str] | None) -> list[str] | None:
-        for url in urls or []:
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ValueError(f"{url!r} is not an http or https address")
-        return urls
-
-    @field_validator("path")
-    @classmethod
-    def _inside_the_project(cls, path: str | None) -> str | None:
-        if path is not None:
-            parts = PurePosixPath(path)
-            if not path.strip() or parts.is_absolute() or ".." in parts.parts or "\0" in path:
-                raise ValueError(
-                    "must be a relative path inside the project, such as corpora/a.txt"
-                )
-        return path
-
-    @model_validator(mode="after")
-    def _one_source(self) -> CorpusSource:
-        if (self.urls is None) == (self.path is None):
-            raise ValueError("give either 'urls' or 'path', and not both")
-        return self
-
-    @property
-    def mirror_name(self) -> str | None:
-        """The file's name in a mirror, or None where neither ``file`` nor an address gives one."""
-        if self.file or not self.urls:
-            return self.file
-        name = PurePosixPath(urlsplit(self.urls[0]).path).name
-        return name if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", name) else None
-
-
-class Fetch(Section):
-    """Which corpus, and the patience with its addresses (seconds, bytes)."""
-
-    corpus: Name
-    timeout: Annotated[float, Field(gt=0, le=3600)]
-    retries: Annotated[int, Field(ge=0, le=10)]
-    max_bytes: Annotated[int, Field(ge=1, le=10**11)]
-
-
-class Split(Section):
-    """Tokens for training, validation and test, in this order from the start of the corpus.
-
-    Either all are numbers of tokens or all are fractions of the corpus that sum to at most 1.
-    """
-
-    train: SplitSize
-    val: SplitSize
-    test: SplitSize
-
-    @model_validator(mode="after")
-    def _one_unit(self) -> Split:
-        sizes = (self.train, self.val, self.test)
-        if len({type(size) for size in sizes}) > 1:
-            raise ValueError("train, val and test must all be counts or all be fractions")
-        if isinstance(self.train, float) and math.fsum(sizes) > 1 + 1e-9:
-            raise ValueError(f"the fractions sum to {math.fsum(sizes):g}, more than 1")
-        return self
-
-
-class Prepare(Section):
-    """From text to tokens."""
-
-    normalize: Literal["letters", "none"]
-    tokens: Literal["char", "word"]
-    min_freq: Annotated[int, Field(ge=0, le=10**9)]
-    reserved_tokens: Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=1000)]
-    split: Split
-
-    @field_validator("reserved_tokens")
-    @classmethod
-    def _distinct(cls, tokens: list[str]) -> list[str]:
-        if len(set(tokens)) < len(tokens) or "<unk>" in tokens:
-            raise ValueError("reserved tokens must differ from each other and from <unk>")
-        return tokens
-
-
-class EquationOptions(Section):
-    """Where the reset gate acts: before the recurrent product (the textbook) or after it."""
-
-    reset: Literal["before", "after"]
-
-
-class ConciseOptions(Section):
-    """``nn.GRU`` has no choices of its own here."""
-
-
-class Model(Section):
-    """The sizes that all variants share, and what only one of them has."""
-
-    hidden_size: Annotated[int, Field(ge=1, le=16_384)]
-    scratch: EquationOptions
-    concise: ConciseOptions
-    fused: EquationOptions
-
-    def options(self, variant: Variant) -> dict[str, Any]:
-        """The keyword arguments of one variant's constructor, without the vocabulary size."""
-        return {"hidden_size": self.hidden_size, **getattr(self, variant).model_dump()}
-
-
-class Train(Section):
-    """The training run.
-
-    ``clip_norm`` bounds the gradient's Euclidean norm; null leaves it. ``precision`` is that of the
-    matrix products, and in concise of the states; weights and losses stay in float32. ``threads``
-    is the number that one training uses on a CPU; null takes all cores. ``deterministic`` asks for
-    the same bytes in every run on a GPU too. ``validate_every`` is the number of epochs from one
-    look at the validation split to the next; ``select`` says whose weights are kept, the last
-    epoch's or those with the lowest perplexity at such a look.
-    """
-
-    epochs: Count
-    batch_size: Annotated[int, Field(ge=1, le=1_000_000)]
-    num_steps: Annotated[int, Field(ge=1, le=1_000_000)]
-    partition: Literal["sequential", "random"]
-    optimizer: Literal["sgd", "adam"]
-    lr: Annotated[float, Field(gt=0, le=1000)]
-    clip_norm: Annotated[float, Field(gt=0, le=1e6)] | None
-    precision: Precision
-    threads: Annotated[int, Field(ge=1, le=4096)] | None
-    seed: Seed
-    deterministic: bool
-    validate_every: Count
-    select: Literal["last", "best_val"]
-
-
-class Replicate(Section):
-    """The seeds from which every variant is trained besides ``train.seed``, to show the spread."""
-
-    seeds: Annotated[list[Seed], Field(max_length=1000)]
-
-    @field_validator("seeds")
-    @classmethod
-    def _distinct(cls, seeds: list[int]) -> list[int]:
-        if len(set(seeds)) < len(seeds):
-            raise ValueError("the seeds must differ from each other")
-        return seeds
-
-
-class Checkpoint(Section):
-    """How often the training keeps a checkpoint, in epochs. It changes no result."""
-
-    every: Count
-
-
-class Gate(Section):
-    """By what share held-out perplexity may rise in a pull request. It changes no result."""
-
-    max_perplexity_rise: Annotated[float, Field(ge=0, le=1e6)]
-
-
-class Sample(Section):
-    """The text to generate after each prefix: greedily, and at each temperature.
-
-    ``top_k`` keeps only the k likeliest tokens at each step of a draw; null keeps all.
-    """
-
-    prefixes: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
-    length: Annotated[int, Field(ge=1, le=1_000_000)]
-    temperatures: list[Annotated[float, Field(gt=0, le=100)]]
-    top_k: Annotated[int, Field(ge=1, le=10_000_000)] | None
-    seed: Seed
-
-
-class Gates(Section):
-    """The passage of each split, in tokens, on which gates and surprise are recorded."""
-
-    start: Annotated[int, Field(ge=0, le=10**12)]
-    length: Annotated[int, Field(ge=2, le=5000)]
-
-
-class Settings(Section):
-    """All of params.yaml."""
-
-    device: Literal["auto", "cpu", "cuda"]
-    fetch: Fetch
-    corpora: dict[Name, CorpusSource]
-    prepare: Prepare
-    model: Model
-    train: Train
-    checkpoint: Checkpoint
-    gate: Gate
-    sample: Sample
-    replicate: Replicate
-    gates: Gates
-
-    @model_validator(mode="after")
-    def _corpus_is_known(self) -> Settings:
-        if self.fetch.corpus not in self.corpora:
-            raise ValueError(
-                f"fetch.corpus: {self.fetch.corpus!r} is no entry of corpora"
-                + _did_you_mean(self.fetch.corpus, list(self.corpora))
-                + f"; allowed: {', '.join(self.corpora)}"
-            )
-        return self
-
-
-def load_settings(path: Path = Path("params.yaml")) -> Settings:
-    """Read and validate ``path``.
-
-    Raises UserError where the file is missing, is not YAML, or holds an unknown key, a wrong
-    type or an impossible value.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} is missing in {Path.cwd()}: run the stage from the project's root"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 at byte {error.start}: save it as UTF-8") from None
-    try:
-        tree = yaml.load(text, Loader=Yaml12Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid YAML: {_yaml_problem(error)}") from None
+    tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise UserError(f"{path} must hold a mapping of sections, such as 'train:'")
+    parts: list[type[TopLevel]] = list(dict.fromkeys([part, *all_parts()]))
+    known = [key for one in parts for key in one.model_fields]
+    problems: list[tuple[ErrorDetails, list[str]]] = [
+        ({"type": "extra_forbidden", "loc": (key,), "msg": "", "input": value}, known)
+        for key, value in tree.items()
+        if key not in known
+    ]
+    loaded: dict[type[TopLevel], TopLevel] = {}
+    for one in parts:
+        mine = {key: tree[key] for key in one.model_fields if key in tree}
+        try:
+            loaded[one] = one.model_validate(mine)
+        except ValidationError as error:
+            problems += [
+                (problem, _known_keys(one, problem["loc"][:-1])) for problem in error.errors()
+            ]
+    if problems:
+        raise UserError(f"{path}: {_explain(problems)}")
+    found = loaded[part]
+    assert isinstance(found, part)
+    return found
+
+
+def read_yaml(path: Path) -> Any:
+    """What the YAML file ``path`` holds, read as DVC reads it. Raises UserError."""
     try:
-        return Settings.model_validate(tree)
-    except ValidationError as error:
-        raise UserError(f"{path}: {_explain(error, tree)}") from None
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is missing in {Path.cwd()}: run this from the project's root"
+        ) from None
+    except UnicodeDecodeError as error:
+        offset = error.start + (3 if path.read_bytes().startswith(b"\xef\xbb\xbf") else 0)
+        raise UserError(f"{path} is not UTF-8 at byte {offset}: save it as UTF-8") from None
+    return parse_yaml(text, str(path))
 
 
-class Yaml12Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, reading numbers and duplicate keys as DVC does (YAML 1.2).
+def parse_yaml(text: str, name: str) -> Any:
+    """What the YAML document ``text`` holds, as DVC reads it: YAML 1.2, no key given twice.
 
-    DVC writes a learning rate of 0.00001 as ``1e-05``, which YAML 1.1 takes for text, and
-    refuses a key that stands twice, of which YAML 1.1 silently takes the last.
+    Raises UserError, which calls the document ``name``.
     """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, (str, int, float)) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
-                )
-            seen.add(str(key) if not isinstance(key, (str, int, float)) else key)
-        return super().construct_mapping(node, deep)
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except (YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{name} is not valid YAML: {_yaml_problem(error)}") from None
 
 
-def _read_as_yaml_1_2(loader: type[yaml.SafeLoader]) -> None:
-    """Give ``loader`` the booleans, integers and floats of YAML 1.2's core schema.
-
-    In YAML 1.1 ``no`` is false, ``0700`` is 448 and ``1:30`` is 90.
-    """
-    tags = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float")}
-    loader.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag not in tags]
-        for first, resolvers in loader.yaml_implicit_resolvers.items()
-    }
-    for kind, pattern, first in (
-        ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-        ("int", r"[-+]?\d+", "-+0123456789"),
-        (
-            "float",
-            r"[-+]?(\.\d+|\d+\.\d*|\d+(?=[eE]))([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-            "-+.0123456789",
-        ),
-    ):
-        loader.add_implicit_resolver(
-            f"tag:yaml.org,2002:{kind}", re.compile(f"^(?:{pattern})$"), list(first)
-        )
-    loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
+@cache
+def all_parts() -> tuple[type[TopLevel], ...]:
+    """The parts that the packages of this library describe, in the order of their names."""
+    found: list[type[TopLevel]] = []
+    for module in _settings_modules():
+        for value in vars(importlib.import_module(module)).values():
+            if isinstance(value, type) and issubclass(value, TopLevel) and value is not TopLevel:
+                found.append(value)
+    return tuple(dict.fromkeys(found))
 
 
-_read_as_yaml_1_2(Yaml12Loader)
+def _settings_modules() -> Iterator[str]:
+    library = Path(__file__).resolve().parents[1]
+    for path in sorted(library.glob("*/settings.py")):
+        yield f"{library.name}.{path.parent.name}.settings"
 
 
 def _yaml_problem(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or str(error) or "nested too deeply"
+    if isinstance(error, DuplicateKeyError):
+        problem = problem.partition(" with value")[0].replace(
+            "found duplicate key", "duplicate key"
+        )
+    problem = " ".join(problem.split())[:200]
     return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else problem
 
 
-def _explain(error: ValidationError, tree: dict[str, Any]) -> str:
+def _explain(problems: list[tuple[ErrorDetails, list[str]]]) -> str:
     """The first problem as one line; an unknown key first, as it often explains a missing one."""
-    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    problem = problems[0]
+    problem, known = min(problems, key=lambda one: one[0]["type"] != "extra_forbidden")
     # Pydantic adds the union member it tried to the location: not a key of the file.
     keys = [str(key) for key in problem["loc"] if not _is_union_tag(key)]
     where = ".".join(keys)
     value = problem.get("input")
     match problem["type"]:
         case "extra_forbidden":
-            known = _known_keys(keys[:-1])
             return (
                 f"unknown key {where!r}"
-                + _did_you_mean(keys[-1], known)
+                + did_you_mean(keys[-1], known)
                 + (f"; allowed here: {', '.join(known)}" if known else "; no key is allowed here")
             )
         case "missing":
@@ -356,7 +161,7 @@ def _explain(error: ValidationError, tree: dict[str, Any]) -> str:
             reason = problem["msg"].removeprefix("Input ")
             alternatives = {
                 other["msg"].removeprefix("Input ")
-                for other in problems
+                for other, _ in problems
                 if [str(key) for key in other["loc"] if not _is_union_tag(key)] == keys
             }
             if len(alternatives) > 1:
@@ -371,19 +176,23 @@ def _is_union_tag(key: int | str) -> bool:
     )
 
 
-def _known_keys(path: list[str]) -> list[str]:
-    """The keys that the section at ``path`` allows."""
-    section: Any = Settings
+def _known_keys(part: type[TopLevel], path: tuple[int | str, ...]) -> list[str]:
+    """The keys that the section at ``path`` of ``part`` allows."""
+    section: Any = part
     for key in path:
-        if section is Settings and key == "corpora":
-            continue
-        if section is Settings and path[0] == "corpora":
-            section = CorpusSource
-            continue
-        section = section.model_fields[key].annotation
-    return list(section.model_fields)
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            field = section.model_fields.get(str(key))
+            section = field.annotation if field else None
+        elif get_origin(section) is dict:  # a mapping of names that the user chooses
+            section = get_args(section)[1]
+        else:
+            return []
+    if isinstance(section, type) and issubclass(section, BaseModel):
+        return list(section.model_fields)
+    return []
 
 
-def _did_you_mean(word: str, known: list[str]) -> str:
+def did_you_mean(word: str, known: list[str]) -> str:
+    """A hint at the one of ``known`` that ``word`` resembles; empty without such a one."""
     close = difflib.get_close_matches(word, known, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

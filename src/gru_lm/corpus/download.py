@@ -28,7 +28,7 @@ from requests.auth import HTTPBasicAuth
 from requests.utils import get_auth_from_url, urldefragauth
 from tqdm import tqdm
 
-from gru_lm.core.params import Fetch
+from gru_lm.corpus.settings import Fetch
 
 CHUNK = 1 << 16  # bytes read at a time
 SLOWEST = 1024  # bytes a second: a body slower than this on average is given up

@@ -16,7 +16,6 @@ from typing import IO
 
 from gru_lm.core.errors import UnreachableError, UserError
 from gru_lm.core.files import atomic_writer
-from gru_lm.core.params import CorpusSource, Fetch
 from gru_lm.corpus.download import (
     CHUNK,
     WEB_PAGE,
@@ -26,6 +25,7 @@ from gru_lm.corpus.download import (
     shown,
     store,
 )
+from gru_lm.corpus.settings import CorpusSource, Fetch
 
 
 @dataclass(frozen=True)

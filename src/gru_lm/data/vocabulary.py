@@ -12,7 +12,8 @@ from typing import cast, get_args
 
 import numpy as np
 
-from gru_lm.core.files import damaged, read_json, write_json
+from gru_lm.core.errors import DamagedFile
+from gru_lm.core.files import read_json, write_json
 from gru_lm.data.text import Normalize, TokenLevel, join, tokenize
 
 UNKNOWN = "<unk>"
@@ -98,20 +99,20 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:
-        """Read what ``save`` wrote. Raises UserError where the file is missing or damaged."""
-        document = read_json(path, "prepare")
+        """Read what ``save`` wrote. Raises UnusableFile if the file is missing or damaged."""
+        document = read_json(path)
         tokens, level = document.get("tokens"), document.get("level")
         normalize = document.get("normalize")
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-            raise damaged(path, "prepare", "'tokens' is not a list of texts")
+            raise DamagedFile(path, "'tokens' is not a list of texts")
         if level not in get_args(TokenLevel) or normalize not in get_args(Normalize):
-            raise damaged(path, "prepare", "'level' or 'normalize' is unknown")
+            raise DamagedFile(path, "'level' or 'normalize' is unknown")
         try:
             vocabulary = cls(tuple(tokens), cast(TokenLevel, level), cast(Normalize, normalize))
         except ValueError as error:
-            raise damaged(path, "prepare", str(error)) from None
+            raise DamagedFile(path, str(error)) from None
         if document.get("sha256") != vocabulary.fingerprint:
-            raise damaged(path, "prepare", "its checksum is wrong")
+            raise DamagedFile(path, "its checksum is wrong")
         return vocabulary
 
     def _document(self) -> dict[str, object]:

@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from gru_lm.data.splits import SPLITS
+from gru_lm.data.prepared import SPLITS
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.evaluation.n_grams import KneserNey
 

@@ -4,59 +4,59 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from gru_lm.data.prepared import SPLITS
+from gru_lm.results.scores import Scores
+from gru_lm.results.seeds import BestSpread, ModelSummary, SplitSpread, Spread
+from gru_lm.results.training import Best
 
 
 @dataclass(frozen=True)
 class Run:
     """One training: the perplexity of its last epoch's minibatches, and what the model scored.
 
-    ``best_val`` is the lowest validation perplexity of any epoch, with that epoch; None where no
-    epoch gave a finite one. ``scores`` holds by split the perplexity, bits a token and number of
-    tokens.
+    ``best_val`` is the lowest validation perplexity of any epoch, with that epoch; None if no epoch
+    gave a finite one.
     """
 
     training_perplexity: float
-    best_val: tuple[int, float] | None
-    scores: Mapping[str, Mapping[str, float]]
+    best_val: Best | None
+    scores: Scores
 
 
-def summarise(runs: Sequence[Run]) -> dict[str, Any]:
-    """The spread of each figure over at least one run of the same variant on the same splits.
-
-    By split: perplexity and bits a token, each as ``spread`` gives it, and the number of tokens;
-    and, beside the splits, ``training_perplexity`` and ``best_val`` (epoch, perplexity and bits a
-    token; None unless every run has one).
-    """
-    summary: dict[str, Any] = {
-        split: {
-            "perplexity": spread([run.scores[split]["perplexity"] for run in runs]),
-            "bits_per_token": spread([run.scores[split]["bits_per_token"] for run in runs]),
-            "tokens": score["tokens"],
-        }
-        for split, score in runs[0].scores.items()
-    }
+def summarise(runs: Sequence[Run]) -> ModelSummary:
+    """The spread of each figure over at least one run of the same variant on the same splits."""
     best = [run.best_val for run in runs if run.best_val is not None]
-    return summary | {
-        "training_perplexity": spread([run.training_perplexity for run in runs]),
-        "best_val": {
-            "epoch": spread([epoch for epoch, _ in best]),
-            "perplexity": spread([perplexity for _, perplexity in best]),
-            "bits_per_token": spread([math.log2(perplexity) for _, perplexity in best]),
-        }
+    return ModelSummary(
+        **{name: _split(name, runs) for name in SPLITS},
+        training_perplexity=spread([run.training_perplexity for run in runs]),
+        best_val=BestSpread(
+            epoch=spread([one.epoch for one in best]),
+            perplexity=spread([one.perplexity for one in best]),
+            bits_per_token=spread([math.log2(one.perplexity) for one in best]),
+        )
         if len(best) == len(runs)
         else None,
-    }
+    )
 
 
-def spread(values: Sequence[float]) -> dict[str, float | None]:
+def _split(name: str, runs: Sequence[Run]) -> SplitSpread:
+    scores = [run.scores.split(name) for run in runs]
+    return SplitSpread(
+        perplexity=spread([score.perplexity for score in scores]),
+        bits_per_token=spread([score.bits_per_token for score in scores]),
+        tokens=scores[0].tokens,
+    )
+
+
+def spread(values: Sequence[float]) -> Spread:
     """Mean, sample standard deviation (n - 1 below the line; None of one value), range, median."""
-    return {
-        "mean": statistics.fmean(values),
-        "sd": statistics.stdev(values) if len(values) > 1 else None,
-        "min": min(values),
-        "max": max(values),
-        "median": statistics.median(values),
-    }
+    return Spread(
+        mean=statistics.fmean(values),
+        sd=statistics.stdev(values) if len(values) > 1 else None,
+        min=min(values),
+        max=max(values),
+        median=statistics.median(values),
+    )

@@ -1,0 +1,1 @@
+"""The models: what they share, and a folder for each variant."""

@@ -20,8 +20,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from gru_lm.core.errors import UserError
-from gru_lm.core.files import damaged, missing, read_json, write_bytes, write_json
+from gru_lm.core.errors import DamagedFile, MissingFile, UnusableFile
+from gru_lm.core.files import read_json, write_bytes, write_json
+from gru_lm.core.variants import checked
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -102,35 +103,36 @@ class LanguageModel(nn.Module, ABC):
 def build_model(variant: str, vocab_size: int, **options: Any) -> LanguageModel:
     """A freshly initialised model of ``variant``, drawn from torch's global random state.
 
-    Only the variant's own module is imported, so that a stage which trains one depends on no
-    other.
+    Raises ValueError if there is no such variant. Only the variant's own folder is imported, so
+    that a stage which trains one depends on no other.
     """
-    module = importlib.import_module(f"gru_lm.models.{variant}.model")
+    module = importlib.import_module(f"gru_lm.models.{checked(variant)}.model")
     return cast(LanguageModel, module.Model(vocab_size, **options))
 
 
-def load_model(folder: Path, vocabulary_fingerprint: str) -> LanguageModel:
+def load_model(
+    folder: Path, vocabulary_fingerprint: str, variant: str | None = None
+) -> LanguageModel:
     """The model that ``LanguageModel.save`` wrote to ``folder``, on the CPU.
 
-    Raises UserError where a file is missing or damaged, or where the model was trained with
-    another vocabulary than the one with ``vocabulary_fingerprint``.
+    Raises UnusableFile if a file is missing or damaged, if the model was trained with another
+    vocabulary than the one with ``vocabulary_fingerprint``, or if it is not of the ``variant`` that
+    is asked for. (A saved model names its own.)
     """
-    stage = f"train@{folder.name}"
-    config = read_json(folder / CONFIG, stage)
+    config = read_json(folder / CONFIG)
     if config.pop("vocabulary", None) != vocabulary_fingerprint:
-        raise UserError(
-            f"{folder} was trained with another vocabulary than the present one: "
-            f"train it again, dvc repro {stage}"
+        raise UnusableFile(
+            folder, "was trained with another vocabulary than the present one", "train it again,"
         )
     checksum = config.pop("weights", None)
     try:
-        variant = config.pop("variant")
-        if variant != folder.name:
-            raise ValueError(f"it describes the variant {variant!r}")
+        saved = config.pop("variant")
+        if variant not in (None, saved):
+            raise ValueError(f"it is a model of the variant {saved!r:.40}")
         with torch.device("meta"):  # sizes without memory: they may be anything
-            model = build_model(variant, **config)
+            model = build_model(saved, **config)
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise damaged(folder / CONFIG, stage, str(error).split("\n")[0][:200]) from None
+        raise DamagedFile(folder / CONFIG, str(error).split("\n")[0][:200]) from None
     path = folder / WEIGHTS
     try:
         tensors = safetensors.torch.load_file(path)
@@ -139,6 +141,6 @@ def load_model(folder: Path, vocabulary_fingerprint: str) -> LanguageModel:
             raise ValueError(f"its checksum is not the one in {CONFIG}")
         return model.to_empty(device="cpu").load_weights(tensors)
     except FileNotFoundError:
-        raise missing(path, stage) from None
+        raise MissingFile(path) from None
     except (SafetensorError, ValueError, json.JSONDecodeError) as error:
-        raise damaged(path, stage, str(error)) from None
+        raise DamagedFile(path, str(error)) from None

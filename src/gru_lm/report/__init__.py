@@ -1,0 +1,1 @@
+"""The pictures and the page. Reads results; computes none."""

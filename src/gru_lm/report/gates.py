@@ -1,7 +1,7 @@
 """The pictures of what the gates do, how far a model looks back, and what is lost without gates.
 
-As in ``gru_lm.report.style``, each is a PNG whose title states what the numbers given show. A token is
-a ``unit``: a character, or a word.
+As in ``gru_lm.report.style``, each is a PNG whose title states what the numbers given show. A token
+is a ``unit``: a character, or a word.
 """
 
 from __future__ import annotations

@@ -244,7 +244,7 @@ def _name_in_text(name: str) -> str:
 def calibration(uncertainty: Mapping[str, Mapping[str, Any]]) -> bytes:
     """Reliability diagrams of the training and the validation split: a PNG.
 
-    ``uncertainty`` maps a variant to its splits, as ``gru_lm.evaluation.uncertainty`` measures them. Under
+    ``uncertainty`` maps a variant to its splits, as the stage evaluate measures them. Under
     each diagram stands the share of the predictions in each bin of confidence.
     """
     figure, _ = new_figure(height=4.7)
@@ -319,7 +319,7 @@ def calibration_finding(uncertainty: Mapping[str, Mapping[str, Any]]) -> str:
 def where_uncertain(uncertainty: Mapping[str, Mapping[str, Any]]) -> bytes:
     """Perplexity beside the one that the model expected, by place and kind of character: a PNG.
 
-    ``uncertainty`` maps a variant to its splits, as ``gru_lm.evaluation.uncertainty`` measures them.
+    ``uncertainty`` maps a variant to its splits, as the stage evaluate measures them.
     Validation stands above, training below. Words have neither place nor kind: then there is one
     panel a split, for the split as a whole.
     """

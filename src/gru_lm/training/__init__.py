@@ -1,0 +1,1 @@
+"""The training loop, its minibatches, its checkpoints and a run from start to end."""

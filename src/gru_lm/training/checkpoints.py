@@ -32,7 +32,8 @@ from torch import Tensor
 
 from gru_lm.core.files import write_bytes
 from gru_lm.models.base import LanguageModel
-from gru_lm.training.loop import Epoch, weights_of
+from gru_lm.training.cuda_graph import weights_of
+from gru_lm.training.loop import Epoch
 
 KEPT = 2  # the newest, and the one before it in case the newest gets damaged
 NAME = re.compile(r"(\d{6,})-([0-9a-f]{16})\.safetensors")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import math
 import time
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -21,9 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gru_lm.core.errors import UserError
-from gru_lm.core.params import Precision, Train
-from gru_lm.data.minibatches import Minibatch, epoch_minibatches, require_enough_tokens
 from gru_lm.models.base import LanguageModel
+from gru_lm.training.cuda_graph import CapturedStep, Snapshot, weights_of
+from gru_lm.training.minibatches import Minibatch, epoch_minibatches, require_enough_tokens
+from gru_lm.training.settings import Precision, Train
 
 UNSCORED = -100  # as a target: no token, no loss
 
@@ -90,7 +90,7 @@ class Trainer:
         if self.model.device.type == "cuda":  # GPU only
             shape = (X.shape[0], X.shape[1])
             if shape not in self._captured:
-                self._captured[shape] = CapturedStep(self, X, Y, state)
+                self._captured[shape] = CapturedStep(self.update, self.optimizer, X, Y, state)
             return self._captured[shape](X, Y, state)
         return self.update(X, Y, state)
 
@@ -135,71 +135,6 @@ def validate(model: LanguageModel, tokens: Tensor, batch_size: int, num_steps: i
     return perplexity(total.item() / num_targets)
 
 
-class Snapshot:
-    """The weights and the optimizer's memory at one moment, to go back to."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        self._optimizer = optimizer
-        self._kept = [
-            (
-                weight,
-                weight.detach().clone(),
-                {key: value.clone() for key, value in optimizer.state.get(weight, {}).items()},
-            )
-            for weight in weights_of(optimizer)
-        ]
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Bring back what was there, in place."""
-        for weight, value, memory in self._kept:
-            weight.copy_(value)
-            for key, buffer in self._optimizer.state.get(weight, {}).items():
-                if key in memory:
-                    buffer.copy_(memory[key])
-                else:  # made since: Adam's moments and step count start from zero
-                    buffer.zero_()
-
-
-@functools.cache
-def _side_stream() -> torch.cuda.Stream:  # GPU only
-    """One for all captures: cuBLAS keeps a workspace for each stream that it has met."""
-    return torch.cuda.Stream()
-
-
-class CapturedStep:  # GPU only
-    """``Trainer.update`` as a CUDA graph: one launch in place of hundreds.
-
-    The graph works on fixed buffers, so inputs are copied in, and what it returns is valid until
-    the next call. Weights and optimizer are as before once it is built: the warm-up that a
-    capture needs is undone.
-    """
-
-    def __init__(self, trainer: Trainer, X: Tensor, Y: Tensor, state: Tensor) -> None:
-        self._X, self._Y, self._state = X.clone(), Y.clone(), state.clone()
-        before = Snapshot(trainer.optimizer)
-        stream = _side_stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream), warnings.catch_warnings():
-            # Adam is set up for the capture, and wonders at being run outside it.
-            warnings.filterwarnings("ignore", ".*capturable")
-            for _ in range(3):
-                trainer.update(self._X, self._Y, self._state)
-        torch.cuda.current_stream().wait_stream(stream)
-        before.restore()
-        trainer.optimizer.zero_grad()
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, stream=stream):
-            self._loss, self._next_state = trainer.update(self._X, self._Y, self._state)
-
-    def __call__(self, X: Tensor, Y: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        self._X.copy_(X)
-        self._Y.copy_(Y)
-        self._state.copy_(state)
-        self._graph.replay()
-        return self._loss, self._next_state
-
-
 def products_in(precision: Precision, device: torch.device) -> torch.autocast:
     """A context in which matrix products run in ``precision``; weights keep their own.
 
@@ -223,11 +158,6 @@ def clip_gradients(weights: Iterable[Tensor], max_norm: float) -> None:
     scale = (max_norm / norm).clamp(max=1.0)
     for gradient in gradients:
         gradient.mul_(scale)
-
-
-def weights_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """The tensors that ``optimizer`` updates, in its order."""
-    return [weight for group in optimizer.param_groups for weight in group["params"]]
 
 
 def perplexity(cross_entropy: float) -> float:

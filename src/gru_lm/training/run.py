@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from gru_lm.core.device import choose_device, describe_device, make_deterministic
 from gru_lm.core.errors import Interrupted, UserError
-from gru_lm.core.params import Settings, Variant
-from gru_lm.data.minibatches import require_enough_tokens
-from gru_lm.data.splits import load_split, split_path
-from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.core.variants import Variant
+from gru_lm.data.prepared import Prepared
 from gru_lm.models.base import build_model
+from gru_lm.models.device import DeviceChoice, choose_device, describe_device, make_deterministic
 from gru_lm.training.checkpoints import Checkpoints, fingerprint
 from gru_lm.training.loop import Diverged, Epoch, make_optimizer, train
+from gru_lm.training.minibatches import require_enough_tokens
+from gru_lm.training.settings import TrainingSettings
 
 # Receives an epoch's number, its training perplexity and its validation perplexity, if measured.
 Log = Callable[[int, float, float | None], None]
@@ -56,30 +57,30 @@ def alone(name: str) -> Iterator[None]:
 
 
 class TrainingRun:
-    """One training of ``variant``, from the seed ``settings.train.seed``.
+    """One training of ``variant`` with ``options``, from the seed ``settings.train.seed``.
 
-    It learns from the training split in the folder ``prepared`` and is measured on the validation
-    split. ``name`` tells its checkpoints from those of the other runs, whose code differs where
-    their ``script`` does. ``say`` gets each line that a person should read.
+    It learns from the training split of ``prepared`` and is measured on the validation split.
+    ``options`` are the keyword arguments of the variant's constructor but the vocabulary size.
+    ``name`` tells its checkpoints from those of other runs, whose code differs if their ``script``
+    does. ``say`` gets each line that a person should read.
 
-    Raises UserError where the prepared data or the device is missing or cannot be used.
+    Raises UserError if the prepared data or the device is missing or cannot be used.
     """
 
     def __init__(
         self,
         name: str,
         variant: Variant,
-        settings: Settings,
-        prepared: Path,
+        options: Mapping[str, Any],
+        settings: TrainingSettings,
+        device: DeviceChoice,
+        prepared: Prepared,
         script: Path,
         say: Callable[[str], None],
     ) -> None:
         self._settings, self._say = settings, say
-        self.vocabulary = Vocabulary.load(prepared / "vocab.json")
-        self._tokens, self._val_tokens = (
-            torch.from_numpy(load_split(prepared, split, self.vocabulary).astype("int64"))
-            for split in ("train", "val")
-        )
+        self.vocabulary = prepared.vocabulary
+        self._tokens, self._val_tokens = prepared.tensor("train"), prepared.tensor("val")
         # Before anything of an earlier run is touched.
         require_enough_tokens(
             len(self._tokens), settings.train.batch_size, settings.train.num_steps
@@ -88,21 +89,20 @@ class TrainingRun:
             torch.set_num_threads(settings.train.threads)
         if settings.train.deterministic:
             make_deterministic()
-        device = choose_device(settings.device)
-        self.device = describe_device(device)
+        chosen = choose_device(device)
+        self.device = describe_device(chosen)
         say(f"on {self.device}")
         torch.manual_seed(settings.train.seed)
-        options = settings.model.options(variant)
-        self.model = build_model(variant, len(self.vocabulary), **options).to(device)
+        self.model = build_model(variant, len(self.vocabulary), **options).to(chosen)
         self._optimizer = make_optimizer(self.model, settings.train)
         self.checkpoints = Checkpoints.of(
             CHECKPOINTS,
             name,
             {
-                "options": options,
+                "options": dict(options),
                 "train": settings.train.model_dump(),
                 "vocabulary": self.vocabulary.fingerprint,
-                "tokens": fingerprint(split_path(prepared, "train"), split_path(prepared, "val")),
+                "tokens": fingerprint(prepared.path("train"), prepared.path("val")),
                 "code": fingerprint(script, *_loaded_modules()),
                 "device": self.device,
                 "torch": torch.__version__,
@@ -204,10 +204,14 @@ class StopRequest:
 
 
 def _loaded_modules() -> list[Path]:
-    """The library's modules that the running stage uses."""
+    """The library's modules that the running stage computes with.
+
+    Settings are left out: their values are among the determinants, and those of other packages are
+    loaded only to be validated.
+    """
     files = [
         module.__file__
         for name, module in sys.modules.items()
-        if name.startswith("gru_lm") and module.__file__
+        if name.startswith("gru_lm") and module.__file__ and not name.endswith(".settings")
     ]
     return [Path(file) for file in sorted(files)]

@@ -1,0 +1,1 @@
+"""The variant concise: torch's own nn.GRU."""

@@ -1,0 +1,1 @@
+"""The variant scratch: the GRU's equations, written out."""

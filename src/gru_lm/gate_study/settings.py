@@ -1,0 +1,22 @@
+"""Where to look at the gates: the section ``gate_study`` of params.yaml."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from gru_lm.core.params import Section, TopLevel
+
+
+class Passage(Section):
+    """The passage of each split, in tokens, on which gates and surprise are recorded."""
+
+    start: Annotated[int, Field(ge=0, le=10**12)]
+    length: Annotated[int, Field(ge=2, le=5000)]
+
+
+class GateStudySettings(TopLevel):
+    """The passage to read."""
+
+    gate_study: Passage

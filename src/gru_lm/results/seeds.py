@@ -1,0 +1,93 @@
+"""Trainings from several seeds, and the summary of them, beside the baselines."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from gru_lm.results import Finite, Perplexity, Result
+from gru_lm.results.scores import Scores
+from gru_lm.results.training import Best, Whole
+
+
+class Replicate(Result):
+    """``analysis/replicate/<variant>-<seed>.json``: the figures of one training."""
+
+    variant: str
+    seed: Whole
+    train_perplexity: Perplexity
+    best_val: Best | None
+    epochs: Whole
+    selected_epoch: Whole
+    scores: Scores
+
+
+class Spread(Result):
+    """One figure over the seeds; ``sd`` is the sample standard deviation, None of one value."""
+
+    mean: Finite
+    sd: Finite | None
+    min: Finite
+    max: Finite
+    median: Finite
+
+
+class SplitSpread(Result):
+    """One split over the seeds."""
+
+    perplexity: Spread
+    bits_per_token: Spread
+    tokens: Whole
+
+
+class BestSpread(Result):
+    """The best look at the validation split, over the seeds."""
+
+    epoch: Spread
+    perplexity: Spread
+    bits_per_token: Spread
+
+
+class ModelSummary(Result):
+    """One variant over the seeds; ``best_val`` is None unless every training has one."""
+
+    train: SplitSpread
+    val: SplitSpread
+    test: SplitSpread
+    training_perplexity: Spread
+    best_val: BestSpread | None
+
+    def split(self, name: str) -> SplitSpread:
+        """The split ``name``: train, val or test."""
+        spread: SplitSpread = getattr(self, name)
+        return spread
+
+
+class BaselineScore(Result):
+    """One split as a baseline predicts it; ``perplexity`` is None beyond the largest float."""
+
+    perplexity: Perplexity | None
+    bits_per_token: Annotated[Finite, Field(ge=0)]
+    tokens: Whole
+
+
+class BaselineScores(Result):
+    """A baseline on every split."""
+
+    train: BaselineScore
+    val: BaselineScore
+    test: BaselineScore
+
+    def split(self, name: str) -> BaselineScore:
+        """The split ``name``: train, val or test."""
+        score: BaselineScore = getattr(self, name)
+        return score
+
+
+class Summary(Result):
+    """``analysis/summary.json``: models by variant, baselines by name."""
+
+    seeds: Annotated[list[Whole], Field(min_length=1)]
+    models: dict[str, ModelSummary]
+    baselines: dict[str, BaselineScores]

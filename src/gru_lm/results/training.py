@@ -1,0 +1,87 @@
+"""What a training leaves beside the weights: its figures, its speed and its curves."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from gru_lm.core.errors import DamagedFile, MissingFile
+from gru_lm.core.files import write_text
+from gru_lm.results import Finite, Perplexity, Result
+
+Whole = Annotated[int, Field(ge=0)]
+Curve = list[tuple[int, float]]  # (epoch, perplexity), by rising epochs
+
+
+class Best(Result):
+    """The epoch with the lowest validation perplexity, and that perplexity."""
+
+    epoch: Whole
+    perplexity: Perplexity
+
+
+class Training(Result):
+    """``metrics/train/<variant>.json``: the last epoch's perplexities, and which weights are kept.
+
+    ``perplexity`` is that of the last epoch's minibatches, ``val_perplexity`` that of the look at
+    the validation split after it (None if it was not finite), ``best_val`` the best of those looks.
+    """
+
+    perplexity: Perplexity
+    val_perplexity: Perplexity | None
+    best_val: Best | None
+    epochs: Whole
+    seed: Whole
+    selected_epoch: Whole
+    parameters: Whole
+
+
+class Timing(Result):
+    """``metrics/timing/<variant>.json``: tokens per second (the median over epochs), seconds."""
+
+    tokens_per_second: Annotated[Finite, Field(gt=0)]
+    seconds: Annotated[Finite, Field(ge=0)]
+    epochs_timed: Whole
+    device: str
+    torch: str
+
+
+def write_curve(path: Path, curve: Iterable[tuple[int, float]]) -> None:
+    """Write (epoch, perplexity) rows as tab-separated values, with a heading."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, delimiter="\t", lineterminator="\n")
+    writer.writerow(["step", "perplexity"])
+    writer.writerows(curve)
+    write_text(path, buffer.getvalue())
+
+
+def read_curve(path: Path) -> Curve:
+    """What ``write_curve`` wrote to ``path``. Raises UnusableFile."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise MissingFile(path) from None
+    except UnicodeDecodeError as error:
+        raise DamagedFile(path, str(error)) from None
+    return parse_curve(text, path)
+
+
+def parse_curve(text: str, path: Path) -> Curve:
+    """The rows in ``text``, the content of ``path``. Raises DamagedFile."""
+    try:
+        rows = csv.DictReader(io.StringIO(text), delimiter="\t")
+        curve = [(int(row["step"]), float(row["perplexity"])) for row in rows]
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise DamagedFile(path, str(error)) from None
+    if not curve:
+        raise DamagedFile(path, "it has no row")
+    steps = [step for step, _ in curve]
+    if steps != sorted(set(steps)) or not all(1 <= value < math.inf for _, value in curve):
+        raise DamagedFile(path, "it is no curve of perplexities by rising epochs")
+    return curve

@@ -1,0 +1,65 @@
+"""Which device is chosen, with a GPU that is there, that is not, or that cannot be used."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gru_lm.core.errors import UserError
+from gru_lm.models import device
+from gru_lm.models.device import choose_device, gpu_fault
+
+TOO_OLD = "CUDA error: no kernel image is available for execution on the device\nmore"
+
+
+@pytest.fixture(autouse=True)
+def settings_back():
+    """TF32's settings hold for the whole process."""
+    matmul, rnn = torch.backends.cuda.matmul, torch.backends.cudnn.rnn
+    before = matmul.fp32_precision, rnn.fp32_precision
+    yield
+    matmul.fp32_precision, rnn.fp32_precision = before
+
+
+def a_gpu(monkeypatch: pytest.MonkeyPatch, fault: str = "") -> None:
+    """A GPU that torch sees, no machine here has one; ``fault`` is what its first use raises."""
+
+    class Number:
+        def add(self, _: int) -> Number:
+            return self
+
+        def item(self) -> float:
+            if fault:
+                raise RuntimeError(fault)
+            return 2.0
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(device.torch, "ones", lambda *_, **options: Number())
+
+
+def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(UserError, match=r"^device = cuda, but torch sees no CUDA GPU: set device"):
+        choose_device("cuda")
+
+
+def test_a_gpu_is_taken_and_means_float32_where_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.backends.cudnn.rnn.fp32_precision = "tf32"  # torch's default
+    a_gpu(monkeypatch)
+    assert choose_device("cpu") == torch.device("cpu")
+    assert torch.backends.cudnn.rnn.fp32_precision == "tf32"
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda")
+    assert torch.backends.cudnn.rnn.fp32_precision == "ieee"
+    assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+
+
+def test_a_gpu_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    a_gpu(monkeypatch, TOO_OLD)
+    why = f"the GPU cannot be used ({TOO_OLD.removesuffix(chr(10) + 'more')})"
+    assert gpu_fault() == why
+    with pytest.warns(UserWarning, match="going on without the GPU: the GPU cannot be used"):
+        assert choose_device("auto") == torch.device("cpu")
+    with pytest.raises(UserError) as refused:
+        choose_device("cuda")
+    assert str(refused.value).startswith(f"device = cuda, but {why}: set device to auto or cpu")

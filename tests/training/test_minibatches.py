@@ -1,0 +1,163 @@
+"""Minibatches: against the textbook's definition, and what they promise."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from reference import random_pieces, sequential_partition
+
+from gru_lm.core.errors import UserError
+from gru_lm.training.minibatches import (
+    epoch_minibatches,
+    random_minibatches,
+    require_enough_tokens,
+    sequential_minibatches,
+)
+
+few = settings(deadline=None, max_examples=80)
+lengths, rows, steps = st.integers(2, 150), st.integers(1, 6), st.integers(1, 9)
+# The stream 0, 1, 2, ...: a token's number is its position.
+
+
+def as_lists(minibatches):
+    return [(X.tolist(), Y.tolist()) for X, Y in minibatches]
+
+
+@few
+@given(lengths, rows, steps, st.data())
+def test_sequential_equals_the_definition(length, batch_size, num_steps, data):
+    offset = data.draw(st.integers(0, num_steps))
+    assume(offset < length)
+    stream = np.random.default_rng(length).integers(0, 28, length)
+    got = as_lists(sequential_minibatches(torch.tensor(stream), batch_size, num_steps, offset))
+    assert got == as_lists(sequential_partition(stream.tolist(), batch_size, num_steps, offset))
+
+
+@few
+@given(lengths, rows, steps, st.data())
+def test_sequential_promises(length, batch_size, num_steps, data):
+    offset = data.draw(st.integers(0, num_steps))
+    require_enough = num_steps + batch_size * num_steps + 1
+    stream = torch.arange(length + require_enough)
+    minibatches = list(sequential_minibatches(stream, batch_size, num_steps, offset))
+    assert minibatches
+    inputs = torch.stack([X for X, _ in minibatches])  # (minibatches, rows, steps)
+    targets = torch.stack([Y for _, Y in minibatches])
+    assert inputs.shape[1:] == (batch_size, num_steps)
+    assert torch.equal(targets, inputs + 1), "a target is not its input's successor"
+    assert len(inputs.unique()) == inputs.numel(), "a token is an input twice"
+    assert int(inputs.min()) == offset
+    assert int(targets.max()) < len(stream)
+    assert torch.equal(inputs[1:, :, 0], inputs[:-1, :, -1] + 1), "a row does not go on"
+    # Fewer than a minibatch's columns a row, and fewer than a row's worth of tokens, are lost.
+    lost = len(stream) - offset - 1 - inputs.numel()
+    assert 0 <= lost < batch_size * num_steps + batch_size
+
+
+@few
+@given(lengths, rows, steps, st.data())
+def test_random_deals_each_piece_once(length, batch_size, num_steps, data):
+    offset = data.draw(st.integers(0, num_steps - 1))
+    assume(offset < length)
+    stream = torch.arange(length)
+    generator = np.random.default_rng(length)
+    minibatches = list(random_minibatches(stream, batch_size, num_steps, offset, generator))
+    pieces = random_pieces(stream.tolist(), num_steps, offset)
+    assert len(minibatches) == len(pieces) // batch_size
+    dealt = [
+        (tuple(x), tuple(y)) for X, Y in as_lists(minibatches) for x, y in zip(X, Y, strict=True)
+    ]
+    assert len(dealt) == len(minibatches) * batch_size
+    assert len(set(dealt)) == len(dealt), "a piece is dealt twice"
+    assert set(dealt) <= pieces
+    used = [token for x, _ in dealt for token in x]
+    assert len(set(used)) == len(used), "two pieces overlap"
+
+
+def test_random_deals_in_random_order():
+    stream = torch.arange(401)
+    starts = [
+        int(X[0, 0]) for X, _ in random_minibatches(stream, 1, 4, 0, np.random.default_rng(0))
+    ]
+    assert sorted(starts) == list(range(0, 400, 4))
+    assert starts != sorted(starts)
+
+
+@pytest.mark.parametrize("partition, largest", [("sequential", 5), ("random", 4)])
+def test_offsets_cover_their_whole_range_and_no_more(partition, largest):
+    stream = torch.arange(200)
+    firsts = set()
+    for epoch in range(150):
+        minibatches = epoch_minibatches(stream, 2, 5, partition, seed=3, epoch=epoch)
+        firsts.add(min(int(X.min()) for X, _ in minibatches) % 200)
+    # Random sampling may drop the first piece; the offset is then its start modulo num_steps.
+    offsets = firsts if partition == "sequential" else {first % 5 for first in firsts}
+    assert offsets == set(range(largest + 1))
+
+
+@pytest.mark.parametrize("partition", ["sequential", "random"])
+def test_seed_and_epoch_decide_everything(partition):
+    stream = torch.arange(300)
+
+    def epoch(seed, number):
+        return as_lists(epoch_minibatches(stream, 3, 7, partition, seed, number))
+
+    assert epoch(0, 1) == epoch(0, 1)
+    torch.manual_seed(5)
+    np.random.seed(5)
+    assert epoch(7, 9) == epoch(7, 9)
+    for other in (lambda n: epoch(0, n), lambda n: epoch(n, 1)):
+        runs = [other(number) for number in range(2, 12)]
+        assert sum(run != runs[0] for run in runs[1:]) >= 5
+
+
+@pytest.mark.parametrize("partition", ["sequential", "random"])
+def test_an_epoch_is_of_the_partition_asked_for(partition):
+    minibatches = list(epoch_minibatches(torch.arange(300), 3, 7, partition, seed=0, epoch=1))
+    inputs = torch.stack([X for X, _ in minibatches])
+    goes_on = inputs[1:, :, 0] == inputs[:-1, :, -1] + 1
+    assert goes_on.all() if partition == "sequential" else not goes_on.all()
+
+
+@few
+@given(lengths, rows, steps, st.sampled_from(["sequential", "random"]))
+def test_enough_tokens_means_a_minibatch_for_every_offset(length, batch_size, num_steps, partition):
+    try:
+        require_enough_tokens(length, batch_size, num_steps)
+    except UserError:
+        return
+    stream = torch.arange(length)
+    for offset in range(num_steps + (partition == "sequential")):
+        if partition == "sequential":
+            minibatches = list(sequential_minibatches(stream, batch_size, num_steps, offset))
+        else:
+            generator = np.random.default_rng(0)
+            minibatches = list(random_minibatches(stream, batch_size, num_steps, offset, generator))
+        assert minibatches, f"no minibatch at offset {offset}"
+
+
+@few
+@given(rows, steps)
+def test_the_demand_is_the_smallest_that_serves_the_largest_offset(batch_size, num_steps):
+    needed = next(
+        length
+        for length in range(2, 1000)
+        if sequential_partition(range(length), batch_size, num_steps, num_steps)
+    )
+    require_enough_tokens(needed, batch_size, num_steps)
+    with pytest.raises(UserError, match=f"needs {needed:,} "):
+        require_enough_tokens(needed - 1, batch_size, num_steps)
+
+
+@pytest.mark.parametrize("partition", ["sequential", "random"])
+def test_a_batch_larger_than_the_corpus_gives_nothing_and_is_refused(partition):
+    stream = torch.arange(50)
+    assert list(epoch_minibatches(stream, 100, 5, partition, 0, 1)) == []
+    with pytest.raises(UserError) as caught:
+        require_enough_tokens(50, 100, 5)
+    message = str(caught.value)
+    assert "train.batch_size = 100" in message
+    assert "train.num_steps = 5" in message
+    assert "has 50 tokens" in message
+    assert "needs 506" in message
