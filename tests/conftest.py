@@ -25,6 +25,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 # What a clone holds of the pipeline: neither results nor the cache.
 SOURCES = (
     "dvc.yaml",
+    "analysis/dvc.yaml",
     "params.yaml",
     "stages",
     "tools",
@@ -51,7 +52,7 @@ SMALL = {
     "train.validate_every": 2,
     "sample.length": 10,
     "replicate.seeds": [1],
-    "gates.length": 40,
+    "gate_study.length": 40,
 }
 
 
@@ -95,9 +96,9 @@ class Pipeline:
         """What a stage run by hand, without DVC, prints on stdout."""
         return self.run("python", "-m", f"stages.{name}", *arguments, code=code).stdout
 
-    def repro(self) -> list[str]:
-        """Bring the pipeline up to date; returns the stages that really ran, in their order."""
-        return ran(self.dvc("repro"))
+    def repro(self, *arguments: str) -> list[str]:
+        """Bring both pipelines up to date; returns the stages that really ran, in their order."""
+        return ran(self.dvc("repro", *(arguments or ("-P",))))
 
     def commit(self, message: str) -> None:
         self.git("add", "--all")
@@ -121,8 +122,11 @@ class Pipeline:
             file.write(line + "\n")
 
     def lock(self) -> dict[str, Any]:
-        """dvc.lock's stages: dvc.yaml with every variable filled in, and the hashes."""
-        return yaml.safe_load((self.root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+        """The stages of both lock files: dvc.yaml with every variable filled in, and the hashes."""
+        stages = {}
+        for name in ("dvc.lock", "analysis/dvc.lock"):
+            stages |= yaml.safe_load((self.root / name).read_text(encoding="utf-8"))["stages"]
+        return stages
 
     def copy(self, root: Path) -> Pipeline:
         """The same in the new folder ``root``, DVC's cache and the results included."""
@@ -131,8 +135,8 @@ class Pipeline:
 
 
 def ran(output: str) -> list[str]:
-    """The stages that DVC says it ran."""
-    return re.findall(r"^Running stage '([^']+)':", output, re.MULTILINE)
+    """The stages that DVC says it ran, without the path of their dvc.yaml."""
+    return re.findall(r"^Running stage '(?:[^']+:)?([^':]+)':", output, re.MULTILINE)
 
 
 def clean_environment(home: Path) -> dict[str, str]:
@@ -181,7 +185,7 @@ def unrun_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 def finished_pipeline(
     unrun_pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory
 ) -> Pipeline:
-    """The same after one ``dvc repro``, its results committed. Tests must not change it.
+    """The same after ``dvc repro -P``, its results committed. Tests must not change it.
 
     Of several workers the first makes it, and each has its own copy.
     """
@@ -192,7 +196,7 @@ def finished_pipeline(
         if not done.exists():
             shutil.rmtree(original, ignore_errors=True)  # of a worker that failed in the middle
             made = unrun_pipeline.copy(original)
-            made.dvc("repro")
+            made.dvc("repro", "-P")
             made.commit("Results")
             done.touch()
     root = tmp_path_factory.mktemp("finished") / "project"

@@ -1,0 +1,158 @@
+"""Stages by hand, without DVC, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import SMALL, Pipeline, ran
+from stages_of import VARIANTS, is_timing, output_files
+
+# The session's run is made within the first test that asks for it.
+pytestmark = pytest.mark.timeout(600)
+
+
+def test_each_stage_runs_without_dvc(
+    unrun_pipeline: Pipeline, finished_pipeline: Pipeline, tmp_path: Path
+) -> None:
+    plain = unrun_pipeline.copy(tmp_path / "project")
+    for folder in (".dvc", ".git"):
+        shutil.rmtree(plain.root / folder)
+    for stage in ("params", "fetch", "prepare"):
+        plain.stage(stage)
+    for variant in VARIANTS:
+        for stage in ("train", "evaluate", "sample", "export", "gates"):
+            plain.stage(stage, "--variant", variant)
+        for seed in SMALL["replicate.seeds"]:
+            plain.stage("replicate", "--variant", variant, "--seed", str(seed))
+    for stage in ("plot", "baseline", "summarise", "draw", "report"):
+        plain.stage(stage)
+    mine, other = output_files(plain.root), output_files(finished_pipeline.root)
+    assert mine.keys() == other.keys()
+    assert [name for name in mine if mine[name] != other[name] and not is_timing(name)] == []
+
+
+def test_sampling_by_hand_prints_one_line(pipeline: Pipeline) -> None:
+    given = ["--prefix", "time traveller", "--length", "5", "--temperature", "0.8"]
+    output = pipeline.stage("sample", "--variant", "scratch", *given)
+    assert output.startswith("time traveller")
+    assert len(output) == len("time traveller") + 5 + len("\n")
+    assert output.count("\n") == 1
+    assert pipeline.git("status", "--porcelain") == ""
+
+
+def test_a_prepare_that_stops_half_way_leaves_nothing_to_train_on(pipeline: Pipeline) -> None:
+    """Old and new splits of one book have the same vocabulary, and may overlap."""
+    pipeline.set_params({"prepare.split.train": 500})
+    prepared = pipeline.root / "data/prepared"
+    train = (prepared / "train.npy").read_bytes()
+    (prepared / "val.npy").unlink()
+    (prepared / "val.npy").mkdir()  # where no file can be put
+    pipeline.stage("prepare", code=1)
+    assert (prepared / "train.npy").read_bytes() != train
+    result = pipeline.run("python", "-m", "stages.train", "--variant", "scratch", code=1)
+    assert "vocab.json is missing" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "stage, folder, path, old, new",
+    [
+        (
+            *("plot", "plots", "metrics/timing/scratch.json"),
+            *(r'("tokens_per_second": )[\d.]+', r'\1"fast"'),
+        ),
+        ("plot", "plots", "plots/train/fused.tsv", r"\n2\t", r"\n1\t"),
+        (
+            *("draw", "analysis/plots", "analysis/summary.json"),
+            *(r'"models": \{', '"models": 5, "others": {'),
+        ),
+    ],
+)
+def test_a_damaged_figure_leaves_all_pictures_as_they_were(
+    stage: str, folder: str, path: str, old: str, new: str, pipeline: Pipeline
+) -> None:
+    text = (pipeline.root / path).read_text(encoding="utf-8")
+    (pipeline.root / path).write_text(damaged := re.sub(old, new, text), encoding="utf-8")
+    assert damaged != text
+    for picture in (pipeline.root / folder).glob("*.png"):
+        picture.write_bytes(b"as it was")
+    result = pipeline.run("python", "-m", f"stages.{stage}", code=1)
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith(f"{stage}: error: ")
+    assert path in result.stderr
+    assert {p.read_bytes() for p in (pipeline.root / folder).glob("*.png")} == {b"as it was"}
+
+
+def test_samples_with_line_breaks_can_be_told_apart(pipeline: Pipeline) -> None:
+    """As in the report and in the CI's page, which both read them again."""
+    prefixes = ["once upon\n  a time\ngreedy\n\nend", "a"]
+    pipeline.set_params(
+        {"prepare.normalize": "none", "sample.prefixes": prefixes, "sample.temperatures": [0.5]}
+    )
+    for stage, *variant in (
+        ["prepare"],
+        *(["train", "--variant", v] for v in VARIANTS),
+        *(["evaluate", "--variant", v] for v in VARIANTS),
+        *(["sample", "--variant", v] for v in VARIANTS),
+    ):
+        pipeline.stage(stage, *variant)
+    code = (
+        "import json; from stages.report import read_samples; "
+        "from tools.revisions import WORKSPACE, find_revision; "
+        "print(json.dumps([read_samples('scratch'), find_revision(WORKSPACE).samples['scratch']]))"
+    )
+    by_heading, joined = json.loads(pipeline.run("python", "-c", code).stdout)
+    assert list(by_heading) == list(joined) == ["greedy", "temperature 0.5"]
+    for heading, texts in by_heading.items():
+        assert [text.startswith(start) for text, start in zip(texts, prefixes, strict=True)] == [
+            True,
+            True,
+        ]
+        assert joined[heading] == "\n".join(texts).strip("\n")
+
+
+@pytest.mark.parametrize(
+    "option, value, allowed",
+    [
+        ("--length", "0", "1 to 1000000"),
+        ("--length", "1000001", "1 to 1000000"),
+        ("--top-k", "0", "1 to 10000000"),
+        ("--seed", "-1", "0 to 4294967295"),
+        ("--seed", "4294967296", "0 to 4294967295"),
+    ],
+)
+def test_sampling_by_hand_refuses_what_params_would(
+    option: str, value: str, allowed: str, pipeline: Pipeline
+) -> None:
+    command = ["python", "-m", "stages.sample", "--variant", "scratch", option, value]
+    result = pipeline.run(*command, code=1)
+    assert result.stdout == ""
+    assert result.stderr == f"sample: error: {option} = {value}: must be {allowed}\n"
+    assert pipeline.git("status", "--porcelain") == ""
+
+
+def test_a_corpus_out_of_reach_stops_the_run(pipeline: Pipeline) -> None:
+    addresses = ["http://127.0.0.1:9/timemachine.txt", "http://127.0.0.1:9/elsewhere/book.txt"]
+    pipeline.set_params(
+        {
+            "fetch.corpus": "time_machine",
+            "fetch.retries": 0,
+            "fetch.timeout": 5.0,
+            "corpora.time_machine.urls": addresses,
+        }
+    )
+    raw = pipeline.root / "data/raw"
+    before = {path.name: path.read_bytes() for path in raw.iterdir()}
+    result = pipeline.run("dvc", "repro", code=None)
+    assert ran(result.stdout) == ["fetch"]
+    output = result.stdout + result.stderr
+    (line,) = [line for line in output.splitlines() if line.startswith("fetch: error:")]
+    for address in addresses:
+        assert address in line
+    assert "dvc exp run -S fetch.corpus=sample" in line
+    assert "GRU_LM_CORPUS_MIRROR" in line
+    assert "Traceback" not in output
+    assert {path.name: path.read_bytes() for path in raw.iterdir()} == before
