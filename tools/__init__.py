@@ -1,6 +1,6 @@
 """What a team does with the pipeline's results, run from the project's root: ``python -m tools.X``.
 
-    chromium   a headless browser, for the tests and the screenshot
+    browser    a headless Chromium without network, for the tests and the screenshot
     compare    settings against each other, over their seeds
     ci_report  what a change does: metrics, curves, params, samples, stages
     gate       fail where held-out perplexity rises too far

@@ -15,7 +15,7 @@ from PIL import Image
 
 from gru_lm.core.errors import MissingFile, run_main
 from gru_lm.core.files import write_bytes
-from tools.chromium import open_page
+from tools.browser import launch
 
 WIDTH, HEIGHT = 1200, 740  # CSS pixels
 
@@ -27,10 +27,18 @@ def main() -> None:
     given = parser.parse_args()
     if not given.page.exists():
         raise MissingFile(given.page)
-    with open_page(given.page, WIDTH, HEIGHT) as page:
-        page.prefer(prefers_color_scheme="light", prefers_reduced_motion="reduce")
-        page.hover("[role=option]:nth-of-type(41)")
-        page.evaluate("document.getElementById('read-title').scrollIntoView()")
+    with (
+        launch() as browser,
+        browser.new_page(
+            viewport={"width": WIDTH, "height": HEIGHT},
+            color_scheme="light",
+            reduced_motion="reduce",
+            offline=True,
+        ) as page,
+    ):
+        page.goto(given.page.resolve().as_uri())
+        page.locator("[role=option]:nth-of-type(41)").hover()
+        page.locator("#read-title").evaluate("(title) => title.scrollIntoView()")
         write_bytes(given.picture, _with_palette(page.screenshot()))
 
 

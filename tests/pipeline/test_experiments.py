@@ -7,7 +7,6 @@ import io
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -16,11 +15,12 @@ from typing import Any
 
 import pytest
 from conftest import PROJECT, Pipeline, ran
+from playwright.sync_api import expect
 from stages_of import REPLICATES, VARIANTS, by_variant, declared
 
-Experiments = tuple[Pipeline, dict[str, str]]
+from tools.browser import find_chromium, launch
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+Experiments = tuple[Pipeline, dict[str, str]]
 
 # The session's run, or the experiments, are made within the first test that asks for them.
 pytestmark = pytest.mark.timeout(600)
@@ -200,22 +200,22 @@ def test_plots_become_a_page(command: str, experiments: Experiments, tmp_path: P
         assert Path(picture).name in page
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium on the PATH")
+@pytest.mark.skipif(find_chromium() is None, reason="needs a Chromium or Chrome on the PATH")
 def test_the_page_of_plots_needs_no_network(finished_pipeline: Pipeline, tmp_path: Path) -> None:
     finished_pipeline.dvc("plots", "show", "--out", tmp_path)
 
-    def curves() -> int:
-        """How many Vega plots a browser without a network draws."""
-        browser = (str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu")
-        offline = ("--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=20000")
-        page = f"file://{tmp_path}/index.html"
-        profile = f"--user-data-dir={tmp_path / 'profile'}"
-        document = finished_pipeline.run(*browser, *offline, profile, "--dump-dom", page).stdout
-        return document.count('class="marks"')
+    def check(curves: int) -> list[str]:
+        """The page draws so many Vega plots without a network. Returns what it asks that for."""
+        asked: list[str] = []
+        with launch() as browser, browser.new_page(offline=True) as page:
+            page.on("request", lambda request: asked.append(request.url))
+            page.goto((tmp_path / "index.html").as_uri())
+            expect(page.locator(".marks")).to_have_count(curves, timeout=60_000)
+        return [url for url in asked if not url.startswith("file:")]
 
-    assert curves() == 0, "without Vega beside it, the page asks the network"
+    assert check(curves=0), "without Vega beside it, the page asks the network"
     finished_pipeline.run("python", "-m", "tools.vega", tmp_path)
-    assert curves() == 2 * len(VARIANTS)
+    assert check(curves=2 * len(VARIANTS)) == []
 
 
 def test_an_artifact_can_be_fetched_and_sampled_from(pipeline: Pipeline, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 import zlib
-from pathlib import Path
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from gru_lm.core.files import write_arrays
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.report.page import figures, power, quantise, scale_top, script_json, spread, visible
 from stages.report import PICTURES, main
-from tools.chromium import find_chromium, open_page
+from tools.browser import find_chromium, launch
 
 VARIANTS = ("scratch", "concise", "fused")
 SPLITS = ("train", "val", "test")
@@ -393,31 +393,40 @@ def report(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser(report):
-    with open_page(report) as page:
+def browser():
+    with launch() as browser:
+        yield browser
+
+
+@contextmanager
+def opened(browser, path, **options):
+    """The file ``path`` at 1200 by 900 pixels; then there were no errors and no other requests.
+
+    ``options`` are those of ``Browser.new_page``.
+    """
+    requests, faults = [], []
+    with browser.new_page(viewport={"width": 1200, "height": 900}, offline=True, **options) as page:
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("websocket", lambda socket: requests.append(socket.url))
+        page.on("pageerror", lambda error: faults.append(error.stack))
+        page.on("console", lambda m: m.type in ("error", "assert") and faults.append(m.text))
+        page.goto(path.as_uri())
         yield page
+    assert not faults
+    assert requests == [path.as_uri()]
 
 
 @pytest.fixture
 def page(browser, report):
-    """The report as it opens, at 1200 by 900 pixels in light; then all must have been well."""
-    browser.events.clear()
-    browser.resize(1200, 900)
-    browser.send("Emulation.setEmulatedMedia", media="", features=[])
-    browser.load(report)
-    yield browser
-    faults = [event for event in browser.events if is_fault(*event)]
-    assert not faults
-    sent = [p["request"]["url"] for m, p in browser.events if m == "Network.requestWillBeSent"]
-    assert [url for url in sent if not url.startswith("data:")] == [report.as_uri()]
+    """The report in light."""
+    with opened(browser, report) as page:
+        yield page
 
 
-def is_fault(method, params):
-    return (
-        method == "Runtime.exceptionThrown"
-        or (method == "Runtime.consoleAPICalled" and params["type"] in ("error", "assert"))
-        or (method == "Log.entryAdded" and params["entry"]["level"] == "error")
-    )
+def prefer(page, scheme):
+    """Prefer the colour ``scheme``. The page's listener runs when the next frame is drawn."""
+    page.emulate_media(color_scheme=scheme)
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
 def token(position):
@@ -425,17 +434,17 @@ def token(position):
 
 
 def style(page, selector, name):
-    found = f"document.querySelector({json.dumps(selector)})"
-    return page.evaluate(f"getComputedStyle({found}).getPropertyValue({json.dumps(name)})")
+    value = "(element, name) => getComputedStyle(element).getPropertyValue(name)"
+    return page.locator(selector).evaluate(value, name)
 
 
 def choose(page, name, value):
-    page.click(f"[name={name}][value={value}] + span")
+    page.locator(f"[name={name}][value={value}] + span").click()
 
 
 def alternatives(page):
-    rows = "[...document.querySelectorAll('#detail li')]"
-    return page.evaluate(f"{rows}.map((row) => [row.firstChild.textContent, row.innerText])")
+    texts = "(rows) => rows.map((row) => [row.firstChild.textContent, row.innerText])"
+    return page.locator("#detail li").evaluate_all(texts)
 
 
 def expected_alternatives(variant, split, position):
@@ -457,7 +466,7 @@ def expected_alternatives(variant, split, position):
 
 def assert_shows(page, variant, split, position):
     """The panel is about the position, with the alternatives that were recorded."""
-    where = page.evaluate("document.getElementById('detail').innerText")
+    where = page.locator("#detail").inner_text()
     assert f"character {position + 1} of {L}" in where
     expected = expected_alternatives(variant, split, position)
     shown = alternatives(page)
@@ -509,69 +518,71 @@ COLOURS_OF_TEXT = """(() => {
 })()"""
 
 
+# The colours of a token's text and ground at a value of the scale.
+COLOURS_AT = """(token, value) => {
+    token.style.setProperty("--value", value);
+    const { color, backgroundColor } = getComputedStyle(token);
+    return [color, backgroundColor];
+}"""
+
+
 def contrast(page, text, ground):
     """The WCAG contrast ratio of two CSS colours, as a canvas paints them."""
-    paint = """((colour) => {
+    paint = """(colours) => colours.map((colour) => {
         const canvas = document.createElement("canvas").getContext("2d");
         canvas.fillStyle = colour;
         canvas.fillRect(0, 0, 1, 1);
         return [...canvas.getImageData(0, 0, 1, 1).data];
     })"""
-
-    def luminance(colour):
-        channels = np.array(page.evaluate(f"{paint}({json.dumps(colour)})")[:3]) / 255
-        linear = np.where(
-            channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4
-        )
-        return linear @ [0.2126, 0.7152, 0.0722]
-
-    low, high = sorted((luminance(text), luminance(ground)))
+    channels = np.array(page.evaluate(paint, [text, ground]))[:, :3] / 255
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    low, high = sorted(linear @ [0.2126, 0.7152, 0.0722])
     return (high + 0.05) / (low + 0.05)
 
 
 @needs_chromium
 def test_the_mouse_shows_what_else_was_expected(page):
-    page.hover(token(17))
+    page.locator(token(17)).hover()
     assert_shows(page, "scratch", "val", 17)
     choose(page, "model", "fused")
     choose(page, "passage", "train")
-    page.hover(token(40))
+    page.locator(token(40)).hover()
     assert_shows(page, "fused", "train", 40)
-    page.hover(token(0))
-    assert "not predicted" in page.evaluate("document.getElementById('detail').innerText")
+    page.locator(token(0)).hover()
+    assert "not predicted" in page.locator("#detail").inner_text()
     assert alternatives(page) == []
-    assert page.evaluate("document.getElementById('detail').getAttribute('aria-live')") == "polite"
+    assert page.locator("#detail").get_attribute("aria-live") == "polite"
 
 
 @needs_chromium
 def test_the_arrow_keys_go_through_the_text(page):
     focused = "Number(document.activeElement.dataset.position)"
-    assert page.evaluate("document.querySelectorAll('[role=option][tabindex=\"0\"]').length") == 1
+    assert page.locator("[role=option][tabindex='0']").count() == 1
     for _ in range(20):
-        page.press("Tab")
+        page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.role") == "option":
             break
     assert page.evaluate(focused) == 0, "the text cannot be reached with the Tab key"
     for _ in range(3):
-        page.press("ArrowRight")
-    page.press("ArrowLeft")
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowLeft")
     assert page.evaluate(focused) == 2
     assert_shows(page, "scratch", "val", 2)
     assert style(page, ":focus", "outline-style") == "solid"
     top = page.evaluate("document.activeElement.offsetTop")
-    page.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
     below = page.evaluate(focused)
     assert page.evaluate("document.activeElement.offsetTop") > top
     assert_shows(page, "scratch", "val", below)
-    page.press("ArrowUp")
+    page.keyboard.press("ArrowUp")
     assert page.evaluate("document.activeElement.offsetTop") == top
-    page.press("End")
+    page.keyboard.press("End")
     assert page.evaluate(focused) == L - 1
-    page.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
     assert page.evaluate(focused) == L - 1
-    page.press("Home")
+    page.keyboard.press("Home")
     assert page.evaluate(focused) == 0
-    assert page.evaluate("document.querySelectorAll('[role=option][tabindex=\"0\"]').length") == 1
+    assert page.locator("[role=option][tabindex='0']").count() == 1
 
 
 @needs_chromium
@@ -584,10 +595,10 @@ def test_units_and_gates_recolour_the_text(page):
     # Ordered by time constant, 1 2 3 4 5 ∞ are those of the units 1 2 0 4 3 5; the last is chosen.
     unit = "document.getElementById('unit').valueAsNumber"
     assert page.evaluate(unit) == 5
-    assert "∞" in page.evaluate("document.getElementById('unit-facts').textContent")
-    page.click("#previous")
+    assert "∞" in page.locator("#unit-facts").text_content()
+    page.locator("#previous").click()
     assert page.evaluate(unit) == 3
-    facts = page.evaluate("document.getElementById('unit-facts').textContent")
+    facts = page.locator("#unit-facts").text_content()
     assert facts == "Time constant 5.00 characters, mean update gate 0.640, mean reset gate 0.360"
     quantised = {gate: round(value * 255) / 255 for gate, value in KNOWN.items()}
     expected = oklab(SCALES["gate", "light"], quantised["Z"])
@@ -595,33 +606,30 @@ def test_units_and_gates_recolour_the_text(page):
     choose(page, "view", "reset")
     expected = oklab(SCALES["gate", "light"], quantised["R"])
     assert background(page, 5) == pytest.approx(expected, abs=2e-3)
-    page.hover(token(5))
-    assert "unit 3: 0.90" in page.evaluate("document.getElementById('detail').innerText")
-    page.prefer(prefers_color_scheme="dark")
+    page.locator(token(5)).hover()
+    assert "unit 3: 0.90" in page.locator("#detail").inner_text()
+    prefer(page, "dark")
     expected = oklab(SCALES["gate", "dark"], quantised["R"])
     assert background(page, 5) == pytest.approx(expected, abs=2e-3)
-    page.click("#previous")
+    page.locator("#previous").click()
     assert page.evaluate(unit) == 4
     assert background(page, 5) != pytest.approx(expected, abs=2e-3)
     for _ in range(2):
-        page.click("#next")
-    page.click("#next")  # after the last comes the first
+        page.locator("#next").click()
+    page.locator("#next").click()  # after the last comes the first
     assert page.evaluate(unit) == 1
-    page.evaluate(
-        "document.getElementById('order').value = 'number';"
-        "document.getElementById('order').dispatchEvent(new Event('input', {bubbles: true}))"
-    )
-    page.click("#next")
+    page.locator("#order").select_option("number")
+    page.locator("#next").click()
     assert page.evaluate(unit) == 2
     choose(page, "view", "surprise")
-    page.prefer(prefers_color_scheme="light")
+    prefer(page, "light")
     assert background(page, 5) == pytest.approx(surprise, abs=1e-6)
 
 
 @needs_chromium
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_its_ground(page, scheme):
-    page.prefer(prefers_color_scheme=scheme)
+    prefer(page, scheme)
     lightness = contrast(page, style(page, "html", "background-color"), "black")
     assert lightness > 18 if scheme == "light" else lightness < 1.3
     choose(page, "view", "update")
@@ -632,10 +640,7 @@ def test_text_stands_out_from_its_ground(page, scheme):
     for view in ("surprise", "update"):
         choose(page, "view", view)
         for value in np.linspace(0, 1, 101):
-            page.evaluate(
-                f"document.querySelector(\"{token(7)}\").style.setProperty('--value', {value})"
-            )
-            colours = [style(page, token(7), name) for name in ("color", "background-color")]
+            colours = page.locator(token(7)).evaluate(COLOURS_AT, float(value))
             assert contrast(page, *colours) >= 4.5, (view, value)
 
 
@@ -651,65 +656,66 @@ def test_scales_are_even_and_need_no_colour_vision(scale):
 
 @needs_chromium
 def test_the_button_changes_the_scheme(page):
-    page.prefer(prefers_color_scheme="dark")
+    prefer(page, "dark")
     dark = style(page, "html", "background-color")
-    assert page.evaluate("document.getElementById('theme').textContent") == "Light page"
-    page.click("#theme")
+    assert page.locator("#theme").text_content() == "Light page"
+    page.locator("#theme").click()
     assert style(page, "html", "background-color") != dark
-    page.prefer(prefers_color_scheme="light")
-    page.click("#theme")
+    prefer(page, "light")
+    page.locator("#theme").click()
     assert style(page, "html", "background-color") == dark
 
 
 @needs_chromium
 @pytest.mark.parametrize("width", [320, 360, 768, 1000, 1600])
-def test_nothing_is_wider_than_the_screen(page, width):
-    page.resize(width, 740, mobile=width < 500)
-    for view in ("surprise", "reset"):
-        choose(page, "view", view)
-        assert page.evaluate("document.scrollingElement.scrollWidth") <= width
-        clipped = (
-            "[...document.querySelectorAll('body *')].filter((e) => !e.closest('.long, .skip')"
-        )
-        outside = (
-            f"{clipped} && e.getBoundingClientRect().right > {width} + 0.5).map((e) => e.outerHTML)"
-        )
-        assert page.evaluate(outside) == []
+def test_nothing_is_wider_than_the_screen(browser, report, width):
+    phone = width < 500
+    with opened(browser, report, is_mobile=phone, has_touch=phone) as page:
+        page.set_viewport_size({"width": width, "height": 740})
+        for view in ("surprise", "reset"):
+            choose(page, "view", view)
+            assert page.evaluate("document.scrollingElement.scrollWidth") <= width
+            outside = """(width) => [...document.querySelectorAll("body *")]
+                .filter((element) => !element.closest(".long, .skip")
+                    && element.getBoundingClientRect().right > width + 0.5)
+                .map((element) => element.outerHTML)"""
+            assert page.evaluate(outside, width) == []
 
 
 @needs_chromium
-def test_a_tap_shows_the_same_as_the_mouse(page):
-    page.resize(360, 740, mobile=True)
-    page.tap(token(30))
-    assert_shows(page, "scratch", "val", 30)
+def test_a_tap_shows_the_same_as_the_mouse(browser, report):
+    with opened(browser, report, is_mobile=True, has_touch=True) as page:
+        page.set_viewport_size({"width": 360, "height": 740})
+        page.locator(token(30)).tap()
+        assert_shows(page, "scratch", "val", 30)
 
 
 @needs_chromium
 def test_on_paper_the_page_is_light_and_without_controls(page):
-    page.prefer(prefers_color_scheme="dark")
-    page.send("Emulation.setEmulatedMedia", media="print")
+    page.emulate_media(media="print", color_scheme="dark")
     assert style(page, "#controls", "display") == "none"
     assert contrast(page, style(page, "html", "background-color"), "black") > 18
 
 
 @needs_chromium
-def test_words_are_spaced_and_markup_is_shown(tmp_path):
-    with open_page(build(write_inputs(tmp_path / "words", WORDS))) as page:
-        text = page.evaluate("document.getElementById('passage').innerText")
+def test_words_are_spaced_and_markup_is_shown(browser, tmp_path):
+    with opened(browser, build(write_inputs(tmp_path / "words", WORDS))) as page:
+        text = page.locator("#passage").inner_text()
         assert text.split()[:7] == ["<unk>", "the", "time", "traveller", "<b>", "said", "<unk>"]
-        assert page.evaluate("document.querySelectorAll('#passage b').length") == 0
-        page.hover(token(4))
-        assert "word 5 of" in page.evaluate("document.getElementById('detail').innerText")
+        assert page.locator("#passage b").count() == 0
+        page.locator(token(4)).hover()
+        assert "word 5 of" in page.locator("#detail").inner_text()
 
 
 @needs_chromium
-def test_the_policy_refuses_the_network(report):
-    with open_page(report) as page:
-        fetched = page.evaluate(
-            "fetch('data:text/plain,x').then(() => 'answered', () => 'refused')"
-        )
-        assert fetched == "refused"
-        assert any("Content Security Policy" in str(params) for _, params in page.events)
+def test_the_policy_refuses_the_network(browser, report):
+    messages = []
+    with browser.new_page(offline=True) as page:
+        page.on("console", lambda message: messages.append(message.text))
+        page.goto(report.as_uri())
+        fetch = "fetch('data:text/plain,x').then(() => 'answered', () => 'refused')"
+        assert page.evaluate(fetch) == "refused"
+    assert any("Content Security Policy" in message for message in messages)
 
 
 @needs_chromium
@@ -722,9 +728,3 @@ def test_the_screenshot_tool(report, tmp_path):
     result = subprocess.run(missing, cwd=PROJECT, capture_output=True, text=True)
     assert result.returncode == 1
     assert "none.html is missing" in result.stderr
-
-
-def test_the_driver_says_what_is_missing(tmp_path: Path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="no chromium"), open_page(tmp_path / "x.html"):
-        pass
