@@ -36,6 +36,7 @@ SOURCES = (
     ".dvc/.gitignore",
     ".dvcignore",
     ".gitignore",
+    ".gitattributes",
 )
 
 # A run of seconds: params.yaml's keys, dotted, and their values here.

@@ -1,21 +1,22 @@
-"""Each stage's deps in dvc.yaml are exactly the project's files that it imports when it runs."""
+"""Each stage's deps are exactly the project's files that it computes with.
+
+A folder among the deps stands for all the modules in it. A settings.py that is no dep may be
+imported: other parts of params.yaml are validated by it, which can refuse but change no result.
+"""
 
 from __future__ import annotations
 
-import itertools
 import json
 import shlex
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
-from conftest import PROJECT, SMALL, Pipeline
+from conftest import PROJECT, Pipeline
+from stages_of import STAGES
 
 # Those that compute with torch; the others must start without it.
 WITH_TORCH = {"train", "replicate", "evaluate", "sample", "export", "gates"}
-
-FUSED_ALONE = {"src/gru_lm/models/fused/cpu.py", "src/gru_lm/models/fused/gpu.py"}
 
 # Runs a module as `python -m` does; then writes the names of all modules and their files to REPORT.
 RUNNER = """
@@ -30,17 +31,6 @@ finally:
     with open(report, "w") as file:
         json.dump(loaded, file)
 """
-
-
-def declared_stages() -> list[str]:
-    """The stages of dvc.yaml, those with a matrix once for each of its combinations."""
-    names = []
-    values = {"${replicate.seeds}": SMALL["replicate.seeds"]}
-    for name, stage in yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"].items():
-        axes = stage.get("matrix", {}).values()
-        matrix = itertools.product(*(values.get(str(axis), axis) for axis in axes))
-        names += [f"{name}@{'-'.join(map(str, item))}" if item else name for item in matrix]
-    return names
 
 
 def packages() -> list[str]:
@@ -66,11 +56,16 @@ def workspace(finished_pipeline: Pipeline, tmp_path_factory: pytest.TempPathFact
     return finished_pipeline.copy(tmp_path_factory.mktemp("imports") / "project")
 
 
-def test_every_declared_stage_is_in_the_lock(workspace: Pipeline) -> None:
-    assert set(declared_stages()) == set(workspace.lock())
+def modules(dep: str, root: Path) -> set[str]:
+    """The Python files of the project that ``dep`` names, or that lie in the folder it names."""
+    if not dep.startswith(("src/", "stages/")):
+        return set()
+    if (root / dep).is_dir():
+        return {path.relative_to(root).as_posix() for path in (root / dep).rglob("*.py")}
+    return {dep}
 
 
-@pytest.mark.parametrize("stage", declared_stages())
+@pytest.mark.parametrize("stage", STAGES)
 def test_deps_are_what_the_stage_imports(stage: str, workspace: Pipeline, tmp_path: Path) -> None:
     recorded = workspace.lock()[stage]
     python, dash_m, module, *arguments = shlex.split(recorded["cmd"])
@@ -81,12 +76,12 @@ def test_deps_are_what_the_stage_imports(stage: str, workspace: Pipeline, tmp_pa
 
     script = module.replace(".", "/") + ".py"  # it ran as __main__, which is gone by now
     imported = project_files(loaded, workspace.root) | {script}
-    deps = {dep["path"] for dep in recorded["deps"] if dep["path"].endswith(".py")}
-    # A matrix has the same deps for each variant, but for names made from the variant's.
-    shared = FUSED_ALONE if stage.partition("@")[2] else set()
-    missing, superfluous = sorted(imported - deps), sorted(deps - imported - shared)
+    # In analysis/dvc.lock the paths start from the root as well: wdir is ``..``.
+    deps = {name for dep in recorded["deps"] for name in modules(dep["path"], workspace.root)}
+    missing = {path for path in imported - deps if not path.endswith("/settings.py")}
+    superfluous = deps - imported
     assert not missing and not superfluous, (
-        f"deps of {stage} in dvc.yaml: missing {missing}, superfluous {superfluous}"
+        f"deps of {stage}: missing {sorted(missing)}, superfluous {sorted(superfluous)}"
     )
     needs_torch, has_torch = stage.partition("@")[0] in WITH_TORCH, "torch" in loaded
     assert has_torch == needs_torch

@@ -56,8 +56,8 @@ def of_variant(variant: str) -> set[str]:
 
 # Each file of the library, by the first pattern that fits: the stages that compute with it.
 USED_BY: dict[str, set[str]] = {
-    "__init__.py": {*STAGES} - {"params"},
-    "core/*": {*STAGES} - {"params"},
+    "__init__.py": {*STAGES},
+    "core/*": {*STAGES},
     "corpus/*": {"fetch"},
     "data/*": {*STAGES} - {"params", "fetch", "summarise", "plot"},
 }
@@ -184,6 +184,31 @@ def test_a_remote_spares_others_the_work(pipeline: Pipeline, tmp_path: Path) -> 
     output = unlocked.dvc("repro", "--pull", *by_variant("train"))
     assert not set(by_variant("train")) & set(ran(output))
     assert unlocked.lock()["train@scratch"] == pipeline.lock()["train@scratch"]
+
+
+@pytest.mark.parametrize("driver", [True, False], ids=["with the driver", "without"])
+def test_branches_that_both_trained_merge_and_repro_mends(driver: bool, pipeline: Pipeline) -> None:
+    """As docs/experiments.md says."""
+    for branch, key, value in (("slow", "train.lr", 0.5), ("long", "train.epochs", 4)):
+        pipeline.git("checkout", "--quiet", "-b", branch, "main")
+        pipeline.dvc("checkout")
+        pipeline.set_params({key: value})
+        pipeline.dvc("repro")
+        pipeline.commit(f"Train with {key}")
+    if driver:
+        pipeline.git("config", "merge.ours.driver", "true")
+    merged = pipeline.run("git", "merge", "--no-edit", "slow", code=0 if driver else 1)
+    conflicts = pipeline.git("diff", "--name-only", "--diff-filter=U").split()
+    if not driver:
+        assert "params.yaml" not in conflicts, merged.stdout
+        assert len(conflicts) <= 20
+        pipeline.git("checkout", "--ours", "--", *conflicts)
+        pipeline.git("add", "--all")
+        pipeline.git("commit", "--quiet", "--no-edit")
+    assert set(by_variant("train", "evaluate")) <= set(ran(pipeline.dvc("repro")))
+    train = pipeline.lock()["train@scratch"]["params"]["params.yaml"]["train"]
+    assert (train["lr"], train["epochs"]) == (0.5, 4)
+    assert "train@scratch" not in status(pipeline)
 
 
 # One variant alone
