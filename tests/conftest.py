@@ -65,7 +65,7 @@ class Pipeline:
     env: dict[str, str]
 
     def run(
-        self, *command: str | Path, code: int | None = 0, timeout: float = 240
+        self, *command: str | Path, code: int | None = 0, timeout: float = 500
     ) -> subprocess.CompletedProcess[str]:
         """Run ``command`` in the root; it must exit with ``code`` (None: with any but 0)."""
         result = subprocess.run(
@@ -85,7 +85,7 @@ class Pipeline:
         )
         return result
 
-    def dvc(self, *arguments: str | Path, code: int | None = 0, timeout: float = 240) -> str:
+    def dvc(self, *arguments: str | Path, code: int | None = 0, timeout: float = 500) -> str:
         """What ``dvc ARGUMENTS`` prints on stdout."""
         return self.run("dvc", *arguments, code=code, timeout=timeout).stdout
 
