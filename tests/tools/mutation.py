@@ -7,6 +7,13 @@ out. It is killed where a test then fails. The tests run in a copy of the projec
 first, and of them only those that ran the changed line or that start processes; each run is forked
 from a server that has imported the libraries. Changes that no test should notice are listed, with
 the reason, in equivalent.yaml beside this file.
+
+mutmut 3.8.1 and cosmic-ray 8.7.0 were tried in its place, on two cores. mutmut is fast (161 mutants
+of data/vocabulary in 29 s; this script needs 42 s for 71), but it skips decorated functions, such
+as atomic_writer, and constants (50 of the 703 changes made here), leaves out no statement, such as
+a call of fsync, and stops while it collects statistics because stages that the tests start in
+another folder find no configuration. cosmic-ray starts pytest for each mutant (19 of the 89 of
+data/vocabulary in 60 s) and changes the source files in place, also if it is interrupted.
 """
 
 from __future__ import annotations
@@ -41,12 +48,12 @@ import yaml
 PROJECT = Path(__file__).resolve().parents[2]
 COPIED = ("src", "stages", "tests", "corpora", "params.yaml", "dvc.yaml", "pyproject.toml")
 TARGETS = {
-    "vocabulary": ["tests/test_vocabulary.py"],
-    "batching": ["tests/test_batching.py"],
-    "files": ["tests/test_files.py", "tests/test_tokens.py"],
-    "checkpoint": ["tests/test_checkpoint.py"],
-    "corpus": ["tests/test_fetch.py"],
-    "download": ["tests/test_fetch.py"],
+    "data/vocabulary": ["tests/data/test_vocabulary.py"],
+    "data/minibatches": ["tests/data/test_minibatches.py"],
+    "core/files": ["tests/core/test_files.py", "tests/data/test_splits.py"],
+    "training/checkpoints": ["tests/training/test_checkpoints.py"],
+    "corpus/sources": ["tests/corpus/test_fetch.py"],
+    "corpus/download": ["tests/corpus/test_fetch.py"],
 }
 LIBRARIES = ("hypothesis", "pydantic", "pytest", "requests", "safetensors.torch", "torch", "yaml")
 SLOWER = 6  # a mutant's tests may take so many times as long as they do without a change,
@@ -61,7 +68,7 @@ LARGEST = 1 << 26  # bytes of a file: a mutant without a size limit must not fil
 class Mutant:
     """A changed module. ``lines`` are those of the changed statement; none: run at import."""
 
-    where: str  # module.function
+    where: str  # module.function; the module is a path below src/gru_lm, without .py
     number: int
     line: str
     change: str
@@ -396,7 +403,7 @@ def main() -> None:
     known = {(entry["where"], entry["line"], entry["change"]) for entry in listed}
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
         workplaces = [Workplace(Path(folder, str(n)).resolve()) for n in range(options.jobs)]
-        row = "{:12}{:>9}{:>12}{:>8}{:>11}{:>10}{:>8}"
+        row = "{:22}{:>9}{:>12}{:>8}{:>11}{:>10}{:>8}"
         print(row.format("", "mutants", "equivalent", "killed", "timed out", "survived", "share"))
         report = {}
         for name in options.module:
