@@ -86,14 +86,18 @@ def load_corpus() -> Corpus:
     folder = ROOT / "data" / "prepared"
     if (folder / "vocab.json").exists() and (folder / "train.npy").exists():
         prepared = Prepared(folder)
-        tokens, vocabulary = prepared.tensor("train"), prepared.vocabulary
-        source = "data/prepared/train.npy"
-    else:
-        source = "corpora/sample.txt"
-        characters = tokenize(read_text(ROOT / source), "letters", "char")
-        vocabulary = Vocabulary.build(characters, "char", "letters")
-        tokens = torch.from_numpy(vocabulary.encode_tokens(characters).astype("int64"))
-    return Corpus(tokens[:NUM_TOKENS], vocabulary, source)
+        tokens = prepared.tensor("train")[:NUM_TOKENS]
+        return Corpus(tokens, prepared.vocabulary, "data/prepared/train.npy")
+    return sample_corpus()
+
+
+def sample_corpus() -> Corpus:
+    """The first 10,000 characters of the bundled sample."""
+    source = "corpora/sample.txt"
+    characters = tokenize(read_text(ROOT / source), "letters", "char")
+    vocabulary = Vocabulary.build(characters, "char", "letters")
+    numbers = vocabulary.encode_tokens(characters)[:NUM_TOKENS]
+    return Corpus(torch.from_numpy(numbers.astype("int64")), vocabulary, source)
 
 
 def textbook_settings(settings: Train) -> Train:

@@ -51,7 +51,7 @@ def speed_bars(result: dict[str, Any]) -> bytes:
     axes.set_xlim(0, max(speed["max"] for speed in speeds) * 1.12)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_xlabel(
-        f"training speed, tokens a second (medians and ranges; {result['machine']}, "
+        f"training speed, tokens per second (medians and ranges; {result['machine']}, "
         f"{result['threads']} threads)"
     )
     axes.set_title(_finding(result), fontsize=11, loc="right")
@@ -80,7 +80,7 @@ def scaling_curves(result: dict[str, Any]) -> bytes:
         axes.set_xlabel(f"{label} (log scale)")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-    panels[0].set_ylabel("tokens a second (log scale)")
+    panels[0].set_ylabel("tokens per second (log scale)")
     panels[0].legend(frameon=False, fontsize=9)
     figure.suptitle(_scaling_finding(result), fontsize=11)
     return _png(figure)
