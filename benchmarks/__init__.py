@@ -1,7 +1,7 @@
-"""Speed and fidelity against peers, run from the project's root: ``python -m benchmarks.speed``.
+"""Speed and fidelity compared with other implementations; run from the project's root.
 
 Like the stages, a benchmark measures the library that lies beside it, never one installed
-elsewhere.
+elsewhere. README.md lists the commands.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the tokens they train on, and the machine in words."""
+"""What the benchmarks share: the training tokens, the settings, and the machine in words."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.peers import ROOT, PeerMissingError, load_d2l
-from gru_lm.core.errors import UserError
-from gru_lm.core.files import write_json
-from gru_lm.core.params import Train, load_settings
+from gru_lm.core.params import load_params
+from gru_lm.data.prepared import Prepared
 from gru_lm.data.text import read_text, tokenize
 from gru_lm.data.vocabulary import Vocabulary
-from gru_lm.preparation.splits import load_split
+from gru_lm.models.settings import ModelSettings
 from gru_lm.training.minibatches import require_enough_tokens
+from gru_lm.training.settings import Train, TrainingSettings
 
-NUM_TOKENS: Final = 10_000  # as many as the chapter trains on
+ROOT: Final = Path(__file__).resolve().parent.parent
 RESULTS: Final = ROOT / "benchmarks" / "results"
+PARAMS: Final = ROOT / "params.yaml"
+NUM_TOKENS: Final = 10_000  # as many as the chapter trains on
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What both sides of a comparison train on and with, and the ``head`` of its result."""
+    """What every implementation trains on and with, and the ``head`` of the result file."""
 
     corpus: Corpus
     settings: Train
@@ -53,12 +52,13 @@ class Experiment:
 
 
 def set_up(benchmark: str, device: torch.device) -> Experiment:
-    """The experiment of params.yaml, as far as the textbook's loop leaves a choice.
+    """The experiment of params.yaml, with the settings that the textbook's loop fixes.
 
-    Raises UserError where the corpus is too short for a minibatch.
+    Raises UserError if params.yaml is invalid or the corpus is too short for a minibatch.
     """
-    parameters = load_settings(ROOT / "params.yaml")
-    settings, corpus = textbook_settings(parameters.train), load_corpus()
+    settings = textbook_settings(load_params(TrainingSettings, PARAMS).train)
+    hidden_size = load_params(ModelSettings, PARAMS).model.hidden_size
+    corpus = load_corpus()
     require_enough_tokens(len(corpus.tokens), settings.batch_size, settings.num_steps)
     head = {
         "benchmark": benchmark,
@@ -69,47 +69,47 @@ def set_up(benchmark: str, device: torch.device) -> Experiment:
             "vocabulary": corpus.vocab_size,
             "batch_size": settings.batch_size,
             "num_steps": settings.num_steps,
-            "hidden_size": parameters.model.hidden_size,
+            "hidden_size": hidden_size,
             "lr": settings.lr,
             "clip_norm": settings.clip_norm,
             "seed": settings.seed,
         },
     }
-    return Experiment(corpus, settings, parameters.model.hidden_size, head)
-
-
-def require_d2l(folder: Path | None, head: dict[str, Any], output: Path) -> ModuleType:
-    """The package d2l (see ``load_d2l``).
-
-    Raises UserError where it cannot be had, after noting in ``output`` that it is missing.
-    """
-    try:
-        return load_d2l(folder)
-    except PeerMissingError as error:
-        write_json(output, {**head, "missing": {"d2l": str(error)}})
-        raise UserError(f"missing: d2l ({error}); noted in {output}") from error
+    return Experiment(corpus, settings, hidden_size, head)
 
 
 def load_corpus() -> Corpus:
-    """The first 10,000 tokens of the prepared training split, or of the bundled sample."""
-    prepared = ROOT / "data" / "prepared"
-    array: np.ndarray
-    if (prepared / "vocab.json").exists() and (prepared / "train.npy").exists():
-        vocabulary = Vocabulary.load(prepared / "vocab.json")
-        array, source = load_split(prepared, "train", vocabulary), "data/prepared/train.npy"
-    else:
-        source = "corpora/sample.txt"
-        characters = tokenize(read_text(ROOT / source), "letters", "char")
-        vocabulary = Vocabulary.build(characters, "char", "letters")
-        array = vocabulary.encode_tokens(characters)
-    tokens = torch.from_numpy(array[:NUM_TOKENS].astype("int64"))
-    return Corpus(tokens, vocabulary, source)
+    """The first 10,000 tokens of the prepared training split, or of the bundled sample.
+
+    Raises UserError if the prepared split is there but damaged.
+    """
+    folder = ROOT / "data" / "prepared"
+    if (folder / "vocab.json").exists() and (folder / "train.npy").exists():
+        prepared = Prepared(folder)
+        tokens = prepared.tensor("train")[:NUM_TOKENS]
+        return Corpus(tokens, prepared.vocabulary, "data/prepared/train.npy")
+    return sample_corpus()
+
+
+def sample_corpus() -> Corpus:
+    """The first 10,000 characters of the bundled sample."""
+    source = "corpora/sample.txt"
+    characters = tokenize(read_text(ROOT / source), "letters", "char")
+    vocabulary = Vocabulary.build(characters, "char", "letters")
+    numbers = vocabulary.encode_tokens(characters)[:NUM_TOKENS]
+    return Corpus(torch.from_numpy(numbers.astype("int64")), vocabulary, source)
 
 
 def textbook_settings(settings: Train) -> Train:
-    """``settings`` with what the textbook's loop leaves no choice in set to what it does."""
+    """``settings`` with what the textbook's loop fixes: partition, optimizer, clipping, float32."""
     fixed = {"partition": "sequential", "optimizer": "sgd", "clip_norm": 1.0, "precision": "fp32"}
     return settings.model_copy(update=fixed)
+
+
+def wait_for(device: torch.device) -> None:
+    """Return when ``device`` has finished all work it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def positive(text: str) -> int:
@@ -122,8 +122,13 @@ def positive(text: str) -> int:
 
 def add_machine_options(parser: argparse.ArgumentParser) -> None:
     """``--threads``, ``--device`` and ``--peers``, which mean the same in every timing."""
-    parser.add_argument("--threads", type=positive, metavar="N", help="default: one for each core")
+    parser.add_argument("--threads", type=positive, metavar="N", help="default: one per core")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add_peers_option(parser)
+
+
+def add_peers_option(parser: argparse.ArgumentParser) -> None:
+    """``--peers``, the folder to import d2l and flashrnn from."""
     parser.add_argument("--peers", type=Path, metavar="DIR", help="a folder that holds d2l")
 
 
@@ -144,7 +149,7 @@ def file_name(benchmark: str, device: torch.device) -> str:
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """The machine, the versions and the time, for the head of a result."""
+    """The machine, the versions and the time, for the head of a result file."""
     return {
         "machine": machine_name(device),
         "device": device.type,

@@ -1,7 +1,7 @@
 """Fused's Triton kernels without a GPU: run by Triton's interpreter, and compiled for real GPUs.
 
-They are those of gru_lm.models.fused.gpu, and those of benchmarks.persistent, a candidate to take their
-place. Where there is a GPU, the tests marked gpu in test_fused.py run fused's.
+They are those of gru_lm.models.fused.gpu, and those of benchmarks.kernels.persistent, a candidate
+to replace them. Where there is a GPU, the tests marked gpu in test_fused.py run fused's.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def persistent(interpreted: ModuleType) -> ModuleType:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
         patch.setitem(sys.modules, "gru_lm.models.fused.gpu", interpreted)
-        return load("benchmarks.persistent")
+        return load("benchmarks.kernels.persistent")
 
 
 def results(H: int, B: int, T: int, reset: str, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -168,7 +168,7 @@ def test_kernels_compile_for_gpus(kernel, tensors, dtype):
 @pytest.mark.parametrize("loop", ["forward", "backward"])
 @pytest.mark.parametrize("reset", RESETS)
 def test_persistent_kernels_compile_for_gpus(loop, reset):
-    kernel = getattr(load("benchmarks.persistent"), f"_{loop}_{reset}")
+    kernel = getattr(load("benchmarks.kernels.persistent"), f"_{loop}_{reset}")
     tensors = kernel.arg_names[: kernel.arg_names.index("arrived")]
     types = dict.fromkeys(tensors, "*fp32") | {"arrived": "*i32"}
     types |= dict.fromkeys(["first", "last", "T", "H", "B"], "i32")

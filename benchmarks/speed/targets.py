@@ -1,4 +1,4 @@
-"""How fast this project wants to be, and whether a result of ``speed`` shows that it is."""
+"""The speeds that this project aims at, relative to other implementations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 @dataclass(frozen=True)
 class Target:
-    """The fastest of ``candidates`` is to be ``wanted`` times as fast as ``reference``."""
+    """The fastest of ``candidates`` should be ``wanted`` times as fast as ``reference``."""
 
     text: str
     candidates: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Who takes part in ``speed``: how each contestant is set up, and how it takes a turn."""
+"""The implementations that ``training`` times: how each is set up, and how it takes a turn."""
 
 from __future__ import annotations
 
@@ -15,26 +15,21 @@ from typing import Final, NamedTuple
 
 import torch
 
-from benchmarks.common import Experiment
-from benchmarks.contestants import (
-    OURS,
-    TEXTBOOK,
-    Loop,
-    our_loop,
-    our_model,
-    precisions,
-    textbook_loop,
-    textbook_net,
-)
-from benchmarks.flashrnn_gru import FLASHRNN_VERSION, UncapturedTrainer, flash_model
-from benchmarks.peers import PeerMissingError
-from benchmarks.roofline import wait_for
-from benchmarks.serving import Order
-from benchmarks.workers import Worker, environment
-from gru_lm.core.params import Precision
+from benchmarks.common import Experiment, wait_for
+from benchmarks.ours import OURS, Loop, our_loop, our_model, precisions
+from benchmarks.peers.environment import environment
+from benchmarks.peers.flashrnn_gru import FLASHRNN_VERSION, UncapturedTrainer, flash_model
+from benchmarks.peers.packages import PeerMissingError
+from benchmarks.peers.serving import Job
+from benchmarks.peers.textbook import TEXTBOOK, textbook_loop, textbook_net
+from benchmarks.peers.worker import Worker
 from gru_lm.training.minibatches import Minibatch, epoch_minibatches
+from gru_lm.training.settings import Precision
 
-PEERS: Final = {"jax": ("JAX", "benchmarks.jax_gru"), "keras": ("Keras", "benchmarks.keras_gru")}
+WORKERS: Final = {
+    "jax": ("JAX", "benchmarks.peers.jax_gru"),
+    "keras": ("Keras", "benchmarks.peers.keras_gru"),
+}
 
 
 class Turn(NamedTuple):
@@ -46,8 +41,8 @@ class Turn(NamedTuple):
 
 
 @dataclass
-class Contestant:
-    """One implementation. ``train`` takes a turn; ``speeds`` are tokens a second."""
+class Implementation:
+    """One implementation. ``train`` takes a turn; ``speeds`` are tokens per second."""
 
     label: str
     train: Callable[[], Turn]
@@ -57,25 +52,25 @@ class Contestant:
 
 
 @dataclass
-class LineUp:
-    """Who takes part, who is missing and why, and the versions of the peers."""
+class Implementations:
+    """Those that take part by name, why others are missing, and the versions of the peers."""
 
-    contestants: dict[str, Contestant] = field(default_factory=dict)
+    present: dict[str, Implementation] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
-    peers: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
 
     def speeds(self) -> dict[str, list[float]]:
-        """Tokens a second in each alternation, by implementation."""
-        return {name: one.speeds for name, one in self.contestants.items()}
+        """Tokens per second in each alternation, by implementation."""
+        return {name: one.speeds for name, one in self.present.items()}
 
     def leave_out(self, name: str, reason: str) -> None:
-        """Note that ``name`` is missing, and say so on screen."""
-        self.contestants.pop(name, None)
+        """Note that ``name`` is missing, and print it."""
+        self.present.pop(name, None)
         self.missing[name] = reason
         print(f"missing: {name} ({reason})", flush=True)
 
 
-def train_here(
+def turn_here(
     loop: Loop, cut_epoch: Callable[[], Iterable[Minibatch]], epochs: int, device: torch.device
 ) -> Turn:
     """A turn in this process: from before the first minibatch is cut to the last update's end."""
@@ -95,7 +90,7 @@ def train_here(
     return Turn(tokens, time.perf_counter() - start, perplexity)
 
 
-def train_there(worker: Worker, minibatches: Iterator[Iterator[Minibatch]], epochs: int) -> Turn:
+def turn_in_worker(worker: Worker, minibatches: Iterator[Iterator[Minibatch]], epochs: int) -> Turn:
     """A turn in a peer's process, by its own clock."""
     return Turn(**worker.train([list(epoch) for epoch in itertools.islice(minibatches, epochs)]))
 
@@ -108,9 +103,13 @@ def all_epochs(experiment: Experiment, device: torch.device) -> Iterator[Iterato
 
 
 def add_textbook(
-    line_up: LineUp, d2l: ModuleType, experiment: Experiment, epochs: int, device: torch.device
+    implementations: Implementations,
+    d2l: ModuleType,
+    experiment: Experiment,
+    epochs: int,
+    device: torch.device,
 ) -> None:
-    """Both models of the chapter, fed by ``d2l.seq_data_iter_sequential``."""
+    """Both models of the chapter, with minibatches from ``d2l.seq_data_iter_sequential``."""
     corpus, settings = experiment.corpus, experiment.settings
     cut = partial(
         d2l.seq_data_iter_sequential,
@@ -118,42 +117,44 @@ def add_textbook(
         settings.batch_size,
         settings.num_steps,
     )
-    for variant in TEXTBOOK:
-        net = textbook_net(d2l, variant, corpus.vocab_size, experiment.hidden_size, device)
+    for model in TEXTBOOK:
+        net = textbook_net(d2l, model, corpus.vocab_size, experiment.hidden_size, device)
         loop = textbook_loop(d2l, net, settings.lr, device)
-        line_up.contestants[f"textbook-{variant}"] = Contestant(
-            f"textbook {variant}", partial(train_here, loop, cut, epochs, device)
+        implementations.present[f"textbook-{model}"] = Implementation(
+            f"textbook {model}", partial(turn_here, loop, cut, epochs, device)
         )
 
 
-def add_ours(line_up: LineUp, experiment: Experiment, epochs: int, device: torch.device) -> None:
-    """Each variant in each precision, fed by ``epoch_minibatches``."""
+def add_ours(
+    implementations: Implementations, experiment: Experiment, epochs: int, device: torch.device
+) -> None:
+    """Each variant in each precision, with minibatches from ``epoch_minibatches``."""
     for variant, precision in itertools.product(OURS, precisions(device)):
         model = our_model(variant, experiment.corpus.vocab_size, experiment.hidden_size, device)
         loop = our_loop(model, experiment.settings, precision)
         cut = partial(next, all_epochs(experiment, device))
-        line_up.contestants[f"{variant}-{precision}"] = Contestant(
-            f"{variant} ({precision})", partial(train_here, loop, cut, epochs, device), precision
+        implementations.present[f"{variant}-{precision}"] = Implementation(
+            f"{variant} ({precision})", partial(turn_here, loop, cut, epochs, device), precision
         )
 
 
-def add_peers(
-    line_up: LineUp,
+def add_workers(
+    implementations: Implementations,
     folder: Path | None,
     experiment: Experiment,
     epochs: int,
     device: torch.device,
     workers: ExitStack,
 ) -> None:
-    """JAX and Keras, each in a process that ``workers`` ends."""
+    """JAX and Keras from the environment ``folder``, each in a process that ``workers`` ends."""
     try:
         python = environment(folder)
     except PeerMissingError as error:
-        for name in PEERS:
-            line_up.leave_out(name, str(error))
+        for name in WORKERS:
+            implementations.leave_out(name, str(error))
         return
     settings = experiment.settings
-    order = Order(
+    job = Job(
         vocab_size=experiment.corpus.vocab_size,
         hidden_size=experiment.hidden_size,
         batch_size=settings.batch_size,
@@ -164,37 +165,41 @@ def add_peers(
         threads=torch.get_num_threads(),
         device="cuda" if device.type == "cuda" else "cpu",
     )
-    for name, (label, module) in PEERS.items():
+    for name, (label, module) in WORKERS.items():
         try:
-            worker = Worker(python, module, order)
+            worker = Worker(python, module, job)
         except PeerMissingError as error:
-            line_up.leave_out(name, str(error))
+            implementations.leave_out(name, str(error))
             continue
         workers.callback(worker.close)
-        line_up.peers |= worker.versions
+        implementations.versions |= worker.versions
         minibatches = all_epochs(experiment, torch.device("cpu"))
-        line_up.contestants[name] = Contestant(
-            label, partial(train_there, worker, minibatches, epochs)
+        implementations.present[name] = Implementation(
+            label, partial(turn_in_worker, worker, minibatches, epochs)
         )
 
 
 def add_flashrnn(
-    line_up: LineUp, folder: Path | None, experiment: Experiment, epochs: int, device: torch.device
+    implementations: Implementations,
+    folder: Path | None,
+    experiment: Experiment,
+    epochs: int,
+    device: torch.device,
 ) -> None:
     """flashrnn's kernels, compiled here and trained in this process."""
     if device.type != "cuda":
-        line_up.leave_out("flashrnn", "needs a CUDA GPU")
+        implementations.leave_out("flashrnn", "needs a CUDA GPU")
         return
     minibatch = next(next(all_epochs(experiment, device)))
     sizes = experiment.corpus.vocab_size, experiment.hidden_size
     try:
         model = flash_model(folder, *sizes, minibatch)
     except PeerMissingError as error:
-        line_up.leave_out("flashrnn", str(error))
+        implementations.leave_out("flashrnn", str(error))
         return
-    loop = our_loop(model, experiment.settings, "fp32", UncapturedTrainer)
+    loop = our_loop(model, experiment.settings, trainer_class=UncapturedTrainer)
     cut = partial(next, all_epochs(experiment, device))
-    line_up.peers["flashrnn"] = FLASHRNN_VERSION
-    line_up.contestants["flashrnn"] = Contestant(
-        "FlashRNN", partial(train_here, loop, cut, epochs, device)
+    implementations.versions["flashrnn"] = FLASHRNN_VERSION
+    implementations.present["flashrnn"] = Implementation(
+        "FlashRNN", partial(turn_here, loop, cut, epochs, device)
     )

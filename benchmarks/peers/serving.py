@@ -1,9 +1,12 @@
-"""A peer's side of the conversation with ``speed``: JSON lines on stdin and stdout.
+"""What runs in the process of JAX or Keras: it trains on request.
 
-The first line read is an ``Order``; the first one answered says which versions will train, or why
-none can. Each further line read holds minibatches, and its answer the tokens trained on, the
-seconds that took and the perplexity of the last epoch. In between the process waits on stdin and
-computes nothing. See ``workers.py`` for the other side.
+Requests and answers are JSON lines on stdin and stdout. The first request is a ``Job``. Its answer
+names the versions that will train, or says why none can. Every further request holds minibatches.
+Its answer holds the number of tokens trained on, the seconds it took and the perplexity of the last
+epoch. Between two requests the process waits on stdin and computes nothing. ``worker.py`` is the
+other end.
+
+This module needs NumPy and the standard library only: the environment has no torch.
 """
 
 from __future__ import annotations
@@ -23,8 +26,8 @@ Minibatch = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Order:
-    """What a peer is to train, and on what."""
+class Job:
+    """The sizes and settings of the model to train, and where."""
 
     vocab_size: int
     hidden_size: int
@@ -39,28 +42,29 @@ class Order:
 
 @dataclass(frozen=True)
 class Peer:
-    """A model ready to train: one epoch over minibatches (X, Y), each (B, T) int32.
+    """A model ready to train.
 
-    ``train_epoch`` returns the mean cross-entropy, and only when the last update is done.
+    ``train_epoch`` takes minibatches (X, Y), each (B, T) int32. It returns the mean cross-entropy
+    once the last update is done.
     """
 
     versions: dict[str, str]
     train_epoch: Callable[[list[Minibatch]], float]
 
 
-def serve(build: Callable[[Order], Peer]) -> None:
-    """Answer the lines on stdin until it is closed."""
+def serve(build: Callable[[Job], Peer]) -> None:
+    """Answer each line on stdin until it is closed."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a library prints must not come between the answers
+    os.dup2(2, 1)  # what a library prints must not mix with the answers
 
     def answer(value: dict[str, Any]) -> None:
         print(json.dumps(value), file=answers, flush=True)
 
-    order = Order(**json.loads(sys.stdin.readline()))
-    _keep_to_cores(order.threads)
+    job = Job(**json.loads(sys.stdin.readline()))
+    _keep_to_cores(job.threads)
     try:
-        peer = build(order)
-    except Exception as error:  # whatever a package that does not fit the machine may raise
+        peer = build(job)
+    except Exception as error:  # whatever a package raises that does not fit the machine
         answer({"missing": f"{type(error).__name__}: {error}"})
         return
     answer({"versions": peer.versions})
@@ -77,6 +81,6 @@ def serve(build: Callable[[Order], Peer]) -> None:
 
 
 def _keep_to_cores(number: int) -> None:
-    """Bind the process to ``number`` cores: XLA has no setting, and starts a thread for each."""
+    """Bind the process to ``number`` cores: XLA starts a thread per core and has no setting."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:number])

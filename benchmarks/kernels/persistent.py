@@ -1,41 +1,27 @@
 """A candidate for fused on a GPU: the loop over all steps as one Triton kernel.
 
 A program computes ``UNITS`` hidden units for ``SEQUENCES`` sequences at every step, so that their
-recurrent weights stay in its multiprocessor's cache; all units of a state are needed for the next
-one, so that the programs of the same sequences wait for each other between the phases of a step
-(persistent RNNs: Diamos et al. 2016, ICML; Appleyard et al. 2016, arXiv:1604.01946). It saves
-the launches and the reading of the weights, and pays with the waiting. Whether it wins has not been
-measured, and only if it does, it belongs into ``gru_lm.models.fused.gpu``. On a GPU this races the two:
+recurrent weights stay in its multiprocessor's cache. A step needs all units of the state before it,
+so the programs of the same sequences wait for each other between the phases of a step (persistent
+RNNs: Diamos et al. 2016, ICML; Appleyard et al. 2016, arXiv:1604.01946). That saves launches and
+reads of the weights, and costs waiting. Which is faster has not been measured: ``race.py`` does so
+on a GPU. The kernel belongs in ``gru_lm.models.fused.gpu`` only if it is faster.
 
-    python -m benchmarks.persistent
-
-``PersistentLoops`` takes the place of ``gru_lm.models.fused.gpu.KernelLoops``; float32 only. Its phases
-can be launched one by one as well, as Triton's interpreter needs, where no program can wait for
-another.
+``PersistentLoops`` has the interface of ``gru_lm.models.fused.gpu.KernelLoops``, in float32 only.
+Its phases can also be launched one by one. Triton's interpreter needs that, as it runs one program
+after the other.
 """
 
 from __future__ import annotations
 
-import argparse
-import random
-from functools import partial
 from typing import Any, ClassVar
-from unittest.mock import patch
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from benchmarks.common import RESULTS, file_name, positive, set_up
-from benchmarks.contestants import our_loop, our_model
-from benchmarks.line_up import Contestant, all_epochs, train_here
-from benchmarks.report import ratio, summarize
-from gru_lm.core.errors import UserError, run_stage
-from gru_lm.core.files import write_json
-from gru_lm.models.device import choose_device
-from gru_lm.models.fused import model as fused
-from gru_lm.models.fused.gpu import KernelLoops, _sigmoid, _tanh
+from gru_lm.models.fused.gpu import _sigmoid, _tanh
 from gru_lm.models.fused.model import Steps
 
 
@@ -85,8 +71,8 @@ class PersistentLoops:
                 kernel[grid](*tensors, arrived, phase, phase + 1, *sizes, num_warps=cls.WARPS)
 
 
-# A kernel runs the phases from first to last - 1. A program's units are rows u, its sequences
-# columns b; a product takes ``K`` of its terms at a time. A step's tensors are those of
+# A kernel runs the phases from first to last - 1. A program's units are rows u, its sequences are
+# columns b, and a product takes ``K`` of its terms at a time. A step's tensors are those of
 # ``gru_lm.models.fused.model.Steps``.
 
 
@@ -310,50 +296,3 @@ def _backward_after(
             tl.store(G_old + at, tl.load(G_old + at, here) + g * z + back, here)
         if phase + 1 < last:
             _meet(arrived + group, (phase + 1 - first) * programs)
-
-
-# The race
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.persistent")
-    parser.add_argument("--alternations", type=positive, default=15, metavar="N")
-    parser.add_argument("--epochs-per-turn", type=positive, default=3, metavar="N")
-    arguments = parser.parse_args()
-    device = choose_device("cuda")
-    experiment = set_up("persistent", device)
-    sizes = experiment.corpus.vocab_size, experiment.hidden_size
-    contestants: dict[str, Contestant] = {}
-    loops = {"fused": KernelLoops, "fused-persistent": PersistentLoops}  # captured in the warm-up
-    for name in loops:
-        torch.manual_seed(experiment.settings.seed)
-        loop = our_loop(our_model("fused", *sizes, device), experiment.settings, "fp32")
-        cut = partial(next, all_epochs(experiment, device))
-        turn = partial(train_here, loop, cut, arguments.epochs_per_turn, device)
-        contestants[name] = Contestant(name, turn)
-    for alternation in range(-1, arguments.alternations):  # the first, a warm-up, is not kept
-        order = list(contestants.items())
-        random.Random(alternation).shuffle(order)
-        for name, contestant in order:
-            with patch.object(fused, "loops_for", lambda _, its=loops[name]: its):
-                turn_taken = contestant.train()
-            contestant.perplexity = turn_taken.perplexity
-            if alternation >= 0:
-                contestant.speeds.append(turn_taken.tokens / turn_taken.seconds)
-        first, second = (contestant.perplexity for contestant in contestants.values())
-        if alternation < 0 and not abs(first - second) < 1e-3 * first:
-            raise UserError(f"the loops differ: perplexity {first:.6g} and {second:.6g}")
-    speeds = {name: contestant.speeds for name, contestant in contestants.items()}
-    compared = ratio(speeds["fused-persistent"], speeds["fused"])
-    result = {
-        **experiment.head,
-        "tokens_per_second": {name: summarize(values) for name, values in speeds.items()},
-        "ratio": compared,
-    }
-    output = RESULTS / file_name("persistent", device)
-    write_json(output, result)
-    print(f"persistent to fused: {compared['of_medians']}, kept in {output}")
-
-
-if __name__ == "__main__":
-    run_stage("benchmarks.persistent", main)

@@ -1,4 +1,4 @@
-"""From the timings of ``speed`` to medians, ratios, targets and a page in Markdown."""
+"""From the timings of ``training`` to medians, ratios, targets and a page in Markdown."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from benchmarks.targets import TARGETS, Target
+from benchmarks.speed.targets import TARGETS, Target
 
 REFERENCES: Final = {
     "textbook-scratch": "textbook scratch",
@@ -14,9 +14,9 @@ REFERENCES: Final = {
     "jax": "JAX",
 }
 SAMPLING_REFERENCES: Final = ("textbook-scratch", "textbook-concise")
-BUSY: Final = 0.5  # a load average above which others were at work
+BUSY: Final = 0.5  # a load average above it means that other programs were running
 
-Series = Mapping[str, Sequence[float]]  # a speed for each alternation, by implementation
+Series = Mapping[str, Sequence[float]]  # a speed per alternation, by implementation
 Ratios = dict[str, dict[str, dict[str, Any]]]  # by reference, then by implementation
 
 

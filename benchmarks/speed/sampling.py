@@ -1,6 +1,6 @@
-"""Greedy sampling, one text at a time: ``gru_lm.generation.sampling.generate`` beside ``d2l.predict_ch8``.
+"""Speed of greedy sampling, one text at a time: ``generate`` and ``d2l.predict_ch8``.
 
-Always on the CPU. The models are fresh ones: what they have learnt does not change their speed.
+It runs on the CPU. The models are untrained, which does not change their speed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Final
 import torch
 
 from benchmarks.common import Corpus
-from benchmarks.contestants import OURS, TEXTBOOK, our_model, textbook_net
+from benchmarks.ours import OURS, our_model
+from benchmarks.peers.textbook import TEXTBOOK, textbook_net
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.generation.sampling import generate
 
@@ -37,14 +38,14 @@ class TextbookVocabulary:
 def time_sampling(
     d2l: ModuleType | None, corpus: Corpus, hidden_size: int, alternations: int
 ) -> dict[str, list[float]]:
-    """Characters a second of each implementation in each alternation, after one as a warm-up."""
+    """Characters per second by implementation, one value per alternation after a warm-up."""
     sizes = corpus.vocab_size, hidden_size, CPU
     writers: dict[str, Callable[[], str]] = {}
     if d2l is not None:
         vocabulary = TextbookVocabulary(corpus.vocabulary)
-        for variant in TEXTBOOK:
-            net = textbook_net(d2l, variant, *sizes)
-            writers[f"textbook-{variant}"] = partial(
+        for textbook_model in TEXTBOOK:
+            net = textbook_net(d2l, textbook_model, *sizes)
+            writers[f"textbook-{textbook_model}"] = partial(
                 d2l.predict_ch8, PREFIX, LENGTH, net, vocabulary, CPU
             )
     for variant in OURS:

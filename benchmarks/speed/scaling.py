@@ -1,8 +1,8 @@
 """Training speed over the sizes, one varied at a time from those in params.yaml, and peak memory.
 
-    python -m benchmarks.scaling
+    python -m benchmarks.speed.scaling
 
-The textbook's scratch loop and this project's variants, all in float32, train on random tokens, a
+The textbook's scratch loop and this project's variants, all in float32, train on random tokens, one
 minibatch each in turn, until a point has been measured often enough or its time is up.
 """
 
@@ -17,14 +17,18 @@ from typing import Any, Final
 
 import torch
 
-from benchmarks.common import RESULTS, Experiment, add_machine_options, file_name, set_up
-from benchmarks.contestants import OURS, fp32_loop, random_minibatch
-from benchmarks.memory import peak_memory
-from benchmarks.peers import D2L_VERSION, PeerMissingError, load_d2l
-from benchmarks.picture import scaling_curves
-from benchmarks.roofline import wait_for
-from gru_lm.core.errors import run_stage
-from gru_lm.core.files import write_bytes, write_json
+from benchmarks.common import RESULTS, Experiment, add_machine_options, file_name, set_up, wait_for
+from benchmarks.peers.packages import D2L_VERSION, PeerMissingError, load_d2l
+from benchmarks.speed.float32 import (
+    IMPLEMENTATIONS,
+    TEXTBOOK_SCRATCH,
+    float32_loop,
+    random_minibatch,
+)
+from benchmarks.speed.memory import peak_memory
+from benchmarks.speed.redraw import write_scaling
+from gru_lm.core.errors import run_main
+from gru_lm.core.files import write_json
 from gru_lm.models.device import choose_device
 
 POINTS: Final = {
@@ -43,15 +47,15 @@ def measure_point(
     seconds: float,
     device: torch.device,
 ) -> dict[str, float]:
-    """Tokens a second by implementation: the median over minibatches, after one as a warm-up.
+    """Tokens per second by implementation: the median over minibatches, after a warm-up.
 
-    After ``seconds`` no further round is begun; one is measured in any case.
+    After ``seconds`` no further round starts; at least one is measured.
     """
     deadline = time.perf_counter() + seconds
     V = experiment.corpus.vocab_size
     minibatch = random_minibatch(V, sizes["batch_size"], sizes["num_steps"], device)
     loops = {
-        name: fp32_loop(name, d2l, V, sizes["hidden_size"], experiment.settings, device)
+        name: float32_loop(name, d2l, V, sizes["hidden_size"], experiment.settings, device)
         for name in names
     }
     speeds: dict[str, list[float]] = {name: [] for name in names}
@@ -89,7 +93,7 @@ def table(result: dict[str, Any]) -> str:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.scaling",
+        prog="python -m benchmarks.speed.scaling",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -112,12 +116,12 @@ def main() -> None:
     experiment = set_up("scaling", device)
     settings = experiment.settings
     torch.manual_seed(settings.seed)
-    names = ["textbook-scratch", *OURS]
+    names: list[str] = [*IMPLEMENTATIONS]
     d2l, missing = None, {}
     try:
         d2l = load_d2l(arguments.peers)
     except PeerMissingError as error:
-        names.remove("textbook-scratch")
+        names.remove(TEXTBOOK_SCRATCH)
         missing["d2l"] = str(error)
         print(f"missing: d2l ({error})", flush=True)
 
@@ -145,9 +149,9 @@ def main() -> None:
     }
     output = arguments.output or RESULTS / file_name("scaling", device)
     write_json(output, result)
-    write_bytes(output.with_suffix(".png"), scaling_curves(result))
+    write_scaling(output, result)
     print(f"\n{table(result)}\n\nwritten to {output}, with a picture (.png) beside it")
 
 
 if __name__ == "__main__":
-    run_stage("benchmarks.scaling", main)
+    run_main("benchmarks.speed.scaling", main)

@@ -1,10 +1,10 @@
 """The peak memory of one implementation's training, in a process of its own.
 
-    python -m benchmarks.memory fused
+    python -m benchmarks.speed.memory fused
 
-Prints bytes: on the CPU, by how much the resident set at its highest exceeds what it was before
-the model was built, all modules imported (Linux only: its kernel can be told to forget a peak);
-on a GPU, the most that torch had allocated there. ``scaling`` runs it for each implementation.
+Prints bytes. On the CPU: the peak of the resident set less its size before the model was built,
+all modules imported. That is possible on Linux only, whose kernel can reset the peak. On a GPU: the
+most that torch had allocated there. ``scaling`` runs it for each implementation.
 """
 
 from __future__ import annotations
@@ -18,10 +18,15 @@ from typing import Final
 
 import torch
 
-from benchmarks.common import set_up
-from benchmarks.contestants import fp32_loop, random_minibatch
-from benchmarks.peers import ROOT, PeerMissingError, load_d2l
-from gru_lm.core.errors import UserError, run_stage
+from benchmarks.common import ROOT, add_machine_options, set_up
+from benchmarks.peers.packages import PeerMissingError, load_d2l
+from benchmarks.speed.float32 import (
+    IMPLEMENTATIONS,
+    TEXTBOOK_SCRATCH,
+    float32_loop,
+    random_minibatch,
+)
+from gru_lm.core.errors import UserError, run_main
 from gru_lm.models.device import choose_device
 
 MINIBATCHES: Final = 5
@@ -29,8 +34,8 @@ PROCESS: Final = Path("/proc/self")
 
 
 def peak_memory(name: str, device: torch.device, peers: Path | None) -> int | str:
-    """Bytes that training ``name`` takes at most, in a fresh process, or why that is unknown."""
-    command = [sys.executable, "-m", "benchmarks.memory", name, "--device", device.type]
+    """Peak memory of training ``name`` in a fresh process, in bytes, or why it is unknown."""
+    command = [sys.executable, "-m", "benchmarks.speed.memory", name, "--device", device.type]
     command += ["--threads", str(torch.get_num_threads())]
     if peers is not None:
         command += ["--peers", str(peers.absolute())]
@@ -49,13 +54,16 @@ def _status(key: str) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory")
-    parser.add_argument("name", choices=("textbook-scratch", "scratch", "concise", "fused"))
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--peers", type=Path)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.speed.memory",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", choices=IMPLEMENTATIONS)
+    add_machine_options(parser)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     device = choose_device(arguments.device)
     on_gpu = device.type == "cuda"
     if not on_gpu and sys.platform != "linux":
@@ -63,22 +71,22 @@ def main() -> None:
     experiment = set_up("memory", device)
     settings, V = experiment.settings, experiment.corpus.vocab_size
     try:
-        d2l = load_d2l(arguments.peers) if arguments.name.startswith("textbook") else None
+        d2l = load_d2l(arguments.peers) if arguments.name == TEXTBOOK_SCRATCH else None
     except PeerMissingError as error:
         raise UserError(f"missing: d2l ({error})") from error
-    # torch loads much code with the first optimizer and backward pass: modules, not training.
+    # The first optimizer and backward pass load code of torch's that is no part of a training.
     weight = torch.ones(1, requires_grad=True, device=device)
     weight.sum().backward()
     torch.optim.SGD([weight], settings.lr).step()
     before = 0
     if not on_gpu:
-        (PROCESS / "clear_refs").write_text("5")  # the peak starts anew from the present
+        (PROCESS / "clear_refs").write_text("5")  # resets the peak to the present size
         before = _status("VmRSS")
-    train = fp32_loop(arguments.name, d2l, V, experiment.hidden_size, settings, device)
+    train = float32_loop(arguments.name, d2l, V, experiment.hidden_size, settings, device)
     minibatch = random_minibatch(V, settings.batch_size, settings.num_steps, device)
     train([minibatch] * MINIBATCHES)
     print(torch.cuda.max_memory_allocated() if on_gpu else _status("VmHWM") - before)
 
 
 if __name__ == "__main__":
-    run_stage("benchmarks.memory", main)
+    run_main("benchmarks.speed.memory", main)

@@ -1,10 +1,10 @@
 """The textbook's package d2l, and flashrnn, kept apart from the project's environment.
 
 d2l is installed without its dependencies, which pin versions years old, into a folder of its own
-that is on ``sys.path`` only while d2l is imported. It imports some packages only to draw or to
-load pictures and tables; its recurrent part uses none of them, so that empty stand-ins in the same
-folder serve. flashrnn (see ``flashrnn_gru.py``) needs nothing that would disturb the project, and
-shares the folder.
+that is on ``sys.path`` only during the import. d2l imports some packages only to draw or to load
+pictures and tables. Its recurrent networks use none of them, so empty stand-ins in the same folder
+are enough. flashrnn (see ``flashrnn_gru.py``) has no dependency that conflicts with the project's,
+and shares the folder.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-ROOT: Final = Path(__file__).resolve().parent.parent
+from benchmarks.common import ROOT
+
 FOLDER: Final = ROOT / ".bench" / "peers"
-REQUIREMENTS: Final = Path(__file__).with_name("peers.txt")
+REQUIREMENTS: Final = Path(__file__).with_name("packages.txt")
 PACKAGES: Final = ("d2l", "flashrnn", "einops")
 D2L_VERSION: Final = "0.17.6"
 STAND_INS: Final = {  # package: the names that d2l imports from it
@@ -34,14 +35,14 @@ STAND_INS: Final = {  # package: the names that d2l imports from it
 
 
 class PeerMissingError(Exception):
-    """A peer cannot be had; the message says why."""
+    """A peer cannot be installed, imported or run; the message says why."""
 
 
 def load_d2l(folder: Path | None = None) -> ModuleType:
-    """Import ``d2l.torch`` from ``folder``, or from ``.bench/peers``, installing it there first.
+    """Import ``d2l.torch`` from ``folder``; by default from ``.bench/peers``, installed if missing.
 
-    Nothing is installed into a ``folder`` that is given; stand-ins that it lacks are added.
-    Raises PeerMissingError where d2l is not there, cannot be installed or imported, or is another
+    Nothing is installed into a ``folder`` that is given, but stand-ins that it lacks are added.
+    Raises PeerMissingError if d2l is not there, cannot be installed or imported, or is another
     version than the one compared with.
     """
     folder = peers_folder(folder)
@@ -57,7 +58,7 @@ def load_d2l(folder: Path | None = None) -> ModuleType:
 
 
 def peers_folder(folder: Path | None = None) -> Path:
-    """``folder``, or ``.bench/peers`` with all of ``peers.txt`` in it. Raises PeerMissingError."""
+    """``folder``, or ``.bench/peers`` with all of packages.txt in it. Raises PeerMissingError."""
     if folder is not None:
         if not (folder / "d2l" / "torch.py").is_file():
             raise PeerMissingError("the folder given with --peers holds no package d2l")
@@ -71,7 +72,7 @@ def peers_folder(folder: Path | None = None) -> Path:
 
 
 def _install(folder: Path) -> None:
-    """Install the peers into ``folder``, which appears only when that has succeeded."""
+    """Install packages.txt into ``folder``, which appears only after that has succeeded."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".peers-", dir=folder.parent) as name:
         fresh = Path(name) / folder.name
@@ -97,15 +98,18 @@ def _add_stand_ins(folder: Path) -> None:
         init = folder / package / "__init__.py"
         if not init.exists():
             init.parent.mkdir(exist_ok=True)
-            lines = ['"""An empty stand-in: d2l imports this package, its GRUs do not use it."""']
+            lines = [
+                '"""An empty stand-in: d2l imports this package, but its GRUs do not use it."""'
+            ]
             lines += [f"{name} = None" for name in names]
             init.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def import_from(folder: Path, name: str) -> ModuleType:
-    """Import module ``name`` from ``folder``; stand-ins are forgotten, so that nobody meets them.
+    """Import module ``name`` from ``folder``.
 
-    Raises PeerMissingError, whatever it is that the package raises.
+    The stand-ins leave ``sys.modules`` again, so that a later import gets the real packages.
+    Raises PeerMissingError whatever the package raises.
     """
     others = set(sys.modules)
     sys.path.insert(0, str(folder))

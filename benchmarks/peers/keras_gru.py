@@ -1,36 +1,35 @@
-"""The GRU in Keras 3 on TensorFlow, run by ``workers.py`` in its environment.
+"""The GRU in Keras 3 on TensorFlow, run by ``worker.py`` in its environment.
 
 ``keras.layers.GRU(reset_after=True)`` over one-hot inputs and a ``Dense`` layer, which is the
-function of ``nn.GRU``; trained by ``train_on_batch`` (``fit`` was slower, as its set-up for each
-epoch weighs much in one of eight minibatches). Each minibatch starts from a zero state: it is
-not carried.
+function of ``nn.GRU``. It is trained by ``train_on_batch``: ``fit`` was slower, as it sets up every
+epoch anew and an epoch here has eight minibatches. Each minibatch starts from a zero state.
 """
 
 from __future__ import annotations
 
 import os
 
-from benchmarks.serving import Minibatch, Order, Peer, serve
+from benchmarks.peers.serving import Job, Minibatch, Peer, serve
 
 
-def build(order: Order) -> Peer:
-    """The compiled model. Raises RuntimeError where a GPU is asked for."""
-    if order.device == "cuda":
+def build(job: Job) -> Peer:
+    """The compiled model. Raises RuntimeError if a GPU is asked for."""
+    if job.device == "cuda":
         raise RuntimeError("tensorflow-cpu computes on the CPU only")
     os.environ |= {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
     import keras  # type: ignore[import-not-found]
     import tensorflow as tf  # type: ignore[import-untyped]
 
-    tf.config.threading.set_intra_op_parallelism_threads(order.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(order.threads)
-    keras.utils.set_random_seed(order.seed)
-    V = order.vocab_size
-    tokens = keras.Input((order.num_steps,), batch_size=order.batch_size, dtype="int32")
+    tf.config.threading.set_intra_op_parallelism_threads(job.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(job.threads)
+    keras.utils.set_random_seed(job.seed)
+    V = job.vocab_size
+    tokens = keras.Input((job.num_steps,), batch_size=job.batch_size, dtype="int32")
     one_hot = keras.layers.Embedding(V, V, embeddings_initializer="identity", trainable=False)
-    gru = keras.layers.GRU(order.hidden_size, return_sequences=True, reset_after=True)
+    gru = keras.layers.GRU(job.hidden_size, return_sequences=True, reset_after=True)
     model = keras.Model(tokens, keras.layers.Dense(V)(gru(one_hot(tokens))))
     model.compile(
-        optimizer=keras.optimizers.SGD(order.lr, global_clipnorm=order.clip_norm),
+        optimizer=keras.optimizers.SGD(job.lr, global_clipnorm=job.clip_norm),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
 

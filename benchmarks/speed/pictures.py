@@ -1,4 +1,4 @@
-"""The benchmarks' pictures, drawn with matplotlib: PNGs as bytes."""
+"""The pictures of ``training`` and ``scaling``, drawn with matplotlib: PNGs as bytes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from gru_lm.report.style import COLOURS
-
-# Further ones of Okabe and Ito's colours; the textbook's side is grey.
+# Okabe and Ito's colours, which readers with any common colour blindness can tell apart.
+OURS: Final = {"scratch": "#0072B2", "concise": "#D55E00", "fused": "#009E73"}
 TEXTBOOK, PEER = "#7F7F7F", "#CC79A7"
 MARKS: Final = {"textbook-scratch": "o", "scratch": "s", "concise": "^", "fused": "D"}
 AXES: Final = {
@@ -22,7 +21,7 @@ AXES: Final = {
 
 
 def speed_bars(result: dict[str, Any]) -> bytes:
-    """Tokens a second of every implementation, the fastest on top, with the range as a line."""
+    """Tokens per second of every implementation, the fastest on top, with the range as a line."""
     rows = sorted(
         result["implementations"].items(), key=lambda item: item[1]["tokens_per_second"]["median"]
     )
@@ -52,7 +51,7 @@ def speed_bars(result: dict[str, Any]) -> bytes:
     axes.set_xlim(0, max(speed["max"] for speed in speeds) * 1.12)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_xlabel(
-        f"training speed, tokens a second (medians and ranges; {result['machine']}, "
+        f"training speed, tokens per second (medians and ranges; {result['machine']}, "
         f"{result['threads']} threads)"
     )
     axes.set_title(_finding(result), fontsize=11, loc="right")
@@ -61,7 +60,7 @@ def speed_bars(result: dict[str, Any]) -> bytes:
 
 
 def scaling_curves(result: dict[str, Any]) -> bytes:
-    """Tokens a second over each dimension in turn, one line an implementation, log axes."""
+    """Tokens per second over each dimension, one line per implementation, on log axes."""
     figure = _figure(11.4, 4.2)
     panels = figure.subplots(1, len(AXES), sharey=True)
     for axes, (dimension, label) in zip(panels, AXES.items(), strict=True):
@@ -81,7 +80,7 @@ def scaling_curves(result: dict[str, Any]) -> bytes:
         axes.set_xlabel(f"{label} (log scale)")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-    panels[0].set_ylabel("tokens a second (log scale)")
+    panels[0].set_ylabel("tokens per second (log scale)")
     panels[0].legend(frameon=False, fontsize=9)
     figure.suptitle(_scaling_finding(result), fontsize=11)
     return _png(figure)
@@ -111,7 +110,7 @@ def _scaling_finding(result: dict[str, Any]) -> str:
 def _colour(name: str) -> str:
     if name.startswith("textbook"):
         return TEXTBOOK
-    return COLOURS.get(name.partition("-")[0], PEER)
+    return OURS.get(name.partition("-")[0], PEER)
 
 
 def _figure(width: float, height: float) -> Figure:

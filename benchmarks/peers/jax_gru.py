@@ -1,9 +1,9 @@
-"""The textbook's GRU in JAX: ``lax.scan`` under ``jit``, run by ``workers.py`` in its environment.
+"""The textbook's GRU in JAX: ``lax.scan`` under ``jit``, run by ``worker.py`` in its environment.
 
-The same equations as ``gru_lm.models.scratch.model`` with the reset gate before the product, in the form that
-is fastest here: inputs picked by row for all steps before the scan, the update and reset gates'
-products joined, all logits one product after it. Clipped SGD, one update a minibatch, the state
-carried from one to the next.
+The equations are those of the variant scratch with the reset gate before the product, in the form
+that was fastest: inputs are picked by row for all steps before the scan, the products of the update
+and the reset gate are joined, and one product after the scan gives all logits. Clipped SGD, one
+update per minibatch, the state carried from one to the next.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from benchmarks.serving import Minibatch, Order, Peer, serve
+from benchmarks.peers.serving import Job, Minibatch, Peer, serve
 
 
-def build(order: Order) -> Peer:
-    """The model with its compiled update. Raises RuntimeError where a GPU is asked for in vain."""
-    if order.device == "cpu":
+def build(job: Job) -> Peer:
+    """The model with its compiled update. Raises RuntimeError if JAX lacks the GPU asked for."""
+    if job.device == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # of a GPU's memory: others need it too
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # other processes use the GPU too
     import jax  # type: ignore[import-not-found]
     import jax.numpy as jnp  # type: ignore[import-not-found]
 
-    if order.device == "cuda":
+    if job.device == "cuda":
         if jax.default_backend() != "gpu":
             raise RuntimeError("JAX finds no GPU")
         jax.config.update("jax_default_matmul_precision", "float32")  # its default there is TF32
-    V, H = order.vocab_size, order.hidden_size
-    keys = jax.random.split(jax.random.PRNGKey(order.seed), 4)
+    V, H = job.vocab_size, job.hidden_size
+    keys = jax.random.split(jax.random.PRNGKey(job.seed), 4)
     shapes = {"W_x": (V, 3 * H), "W_zr": (H, 2 * H), "W_hh": (H, H), "W_q": (H, V)}
     weights = {
         name: jax.random.normal(key, shape) * 0.01
@@ -53,12 +53,12 @@ def build(order: Order) -> Peer:
     def update(weights: dict[str, Any], X: Any, Y: Any, state: Any) -> tuple[Any, Any, Any]:
         (value, state), gradients = jax.value_and_grad(loss, has_aux=True)(weights, X, Y, state)
         norm = jnp.sqrt(sum((gradient**2).sum() for gradient in jax.tree.leaves(gradients)))
-        step = order.lr * jnp.minimum(1.0, order.clip_norm / norm)
+        step = job.lr * jnp.minimum(1.0, job.clip_norm / norm)
         return jax.tree.map(lambda w, g: w - step * g, weights, gradients), value, state
 
     def train_epoch(minibatches: list[Minibatch]) -> float:
         nonlocal weights
-        state, losses = jnp.zeros((order.batch_size, H)), []
+        state, losses = jnp.zeros((job.batch_size, H)), []
         for X, Y in minibatches:
             weights, value, state = update(weights, X, Y, state)
             losses.append(value)

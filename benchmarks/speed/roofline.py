@@ -1,4 +1,4 @@
-"""How near a training comes to what the machine reaches on one large product of matrices."""
+"""How close a training comes to the machine's speed on one large product of matrices."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Final
 
 import torch
 
-from gru_lm.core.params import Precision
+from benchmarks.common import wait_for
+from gru_lm.training.settings import Precision
 
 SIZE: Final = 2048
 
 
 def flop_per_token(vocab_size: int, hidden_size: int) -> int:
-    """Floating-point operations a token of training, of the matrix products alone.
+    """Floating-point operations per token of training, in the matrix products alone.
 
-    Forward 2 (3 H² + H V), an addition and a multiplication for each weight; backward twice that.
+    Forward 2 (3 H² + H V), an addition and a multiplication per weight; backward twice that.
     The inputs' rows are picked, not multiplied, and elementwise work is left out.
     """
     return 3 * 2 * (3 * hidden_size**2 + hidden_size * vocab_size)
@@ -30,7 +31,7 @@ class MatrixProduct:
         self._products = "tf32" if precision == "tf32" else "ieee"
 
     def turn(self) -> float:
-        """Floating-point operations a second over some of them, enough for the clock."""
+        """Floating-point operations per second, over enough products for the clock."""
         products = 300 if self._a.is_cuda else 3
         if self._a.is_cuda:
             torch.backends.cuda.matmul.fp32_precision = self._products
@@ -40,9 +41,3 @@ class MatrixProduct:
             torch.mm(self._a, self._b, out=self._out)
         wait_for(self._a.device)
         return products * 2 * SIZE**3 / (time.perf_counter() - start)
-
-
-def wait_for(device: torch.device) -> None:
-    """Return when ``device`` has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -1,11 +1,11 @@
-"""Training speed of every implementation on the same tokens, in turn in one run.
+"""Training and sampling speed of every implementation on the same tokens, in one run.
 
-    python -m benchmarks.speed
+    python -m benchmarks.speed.training
 
 The textbook's own loop (d2l 0.17.6), this project's variants in each precision, JAX and Keras, all
-with the sizes of params.yaml. They take turns, so that whatever slows the machine down for a while
-slows each of them. Measured in the same run: what one large matrix product reaches, and sampling.
-A peer that cannot be had is reported as missing, and the others are timed without it.
+with the sizes of params.yaml. They train in turn, so that a slow phase of the machine slows all of
+them. The same run measures one large matrix product, and sampling. A peer that cannot be installed
+or run is reported as missing, and the others are timed without it.
 """
 
 from __future__ import annotations
@@ -21,41 +21,50 @@ from typing import Any, Final
 
 import torch
 
-from benchmarks import picture, report
 from benchmarks.common import RESULTS, add_machine_options, file_name, positive, set_up
-from benchmarks.contestants import OURS, precisions
-from benchmarks.line_up import LineUp, add_flashrnn, add_ours, add_peers, add_textbook
-from benchmarks.peers import D2L_VERSION, PeerMissingError, load_d2l
-from benchmarks.roofline import SIZE, MatrixProduct, flop_per_token
-from benchmarks.sampling import LENGTH, PREFIX, time_sampling
-from gru_lm.core.errors import run_stage
-from gru_lm.core.files import write_bytes, write_json, write_text
-from gru_lm.core.params import Precision
+from benchmarks.ours import OURS, precisions
+from benchmarks.peers.packages import D2L_VERSION, PeerMissingError, load_d2l
+from benchmarks.speed import report
+from benchmarks.speed.implementations import (
+    Implementations,
+    add_flashrnn,
+    add_ours,
+    add_textbook,
+    add_workers,
+)
+from benchmarks.speed.redraw import write_training
+from benchmarks.speed.roofline import SIZE, MatrixProduct, flop_per_token
+from benchmarks.speed.sampling import LENGTH, PREFIX, time_sampling
+from gru_lm.core.errors import run_main
+from gru_lm.core.files import write_json
 from gru_lm.models.device import choose_device
+from gru_lm.training.settings import Precision
 
 WARM_UP_TURNS: Final = 1
 
 
 def measure(
-    line_up: LineUp, products: dict[Precision, MatrixProduct], alternations: int
+    implementations: Implementations,
+    products: dict[Precision, MatrixProduct],
+    alternations: int,
 ) -> dict[Precision, list[float]]:
-    """Let the contestants train in turn, again and again; the warm-up turns are not kept.
+    """Let all train in turn, ``alternations`` times after a warm-up that is not kept.
 
-    Returns the matrix products' operations a second, one for each alternation as well.
+    Returns the matrix products' operations per second, one value per alternation.
     """
     operations: dict[Precision, list[float]] = {precision: [] for precision in products}
     for alternation in range(-WARM_UP_TURNS, alternations):
-        order = list(line_up.contestants.items())
-        random.Random(alternation).shuffle(order)  # so that nobody always follows the same one
-        for name, contestant in order:
+        order = list(implementations.present.items())
+        random.Random(alternation).shuffle(order)  # so that none always follows the same one
+        for name, one in order:
             try:
-                turn = contestant.train()
+                turn = one.train()
             except PeerMissingError as error:
-                line_up.leave_out(name, str(error))
+                implementations.leave_out(name, str(error))
                 continue
-            contestant.perplexity = turn.perplexity
+            one.perplexity = turn.perplexity
             if alternation >= 0:
-                contestant.speeds.append(turn.tokens / turn.seconds)
+                one.speeds.append(turn.tokens / turn.seconds)
         for precision, product in products.items():
             speed = product.turn()
             if alternation >= 0:
@@ -66,14 +75,14 @@ def measure(
 
 
 def summarize(
-    line_up: LineUp, operations: dict[Precision, list[float]], flop: int
+    implementations: Implementations, operations: dict[Precision, list[float]], flop: int
 ) -> dict[str, Any]:
     """All timings with their medians, the ratios, and the shares of the matrix products' speed."""
     shares = {}
-    for name, contestant in line_up.contestants.items():
+    for name, one in implementations.present.items():
         if name.startswith(OURS):
-            achieved = flop * statistics.median(contestant.speeds)
-            possible = statistics.median(operations[contestant.precision])
+            achieved = flop * statistics.median(one.speeds)
+            possible = statistics.median(operations[one.precision])
             shares[name] = {
                 "flop_per_second": round(achieved),
                 "matrix_product_flop_per_second": round(possible),
@@ -87,16 +96,16 @@ def summarize(
                 "tokens_per_second": report.summarize(one.speeds),
                 "last_perplexity": one.perplexity if math.isfinite(one.perplexity) else None,
             }
-            for name, one in line_up.contestants.items()
+            for name, one in implementations.present.items()
         },
-        "ratios": report.ratios(line_up.speeds(), [*report.REFERENCES, "concise-fp32"]),
+        "ratios": report.ratios(implementations.speeds(), [*report.REFERENCES, "concise-fp32"]),
         "roofline": {"flop_per_token": flop, "matrix_size": SIZE, "shares": shares},
     }
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.speed",
+        prog="python -m benchmarks.speed.training",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -129,30 +138,30 @@ def main() -> None:
     torch.manual_seed(experiment.settings.seed)
     random.seed(experiment.settings.seed)  # d2l draws its offsets from it
 
-    line_up = LineUp()
+    implementations = Implementations()
     with ExitStack() as workers:
         d2l: ModuleType | None = None
         try:
             d2l = load_d2l(arguments.peers)
-            line_up.peers["d2l"] = D2L_VERSION
-            add_textbook(line_up, d2l, experiment, epochs, device)
+            implementations.versions["d2l"] = D2L_VERSION
+            add_textbook(implementations, d2l, experiment, epochs, device)
         except PeerMissingError as error:
-            line_up.leave_out("textbook", str(error))
-        add_ours(line_up, experiment, epochs, device)
-        add_flashrnn(line_up, arguments.peers, experiment, epochs, device)
-        add_peers(line_up, arguments.peers_env, experiment, epochs, device, workers)
+            implementations.leave_out("textbook", str(error))
+        add_ours(implementations, experiment, epochs, device)
+        add_flashrnn(implementations, arguments.peers, experiment, epochs, device)
+        add_workers(implementations, arguments.peers_env, experiment, epochs, device, workers)
         products = {precision: MatrixProduct(precision, device) for precision in precisions(device)}
-        operations = measure(line_up, products, arguments.alternations)
+        operations = measure(implementations, products, arguments.alternations)
     written = time_sampling(d2l, corpus, hidden_size, arguments.alternations)
 
     result = {
         **experiment.head,
-        "peers": line_up.peers,
-        "missing": line_up.missing,
+        "peers": implementations.versions,
+        "missing": implementations.missing,
         "alternations": arguments.alternations,
         "epochs_per_turn": epochs,
         "warm_up_turns": WARM_UP_TURNS,
-        **summarize(line_up, operations, flop_per_token(corpus.vocab_size, hidden_size)),
+        **summarize(implementations, operations, flop_per_token(corpus.vocab_size, hidden_size)),
         "sampling": {
             "prefix": PREFIX,
             "length": LENGTH,
@@ -161,15 +170,13 @@ def main() -> None:
             },
             "ratios": report.ratios(written, report.SAMPLING_REFERENCES),
         },
-        "targets": report.judge(device.type, line_up.speeds(), written),
+        "targets": report.judge(device.type, implementations.speeds(), written),
     }
     output = arguments.output or RESULTS / file_name("speed", device)
-    page = report.markdown(result)
     write_json(output, result)
-    write_text(output.with_suffix(".md"), page)
-    write_bytes(output.with_suffix(".png"), picture.speed_bars(result))
+    page = write_training(output, result)
     print(f"\n{page}\nwritten to {output}, with a page (.md) and a picture (.png) beside it")
 
 
 if __name__ == "__main__":
-    run_stage("benchmarks.speed", main)
+    run_main("benchmarks.speed.training", main)

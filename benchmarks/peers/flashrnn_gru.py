@@ -1,8 +1,8 @@
-"""The peer flashrnn: its GRU kernels in a language model that this project's loop trains.
+"""flashrnn's GRU kernels in a language model that this project's loop trains.
 
 FlashRNN (Pöppel et al. 2024, arXiv:2412.07752) compiles CUDA kernels for the sizes asked for. Its
-GRU has the reset gate after the product, as ``ScratchGRU(reset="after")``. It is trained
-uncaptured, as its kernels are built and launched by code of its own.
+GRU has the reset gate after the product, as scratch with ``reset: after``. The training is not
+captured as a CUDA graph, since flashrnn builds and launches its kernels itself.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.peers import PeerMissingError, import_from, peers_folder
-from gru_lm.models.base import LanguageModel
-from gru_lm.models.scratch.model import ScratchGRU
+from benchmarks.peers.packages import PeerMissingError, import_from, peers_folder
+from gru_lm.models.base import LanguageModel, build_model
 from gru_lm.training.loop import Trainer
 from gru_lm.training.minibatches import Minibatch
 
 FLASHRNN_VERSION: Final = "1.0.8"
 AGREEMENT: Final = 1e-3  # of the largest entry
-Backend = Literal["cuda", "vanilla"]  # vanilla is flashrnn's own reference, and runs on a CPU
+Backend = Literal["cuda", "vanilla"]  # vanilla is flashrnn's reference, which runs on a CPU
 
 
 def load_flashrnn(folder: Path | None = None) -> ModuleType:
@@ -36,7 +35,7 @@ def load_flashrnn(folder: Path | None = None) -> ModuleType:
 
 
 class FlashGRU(LanguageModel):
-    """One-hot inputs picked by row, flashrnn's GRU, an output layer.
+    """Inputs picked by row, flashrnn's GRU, an output layer.
 
     Parameters: W_x (V, 3H), columns r, z, n; R (3, 1, H, H), each (new, old), gates g (the reset
     gate's product), r, z; b (4, 1, H), g, r, z, n; W_q (V, H); b_q (V,).
@@ -77,8 +76,8 @@ class FlashGRU(LanguageModel):
         outputs = states[0, :, :, 0].transpose(0, 1)  # (T, B, H)
         return outputs @ self.W_q.T + self.b_q, last[0, :, 0, 0]
 
-    def textbook_weights(self) -> dict[str, Tensor]:
-        """See ``LanguageModel.textbook_weights``."""
+    def scratch_weights(self) -> dict[str, Tensor]:
+        """The weights by the names and in the shapes of scratch with ``reset: after``."""
         x_r, x_z, x_h = self.W_x.chunk(3, dim=1)
         h_h, h_r, h_z = self.R[:, 0].transpose(1, 2)
         b_hh, b_r, b_z, b_h = self.b[:, 0]
@@ -102,16 +101,18 @@ def flash_model(
     minibatch: Minibatch,
     backend: Backend = "cuda",
 ) -> FlashGRU:
-    """The model on the device of ``minibatch``, its kernels compiled and found to be right.
+    """The model on the device of ``minibatch``, its kernels compiled and compared with scratch.
 
-    Raises PeerMissingError where they cannot be compiled, or give something else than scratch.
+    Raises PeerMissingError if they cannot be compiled, or if their logits or gradients differ.
     """
     X, Y = minibatch
     flashrnn = load_flashrnn(folder)
     model = FlashGRU(flashrnn, vocab_size, hidden_size, backend).to(X.device)
-    twin = ScratchGRU.from_weights(model.textbook_weights(), "after").to(X.device)
+    scratch = build_model("scratch", vocab_size, hidden_size=hidden_size, reset="after")
+    scratch.load_weights(model.scratch_weights()).to(X.device)
+    W_hh = dict(scratch.named_parameters())["W_hh"]
     results = []
-    for one, recurrent in ((model, model.R), (twin, twin.W_hh)):
+    for one, recurrent in ((model, model.R), (scratch, W_hh)):
         try:
             logits, _ = one(X, one.begin_state(len(X)))
             F.cross_entropy(logits.flatten(0, 1), Y.T.flatten()).backward()

@@ -1,0 +1,1 @@
+"""Speed of training and sampling, compared with other implementations, and peak memory."""
