@@ -70,8 +70,8 @@ lint: $(READY)
 	mypy
 
 bench: $(READY)
-	python -m benchmarks.speed
-	python -m benchmarks.scaling
+	python -m benchmarks.speed.training
+	python -m benchmarks.speed.scaling
 
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
