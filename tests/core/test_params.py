@@ -3,23 +3,31 @@
 import copy
 import math
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
+from ruamel.yaml import YAML
 
 from gru_lm.core.errors import UserError
-from gru_lm.core.params import load_settings
+from gru_lm.core.params import all_parts, load_params, parse_yaml
+from gru_lm.core.settings import CoreSettings
 
 PROJECT = Path(__file__).resolve().parents[2]
 TEXT = (PROJECT / "params.yaml").read_text("utf-8")
 TREE = yaml.safe_load(TEXT)
 REMOVED = object()
+NAN, INF = math.nan, math.inf
 
 
 def with_value(key, value):
@@ -43,10 +51,23 @@ def replaced(old, new):
     return TEXT.replace(lines[0], lines[0].replace(old, new, 1), 1)
 
 
+def load_all(path):
+    """Every section of ``path`` by its name, each as the stage that uses it loads it."""
+    loaded = [load_params(part, path) for part in all_parts()]
+    return SimpleNamespace(
+        **{key: getattr(one, key) for one in loaded for key in type(one).model_fields}
+    )
+
+
 def load(tmp_path, content):
     path = tmp_path / "params.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return load_settings(path)
+    return load_all(path)
+
+
+def as_tree(loaded):
+    """What ``load_all`` gives as the tree of dicts that the file holds."""
+    return {key: TypeAdapter(Any).dump_python(value) for key, value in vars(loaded).items()}
 
 
 def aliases_of_aliases(depth):
@@ -57,14 +78,29 @@ def aliases_of_aliases(depth):
     return "[" + ", ".join(lists) + "]"
 
 
+def nested(depth):
+    """Empty lists in each other."""
+    return [nested(depth - 1)] if depth > 1 else []
+
+
+def merges_of_merges(depth):
+    """Short mappings, the last of which merges 10 ** depth keys."""
+    lines = ["a0: &a0 {" + ", ".join(f"k{number}: 1" for number in range(10)) + "}"]
+    for level in range(1, depth):
+        merged = ", ".join([f"*a{level - 1}"] * 10)
+        lines.append(f"a{level}: &a{level} {{<<: [{merged}]}}")
+    return "\n".join(lines)
+
+
 # ----------------------------------------------------------------------------------- what loads
 
 
 def test_the_projects_own_file_loads():
-    loaded = load_settings(PROJECT / "params.yaml")
-    for section in ("fetch", "prepare", "train", "replicate", "sample", "gates"):
+    loaded = load_all(PROJECT / "params.yaml")
+    assert vars(loaded).keys() == TREE.keys()
+    for section in TREE.keys() - {"variants", "device", "corpora", "model"}:
         assert getattr(loaded, section).model_dump() == TREE[section]
-    assert loaded.device == TREE["device"]
+    assert (loaded.variants, loaded.device) == (TREE["variants"], TREE["device"])
     assert loaded.model.options("scratch") == {
         "hidden_size": TREE["model"]["hidden_size"],
         "reset": TREE["model"]["scratch"]["reset"],
@@ -75,12 +111,13 @@ def test_the_projects_own_file_loads():
 
 
 def test_the_projects_own_file_is_the_textbooks_experiment():
-    loaded = load_settings(PROJECT / "params.yaml")
+    loaded = load_all(PROJECT / "params.yaml")
     train = loaded.train
     assert (train.batch_size, train.num_steps, train.epochs) == (32, 35, 500)
     assert (train.optimizer, train.lr, train.clip_norm) == ("sgd", 1.0, 1.0)
     assert (train.partition, loaded.model.hidden_size) == ("sequential", 256)
     assert (loaded.fetch.corpus, loaded.prepare.split.train) == ("time_machine", 10_000)
+    assert loaded.variants == ["scratch", "concise", "fused"]
 
 
 @pytest.mark.parametrize(
@@ -98,6 +135,11 @@ def test_the_projects_own_file_is_the_textbooks_experiment():
         ("partition: sequential", "partition: random", "random"),
         ("optimizer: sgd", "optimizer: adam", "adam"),
         ("epochs: 500", "epochs: 1", 1),
+        ("epochs: 500", "epochs: 0x10", 16),
+        ("epochs: 500", "epochs: 0o17", 15),
+        ("epochs: 500", "epochs: 017", 17),
+        ("epochs: 500", "epochs: 1_000", 1000),
+        ("lr: 1.0", "lr: 1e+1", 10.0),
     ],
 )
 def test_good_training_values(tmp_path, old, new, expected):
@@ -110,6 +152,8 @@ def test_good_training_values(tmp_path, old, new, expected):
     "key, value",
     [
         ("device", "cuda"),
+        ("variants", ["concise"]),
+        ("variants", ["fused", "scratch"]),
         ("fetch.corpus", "sample"),
         ("fetch.retries", 0),
         ("prepare.normalize", "none"),
@@ -125,14 +169,14 @@ def test_good_training_values(tmp_path, old, new, expected):
         ("train.validate_every", 1),
         ("replicate.seeds", []),
         ("replicate.seeds", [0, 2**32 - 1]),
-        ("gates.start", 10**12),
-        ("gates.length", 2),
+        ("gate_study.start", 10**12),
+        ("gate_study.length", 2),
         ("corpora.mine", {"path": "corpora/my book.txt"}),
         ("corpora.mine", {"urls": ["https://example.org/a.txt"], "sha256": "0" * 64}),
     ],
 )
 def test_good_variants(tmp_path, key, value):
-    section = load(tmp_path, with_value(key, value)).model_dump()
+    section = as_tree(load(tmp_path, with_value(key, value)))
     for name in key.split("."):
         section = section[name]
     if isinstance(value, dict):
@@ -145,15 +189,44 @@ def test_a_byte_order_mark_and_crlf_do_no_harm(tmp_path):
     assert load(tmp_path, windows) == load(tmp_path, TEXT)
 
 
+@pytest.mark.parametrize(
+    "text, tree",
+    [
+        ("a: yes\nb: on\nc: no\nd: True", {"a": "yes", "b": "on", "c": "no", "d": True}),
+        ("a: 12:30:45", {"a": "12:30:45"}),
+        ("a: &x {b: 1, c: 2}\nd: {<<: *x, c: 3}", {"a": {"b": 1, "c": 2}, "d": {"b": 1, "c": 3}}),
+        ("a: &x [1]\nb: *x", {"a": [1], "b": [1]}),
+        ("a: [.inf, -.inf, 1e5, .5, 1.]", {"a": [INF, -INF, 1e5, 0.5, 1.0]}),
+        ("%YAML 1.1\n---\na: yes\nb: 017", {"a": True, "b": 15}),
+        ("a: " + "[" * 49 + "]" * 49, {"a": nested(49)}),
+        ("", None),
+        ("# nothing", None),
+    ],
+)
+def test_yaml_is_read_as_dvc_reads_it(text, tree):
+    assert parse_yaml(text, "params.yaml") == tree
+    assert YAML(typ="safe").load(text) == tree
+
+
+def test_an_anchor_given_twice_prints_no_warning(tmp_path, recwarn):
+    twice = TEXT.replace("lr: 1.0", "lr: &one 1.0").replace("clip_norm: 1.0", "clip_norm: &one 2.0")
+    assert load(tmp_path, twice).train.clip_norm == 2.0
+    assert list(recwarn) == []
+
+
+def test_options_may_be_left_out_where_a_variant_has_none(tmp_path):
+    loaded = load(tmp_path, with_value("model.concise", REMOVED))
+    assert loaded.model.options("concise") == {"hidden_size": TREE["model"]["hidden_size"]}
+
+
 def test_settings_cannot_be_changed():
-    loaded = load_settings(PROJECT / "params.yaml")
+    loaded = load_all(PROJECT / "params.yaml")
     with pytest.raises(ValueError):
         loaded.train.lr = 2.0
 
 
 # ------------------------------------------------------------------------------ what is refused
 
-NAN, INF = math.nan, math.inf
 # Name: (the file's content, what its one line must hold, the key or place first).
 BAD = {
     # keys
@@ -190,7 +263,10 @@ BAD = {
     "missing-corpora": (with_value("corpora", REMOVED), ["'corpora'", "missing"]),
     "missing-select": (with_value("train.select", REMOVED), ["'train.select'", "missing"]),
     "missing-replicate": (with_value("replicate", REMOVED), ["'replicate'", "missing"]),
-    "misspelt-length": (with_value("gates.lenght", 9), ["'gates.lenght'", "mean 'length'"]),
+    "misspelt-length": (
+        with_value("gate_study.lenght", 9),
+        ["'gate_study.lenght'", "mean 'length'"],
+    ),
     "missing-lr": (with_value("train.lr", REMOVED), ["'train.lr'", "missing"]),
     "missing-clip": (with_value("train.clip_norm", REMOVED), ["'train.clip_norm'", "missing"]),
     "missing-val": (with_value("prepare.split.val", REMOVED), ["'prepare.split.val'", "missing"]),
@@ -198,6 +274,44 @@ BAD = {
     "null-section": (with_value("train", None), ["train = None"]),
     "text-section": (with_value("train", "fast"), ["train = 'fast'"]),
     "list-section": (with_value("sample", []), ["sample = []"]),
+    # keys that pydantic's own locations use too
+    "unknown-int": (TEXT + "\nint: 1\n", ["unknown key 'int'"]),
+    "unknown-float-inside": (with_value("train.float", 1), ["unknown key 'train.float'"]),
+    "unknown-function": (with_value("train.function-x", 1), ["unknown key 'train.function-x'"]),
+    "corpus-called-int": (with_value("corpora.int", {"md5": "a"}), ["'corpora.int.md5'"]),
+    "corpus-called-float": (
+        with_value("corpora.float", {"path": "a", "sha256": "b"}),
+        ["corpora.float.sha256 = 'b'"],
+    ),
+    "endless-key": (TEXT + f"\n? {'k' * 3000}\n: 1\n", ["unknown key 'kkk"]),
+    # variants
+    "missing-variants": (with_value("variants", REMOVED), ["'variants'", "missing"]),
+    "variants-unknown": (
+        with_value("variants", ["scratch", "concize"]),
+        ["variants.1", "'concize' is no variant", "did you mean 'concise'", "fused, scratch"],
+    ),
+    "variants-unlike-any": (
+        with_value("variants", ["transformer"]),
+        ["variants.0: 'transformer' is no variant; there are: concise"],
+    ),
+    "variants-path": (with_value("variants", ["../models/scratch"]), ["variants.0", "no variant"]),
+    "variants-twice": (
+        with_value("variants", ["fused", "scratch", "fused"]),
+        ["variants: ", "differ"],
+    ),
+    "variants-none": (with_value("variants", []), ["variants = []", "at least 1"]),
+    "variants-null": (with_value("variants", None), ["variants = None", "list"]),
+    "variants-text": (with_value("variants", "scratch"), ["variants = 'scratch'", "list"]),
+    "variants-mapping": (
+        with_value("variants", {"scratch": {}}),
+        ["variants = {'scratch'", "list"],
+    ),
+    "variants-number": (with_value("variants", [1]), ["variants.0 = 1", "string"]),
+    "missing-options": (with_value("model.fused", REMOVED), ["'model.fused'", "missing"]),
+    "options-of-no-variant": (
+        with_value("model.scrach", {"reset": "after"}),
+        ["unknown key 'model.scrach'", "did you mean 'scratch'"],
+    ),
     # types
     "epochs-text": (with_value("train.epochs", "500"), ["train.epochs = '500'", "integer"]),
     "epochs-float": (with_value("train.epochs", 500.0), ["train.epochs = 500.0", "integer"]),
@@ -218,8 +332,8 @@ BAD = {
     "validate-float": (with_value("train.validate_every", 5.0), ["train.validate_every = 5.0"]),
     "replicate-one": (with_value("replicate.seeds", 3), ["replicate.seeds = 3", "list"]),
     "replicate-text": (with_value("replicate.seeds", ["1"]), ["replicate.seeds.0 = '1'"]),
-    "gates-start-text": (with_value("gates.start", "here"), ["gates.start = 'here'"]),
-    "gates-length-float": (with_value("gates.length", 0.1), ["gates.length = 0.1"]),
+    "gates-start-text": (with_value("gate_study.start", "here"), ["gate_study.start = 'here'"]),
+    "gates-length-float": (with_value("gate_study.length", 0.1), ["gate_study.length = 0.1"]),
     "prefixes-text": (with_value("sample.prefixes", "time"), ["sample.prefixes = 'time'"]),
     "prefix-number": (with_value("sample.prefixes", ["a", 3]), ["sample.prefixes.1 = 3"]),
     "temperatures-number": (with_value("sample.temperatures", 0.5), ["sample.temperatures = 0.5"]),
@@ -261,8 +375,14 @@ BAD = {
     "lr-infinite": (with_value("train.lr", INF), ["train.lr = inf", "finite"]),
     "lr-beyond-a-float": (with_value("train.lr", 10**400), ["train.lr = 1000"]),
     "lr-large": (with_value("train.lr", 1e4), ["train.lr = 10000.0", "1000"]),
-    "gate-negative": (with_value("gate.max_perplexity_rise", -0.1), ["gate.max_perplexity_rise"]),
-    "gate-text": (with_value("gate.max_perplexity_rise", "5 %"), ["max_perplexity_rise = '5 %'"]),
+    "gate-negative": (
+        with_value("regression.max_perplexity_rise", -0.1),
+        ["regression.max_perplexity_rise"],
+    ),
+    "gate-text": (
+        with_value("regression.max_perplexity_rise", "5 %"),
+        ["max_perplexity_rise = '5 %'"],
+    ),
     "threads-none-at-all": (with_value("train.threads", 0), ["train.threads = 0"]),
     "threads-text": (with_value("train.threads", "all"), ["train.threads = 'all'"]),
     "precision-unknown": (with_value("train.precision", "fp16"), ["train.precision = 'fp16'"]),
@@ -287,9 +407,15 @@ BAD = {
         with_value("replicate.seeds", list(range(1001))),
         ["replicate.seeds", "1000"],
     ),
-    "gates-start-negative": (with_value("gates.start", -1), ["gates.start = -1"]),
-    "gates-length-one": (with_value("gates.length", 1), ["gates.length = 1", "equal to 2"]),
-    "gates-length-huge": (with_value("gates.length", 5001), ["gates.length = 5001", "5000"]),
+    "gates-start-negative": (with_value("gate_study.start", -1), ["gate_study.start = -1"]),
+    "gates-length-one": (
+        with_value("gate_study.length", 1),
+        ["gate_study.length = 1", "equal to 2"],
+    ),
+    "gates-length-huge": (
+        with_value("gate_study.length", 5001),
+        ["gate_study.length = 5001", "5000"],
+    ),
     "length-zero": (with_value("sample.length", 0), ["sample.length = 0"]),
     "temperature-zero": (with_value("sample.temperatures", [0.5, 0.0]), ["sample.temperatures.1"]),
     "temperature-nan": (with_value("sample.temperatures", [NAN]), ["sample.temperatures.0 = nan"]),
@@ -380,11 +506,24 @@ BAD = {
     "bad-date": (replaced("lr: 1.0", "lr: 2026-99-99"), ["not valid YAML"]),
     "too-many-digits": (replaced("lr: 1.0", "lr: 1" + "0" * 9999), ["not valid YAML"]),
     "nested": ("a: " + "[" * 5000, ["not valid YAML"]),
-    "list-as-key": (TEXT + "\n? [a, b]\n: 1\n", ["not valid YAML", "unhashable"]),
-    "key-twice": (TEXT + "\ndevice: cpu\n", ["not valid YAML", "'device' stands twice", "line"]),
+    "list-as-key": (TEXT + "\n? [a, b]\n: 1\n", ["unknown key \"('a', 'b')\""]),
+    "list-in-list-as-key": (TEXT + "\n? [[a], b]\n: 1\n", ["not valid YAML", "unhashable"]),
+    "mapping-as-key": (TEXT + "\n? {a: b}\n: 1\n", ["not valid YAML", "unhashable"]),
+    "list-as-key-inside": (replaced("lr: 1.0", "[lr]: 1.0"), ["train"]),
+    "key-twice": (TEXT + "\ndevice: cpu\n", ["not valid YAML", "'device' is given twice", "line"]),
     "key-twice-inside": (
         replaced("lr: 1.0", "lr: 1.0\n  lr: 2.0"),
-        ["not valid YAML", "'lr' stands twice"],
+        ["not valid YAML", "'lr' is given twice"],
+    ),
+    "key-twice-of-billions": (
+        f"a: &a {aliases_of_aliases(12)}\nb:\n  c: *a\n  c: *a\n",
+        ["not valid YAML: line 4, column 3: key 'c' is given twice"],
+    ),
+    "merged-billions": (merges_of_merges(12), ["not valid YAML", "keys after merging"]),
+    "merge-of-a-number": (replaced("lr: 1.0", "<<: 1.0"), ["not valid YAML", "merging"]),
+    "merge-twice": (
+        TEXT.replace("\ntrain:", "\ntrain:\n  <<: {lr: 1.0}\n  <<: {lr: 2.0}", 1),
+        ["not valid YAML", "duplicate merge key"],
     ),
     "billions": (replaced("lr: 1.0", f"lr: {aliases_of_aliases(12)}"), ["train.lr = [[", "number"]),
     "object-tag": (
@@ -395,8 +534,28 @@ BAD = {
     "contains-itself": (replaced("lr: 1.0", "lr: &a [*a]"), ["train.lr"]),
     "merged-key-unknown": (
         TEXT.replace("\ntrain:", "\ntrain:\n  <<: {momentum: 1}", 1),
-        ["not valid YAML", "merge"],
+        ["unknown key 'train.momentum'"],
     ),
+    "hexadecimal-beyond-all-digits": (
+        replaced("lr: 1.0", "lr: 0x" + "f" * 5000),
+        ["not valid YAML", "0xfff", "not of type int"],
+    ),
+    "empty-number": (replaced("lr: 1.0", 'lr: !!int ""'), ["not valid YAML", "not of type int"]),
+    "no-truth-value": (replaced("lr: 1.0", "lr: !!bool often"), ["not valid YAML", "type bool"]),
+    "no-such-character": (
+        replaced("- time traveller", '- "\\U00110000"'),
+        ["not valid YAML", "range"],
+    ),
+    "no-such-tag": (replaced("lr: 1.0", "lr: !rate 1.0"), ["not valid YAML", "'!rate'"]),
+    "half-a-character": (
+        replaced("- time traveller", '- "\\ud800"'),
+        ["sample.prefixes.0 = '\\ud800'"],
+    ),
+    "nested-mappings": ("a: " + "{b: " * 5000, ["not valid YAML", "nested too deeply"]),
+    "yaml-of-the-future": ("%YAML 2.0\n---\n" + TEXT, ["not valid YAML", "version"]),
+    "date": (replaced("lr: 1.0", "lr: 2026-01-02"), ["train.lr = datetime.date(2026, 1, 2)"]),
+    "set": (replaced("lr: 1.0", "lr: !!set {a, b}"), ["train.lr = {'a', 'b'}"]),
+    "yes-is-a-text": (replaced("deterministic: false", "deterministic: yes"), ["= 'yes'"]),
 }
 
 
@@ -414,15 +573,55 @@ def test_bad_files_get_one_line_that_names_the_key(tmp_path, monkeypatch, name):
     for part in expected:
         assert part in message
     assert str(tmp_path / "params.yaml") in message
+    assert ("not valid YAML" in message) == bool(
+        re.search(r"YAML: line \d+, column \d+: ", message)
+    )
     assert len(message.splitlines()) == 1
     assert len(message) < 600
     assert not (tmp_path / "pwned").exists()
 
 
+@pytest.mark.parametrize(
+    "text, place",
+    [
+        ("a: 1\nb: 2\na: 3", "line 3, column 1"),
+        ("a:\n  b: 1\n  b: 2", "line 3, column 3"),
+        ("a: 1\nb: 2026-99-99", "line 2, column 4"),
+        ("a: 1\nb: [c, !!int x]", "line 2, column 8"),
+        ("a: 1\nb: x\x07", "line 2, column 5"),
+        ("a: 1\n\x00", "line 2, column 1"),
+        ("a: 1\n\tb: 2", "line 2, column 1"),
+        ("a: 1\n---\nb: 2", "line 2, column 1"),
+        ("a:\n  ? [[b]]\n  : 1", "line 2, column 3"),
+        ("a: 1\nb: *c", "line 2, column 4"),
+        ("a: 1\nb: !c d", "line 2, column 4"),
+        ("a: 1\nb: " + "[" * 100_000, "line 2, column 53"),
+    ],
+)
+def test_what_is_no_yaml_is_refused_by_line_and_column(text, place):
+    with pytest.raises(UserError) as caught:
+        parse_yaml(text, "params.yaml")
+    assert str(caught.value).startswith(f"params.yaml is not valid YAML: {place}: ")
+
+
+@pytest.mark.parametrize("name", ["billions", "key-twice-of-billions", "merged-billions"])
+def test_what_a_few_aliases_multiply_takes_no_time(tmp_path, name):
+    start = time.perf_counter()
+    with pytest.raises(UserError):
+        load(tmp_path, BAD[name][0])
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("content", ["a: \xe9".encode("latin-1"), b"\xef\xbb\xbfa: \xe9"])
+def test_the_place_of_a_byte_that_is_no_utf8_counts_from_the_files_start(tmp_path, content):
+    with pytest.raises(UserError, match=f"not UTF-8 at byte {len(content) - 1}: save it"):
+        load(tmp_path, content)
+
+
 def test_a_missing_file_says_where_to_go(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as caught:
-        load_settings()
+        load_params(CoreSettings)
     assert f"params.yaml is missing in {tmp_path}" in str(caught.value)
     assert "project's root" in str(caught.value)
 

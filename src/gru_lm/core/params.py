@@ -18,6 +18,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import reprlib
+import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -26,12 +27,18 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
-from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.composer import MaxDepthExceededError
+from ruamel.yaml.constructor import ConstructorError, SafeConstructor
+from ruamel.yaml.error import YAMLError, YAMLWarning
+from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.scanner import Scanner, ScannerError
 
 from gru_lm.core.errors import UserError
 
 PARAMS = Path("params.yaml")
+
+DEPTH = 50  # levels of lists and mappings that a file may nest
+MERGED = 1000  # keys that a mapping may take over from others with <<
 
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -104,10 +111,64 @@ def parse_yaml(text: str, name: str) -> Any:
 
     Raises UserError, which calls the document ``name``.
     """
+    reader = YAML(typ="safe", pure=True)
+    reader.Scanner, reader.Constructor, reader.max_depth = _Scanner, _Constructor, DEPTH
     try:
-        return YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{name} is not valid YAML: {_yaml_problem(error)}") from None
+        with warnings.catch_warnings(action="ignore", category=YAMLWarning):
+            return reader.load(text)
+    except YAMLError as error:
+        raise UserError(f"{name} is not valid YAML: {_yaml_problem(error, text)}") from None
+
+
+class _Scanner(Scanner):
+    """ruamel.yaml's, but a character that does not exist, as in "\\U00110000", is a YAMLError."""
+
+    def fetch_more_tokens(self) -> Any:
+        try:
+            return super().fetch_more_tokens()
+        except (ArithmeticError, ValueError) as error:
+            raise ScannerError(None, None, str(error), self.reader.get_mark()) from None
+
+
+class _Constructor(SafeConstructor):
+    """ruamel.yaml's, but every fault is a YAMLError with its place.
+
+    Nothing that a few aliases multiply is written out: neither the values of a key given twice nor
+    mappings that are merged again and again.
+    """
+
+    def construct_non_recursive_object(self, node: Any, tag: str | None = None) -> Any:
+        try:
+            value = super().construct_non_recursive_object(node, tag)
+            if isinstance(value, int):
+                str(value)  # Python limits the digits, but in hexadecimal it reads any number
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            shown = BRIEF.repr(node.value) if isinstance(node.value, str) else node.id
+            why = str(error).partition(";")[0]  # what follows is advice for programmers
+            reason = "" if isinstance(error, LookupError) else f" ({why})"
+            problem = f"{shown} is not of type {node.tag.rpartition(':')[2]}{reason}"
+            raise ConstructorError(None, None, problem, node.start_mark) from None
+        return value
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_mapping(node, deep)
+        except TypeError:  # of a list in a list
+            raise ConstructorError(None, None, "found unhashable key", node.start_mark) from None
+
+    def check_mapping_key(
+        self, node: Any, key_node: Any, mapping: Any, key: Any, value: Any
+    ) -> bool:
+        if key in mapping:
+            problem = f"key {BRIEF.repr(key)} is given twice"
+            raise ConstructorError(None, None, problem, key_node.start_mark)
+        return True
+
+    def flatten_mapping(self, node: Any) -> Any:
+        super().flatten_mapping(node)
+        if len(node.value) > MERGED and getattr(node, "merge", None):
+            problem = f"over {MERGED} keys after merging"
+            raise ConstructorError(None, None, problem, node.start_mark)
 
 
 @cache
@@ -127,23 +188,26 @@ def _settings_modules() -> Iterator[str]:
         yield f"{library.name}.{path.parent.name}.settings"
 
 
-def _yaml_problem(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error) or "nested too deeply"
-    if isinstance(error, DuplicateKeyError):
-        problem = problem.partition(" with value")[0].replace(
-            "found duplicate key", "duplicate key"
-        )
-    problem = " ".join(problem.split())[:200]
-    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else problem
+def _yaml_problem(error: YAMLError, text: str) -> str:
+    if isinstance(error, ReaderError):
+        before = text[: error.position]
+        line, column = before.count("\n"), error.position - (before.rfind("\n") + 1)
+        problem = f"the character #x{error.character:04x} is not allowed"
+    else:
+        mark = getattr(error, "problem_mark", None)
+        line, column = (mark.line, mark.column) if mark else (0, 0)
+        problem = getattr(error, "problem", None) or str(error)
+    if isinstance(error, MaxDepthExceededError):
+        problem = "nested too deeply"
+    return f"line {line + 1}, column {column + 1}: {' '.join(problem.split())[:200]}"
 
 
 def _explain(problems: list[tuple[ErrorDetails, list[str]]]) -> str:
     """The first problem as one line; an unknown key first, as it often explains a missing one."""
     problem, known = min(problems, key=lambda one: one[0]["type"] != "extra_forbidden")
-    # Pydantic adds the union member it tried to the location: not a key of the file.
-    keys = [str(key) for key in problem["loc"] if not _is_union_tag(key)]
+    keys = _keys(problem)
     where = ".".join(keys)
+    where = where if len(where) <= 100 else f"{where[:97]}..."
     value = problem.get("input")
     match problem["type"]:
         case "extra_forbidden":
@@ -160,9 +224,7 @@ def _explain(problems: list[tuple[ErrorDetails, list[str]]]) -> str:
         case _:
             reason = problem["msg"].removeprefix("Input ")
             alternatives = {
-                other["msg"].removeprefix("Input ")
-                for other, _ in problems
-                if [str(key) for key in other["loc"] if not _is_union_tag(key)] == keys
+                other["msg"].removeprefix("Input ") for other, _ in problems if _keys(other) == keys
             }
             if len(alternatives) > 1:
                 reason = " or ".join(sorted(alternatives))
@@ -170,10 +232,14 @@ def _explain(problems: list[tuple[ErrorDetails, list[str]]]) -> str:
             return f"{where} = {shown if len(shown) < 80 else shown[:77] + '...'}: {reason}"
 
 
-def _is_union_tag(key: int | str) -> bool:
-    return isinstance(key, str) and (
-        key in ("int", "float", "[key]") or key.startswith(("constrained-", "function-"))
+def _keys(problem: ErrorDetails) -> list[str]:
+    """The keys of the file that lead to ``problem``."""
+    keys = [str(key) for key in problem["loc"]]
+    # Pydantic adds what it tried: the member of a union, or the key in place of its value.
+    tried = keys[-1:] and (
+        keys[-1] in ("int", "float", "[key]") or keys[-1].startswith(("constrained-", "function-"))
     )
+    return keys[:-1] if tried and problem["type"] not in ("extra_forbidden", "missing") else keys
 
 
 def _known_keys(part: type[TopLevel], path: tuple[int | str, ...]) -> list[str]:
