@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from gru_lm.core.errors import Interrupted, UnreachableError, UserError, run_stage
+from gru_lm.core.errors import (
+    DamagedFile,
+    Interrupted,
+    MissingFile,
+    UnreachableError,
+    UnusableFile,
+    UserError,
+    run_main,
+)
 
 
 def outcome(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
@@ -23,7 +31,7 @@ def outcome(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[o
         raise error
 
     with pytest.raises(SystemExit) as stop:
-        run_stage("train", main)
+        run_main("train", main)
     printed = capsys.readouterr()
     assert printed.out == ""
     return stop.value.code, printed.err
@@ -69,6 +77,58 @@ def test_a_file_that_cannot_be_opened_is_one_line(capsys: pytest.CaptureFixture[
     assert printed.startswith("train: error: models/a: Permission denied: check the path")
 
 
+@pytest.mark.parametrize(
+    "error, line",
+    [
+        (
+            MissingFile(Path("a/b.json")),
+            "a/b.json is missing: run the stage that makes it, dvc repro b@x",
+        ),
+        (
+            DamagedFile(Path("a/b.json"), "cut\noff"),
+            "a/b.json is damaged (cut off): delete it and make it again with dvc repro b@x",
+        ),
+        (
+            UnusableFile(Path("a/b.json"), "belongs to another model"),
+            "a/b.json belongs to another model: make it again with dvc repro b@x",
+        ),
+    ],
+    ids=["missing", "damaged", "unusable"],
+)
+def test_a_file_that_cannot_be_used_is_one_line_with_the_command_that_makes_it(
+    error: UnusableFile, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main() -> None:
+        raise error
+
+    asked: list[Path] = []
+
+    def made_by(path: Path) -> str | None:
+        asked.append(path)
+        return "dvc repro b@x" if len(asked) == 1 else None
+
+    for expected in (line, line.partition(": ")[0]):  # the second time it knows no command
+        with pytest.raises(SystemExit) as stop:
+            run_main("draw", main, made_by)
+        assert stop.value.code == 1
+        assert capsys.readouterr().err == f"draw: error: {expected}\n"
+    assert asked == [Path("a/b.json")] * 2
+
+
+def test_without_anybody_who_knows_the_command_the_file_and_the_fault_are_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, printed = outcome(DamagedFile(Path("a"), "it is empty"), capsys)
+    assert (code, printed) == (1, "train: error: a is damaged (it is empty)\n")
+
+
+def test_what_cannot_be_used_is_a_users_error_with_a_path() -> None:
+    for error in (MissingFile(Path("a/b")), DamagedFile(Path("a/b"), "why")):
+        assert isinstance(error, UnusableFile) and isinstance(error, UserError)
+        assert error.path == Path("a/b")
+        assert error.exit_code == 1
+
+
 def too_large_for_numpy() -> None:
     np.empty(1 << 60, np.int8)
 
@@ -111,7 +171,7 @@ def test_a_defect_keeps_its_traceback(error: Exception) -> None:
         raise error
 
     with pytest.raises(type(error)) as raised:
-        run_stage("train", main)
+        run_main("train", main)
     assert raised.value is error
 
 
@@ -122,14 +182,14 @@ def test_the_exception_is_gone_when_the_process_ends() -> None:
         raise UserError("stopped")
 
     with pytest.raises(SystemExit) as stop:
-        run_stage("train", main)
+        run_main("train", main)
     assert stop.value.__context__ is None
 
 
 def run_in_a_process(body: str, **options: Any) -> subprocess.Popen[bytes]:
     """A stage with this ``body``, whose output can be read in pieces."""
     code = (
-        f"from gru_lm.core.errors import run_stage\ndef main():\n {body}\nrun_stage('sample', main)"
+        f"from gru_lm.core.errors import run_main\ndef main():\n {body}\nrun_main('sample', main)"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code],

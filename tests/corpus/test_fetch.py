@@ -42,11 +42,11 @@ from http_faults import FaultyServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gru_lm.core.errors import run_stage
+from gru_lm.core.errors import run_main
 from gru_lm.core.files import atomic_writer
-from gru_lm.core.params import Fetch
 from gru_lm.corpus import download
 from gru_lm.corpus import sources as corpus
+from gru_lm.corpus.settings import Fetch
 from stages import fetch as stage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,7 +148,7 @@ class Project:
                 patch.setenv(name, value)
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 try:
-                    run_stage("fetch", stage.main)
+                    run_main("fetch", stage.main)
                 except SystemExit as stop:
                     code = stop.code
                 finally:

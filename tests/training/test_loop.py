@@ -16,7 +16,6 @@ from reference import (
 from torch import nn
 
 from gru_lm.core.errors import UserError
-from gru_lm.core.params import Train
 from gru_lm.models.base import build_model
 from gru_lm.models.concise.model import ConciseGRU
 from gru_lm.models.device import make_deterministic
@@ -31,6 +30,7 @@ from gru_lm.training.loop import (
     validate,
 )
 from gru_lm.training.minibatches import epoch_minibatches
+from gru_lm.training.settings import Train
 
 V, H = 7, 8
 KINDS = {
