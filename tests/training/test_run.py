@@ -1,6 +1,6 @@
 """A whole run within one process: what is logged, which weights are kept, and how it goes on.
 
-tests/test_crash.py kills real processes; here a run breaks off at an exactly known epoch.
+tests/pipeline/test_crash.py kills real processes; here a run breaks off at an exactly known epoch.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from torch import Tensor
 
-from gru_lm.core.errors import Interrupted, UserError
-from gru_lm.core.params import load_settings
+from gru_lm.core.errors import Interrupted, MissingFile, UserError
+from gru_lm.core.params import load_params
+from gru_lm.core.variants import checked
+from gru_lm.data.prepared import Prepared
 from gru_lm.data.vocabulary import Vocabulary
-from gru_lm.preparation.splits import save_splits
+from gru_lm.models.settings import ModelSettings
 from gru_lm.training.loop import Diverged, Trainer, validate
-from gru_lm.training.run import TrainingRun
+from gru_lm.training.run import TrainingRun, alone
+from gru_lm.training.settings import TrainingSettings
 
 PROJECT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("process_wide_settings")
@@ -42,38 +44,41 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with prepared data: random text, which can only be learnt by heart."""
     text = "".join(np.random.default_rng(0).choice(list("abcde fgh"), 400))
     vocabulary = Vocabulary.build(text)
-    prepared = tmp_path / "prepared"
-    prepared.mkdir()
-    vocabulary.save(prepared / "vocab.json")
     tokens = vocabulary.encode(text)
-    save_splits(prepared, {"train": tokens[:300], "val": tokens[300:]}, vocabulary)
+    splits = {"train": tokens[:300], "val": tokens[300:]}
+    Prepared.write(vocabulary, splits, tmp_path / "prepared")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def shorten_validation(folder: Path, kept: slice) -> None:
-    prepared = folder / "prepared"
-    tokens = np.load(prepared / "val.npy")[kept]
-    save_splits(prepared, {"val": tokens}, Vocabulary.load(prepared / "vocab.json"))
+    prepared = Prepared(folder / "prepared")
+    Prepared.write(prepared.vocabulary, {"val": prepared.tokens("val")[kept]}, prepared.folder)
 
 
 def start(
-    folder: Path, variant: str = "scratch", say: Callable[[str], None] | None = None, **train: Any
+    folder: Path,
+    variant: str = "scratch",
+    say: Callable[[str], None] | None = None,
+    script: Path = SCRIPT,
+    **train: Any,
 ) -> TrainingRun:
     """A run that overfits soon: with Adam the validation perplexity rises after a few epochs."""
     params = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
-    params["device"] = "cpu"
     params["model"]["hidden_size"] = 32
     params["checkpoint"]["every"] = 1
     params["train"] |= {"epochs": EPOCHS, "batch_size": 4, "num_steps": 5, "validate_every": 3}
     params["train"] |= {"optimizer": "adam", "lr": 0.02} | train
-    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    path = folder / "params.yaml"
+    path.write_text(yaml.safe_dump(params), encoding="utf-8")
     return TrainingRun(
         name=variant,
-        variant=variant,  # type: ignore[arg-type]
-        settings=load_settings(folder / "params.yaml"),
-        prepared=folder / "prepared",
-        script=SCRIPT,
+        variant=checked(variant),
+        options=load_params(ModelSettings, path).model.options(checked(variant)),
+        settings=load_params(TrainingSettings, path),
+        device="cpu",
+        prepared=Prepared(folder / "prepared"),
+        script=script,
         say=say or (lambda line: None),
     )
 
@@ -83,7 +88,7 @@ def weights(run: TrainingRun) -> dict[str, list[Any]]:
 
 
 def val_tokens(folder: Path) -> Tensor:
-    return torch.from_numpy(np.load(folder / "prepared/val.npy").astype("int64"))
+    return Prepared(folder / "prepared").tensor("val")
 
 
 @pytest.mark.parametrize("select", ["last", "best_val"])
@@ -189,9 +194,9 @@ def test_a_run_no_look_of_which_gave_a_number_ends_in_one_line(folder: Path) -> 
     # Letters never met in training, at a rate at which the weights grow without end.
     text = "abcd" * 100 + " efgh" * 20
     vocabulary = Vocabulary.build(text)
-    vocabulary.save(folder / "prepared/vocab.json")
     tokens = vocabulary.encode(text)
-    save_splits(folder / "prepared", {"train": tokens[:400], "val": tokens[400:]}, vocabulary)
+    splits = {"train": tokens[:400], "val": tokens[400:]}
+    Prepared.write(vocabulary, splits, folder / "prepared")
     hopeless: dict[str, Any] = {"variant": "concise", "lr": 30.0, "clip_norm": None}
     for _ in range(2):  # the second goes on from the checkpoint of the first
         lines: list[str] = []
@@ -241,6 +246,51 @@ def test_another_validation_split_starts_another_run(folder: Path) -> None:
     assert start(folder).history.curve == []
 
 
+def test_another_script_starts_another_run(folder: Path) -> None:
+    script = folder / "script.py"
+
+    def die(epoch: int, *_: float | None) -> None:
+        if epoch == 4:
+            raise Killed
+
+    script.write_text("first", encoding="utf-8")
+    with pytest.raises(Killed):
+        start(folder, script=script).train(die)
+    assert len(start(folder, script=script).history.curve) == 3
+    script.write_text("second", encoding="utf-8")
+    assert start(folder, script=script).history.curve == []
+
+
+def test_only_the_code_that_computes_and_no_setting_is_part_of_the_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other packages' settings.py are loaded to be validated: their comments restart no run."""
+    names: list[str] = []
+
+    def note(*paths: Path) -> str:
+        names.extend(path.relative_to(PROJECT).as_posix() for path in paths if path.suffix == ".py")
+        return "same"
+
+    monkeypatch.setattr("gru_lm.training.run.fingerprint", note)
+    start(folder)
+    assert {"stages/train.py", "src/gru_lm/training/loop.py", "src/gru_lm/models/base.py"} <= set(
+        names
+    )
+    assert "src/gru_lm/models/scratch/model.py" in names
+    assert not [name for name in names if name.endswith("settings.py")]
+
+
+def test_one_training_of_a_name_at_a_time(folder: Path) -> None:
+    with alone("scratch"):
+        with pytest.raises(UserError, match=f"another process is training scratch in {folder}"):
+            alone("scratch").__enter__()
+        with alone("scratch-1"):
+            pass
+    with alone("scratch"):
+        assert (folder / ".checkpoints/scratch.lock").exists()
+    assert not list((folder / ".checkpoints").iterdir())
+
+
 def test_divergence_keeps_the_epoch_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Trainer.train_epoch
     seen: list[dict[str, list[Any]]] = []
@@ -264,8 +314,9 @@ def test_divergence_keeps_the_epoch_before(folder: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_missing_split_is_named(split: str, folder: Path) -> None:
     (folder / f"prepared/{split}.npy").unlink()
-    with pytest.raises(UserError, match=rf"{split}\.npy is missing.*dvc repro prepare"):
+    with pytest.raises(MissingFile, match=rf"{split}\.npy is missing") as caught:
         start(folder)
+    assert caught.value.path == folder / f"prepared/{split}.npy"
 
 
 def test_a_validation_split_of_two_tokens_will_do(folder: Path) -> None:
