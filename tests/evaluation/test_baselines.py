@@ -1,4 +1,4 @@
-"""Predictors without a network (the unigram's tests are in test_evaluation)."""
+"""Predictors without a network (the unigram's tests are in test_perplexity)."""
 
 import bz2
 import json
@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gru_lm.core.files import read_json
+from gru_lm.data.prepared import Prepared
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.evaluation.baselines import COMPRESSORS, ORDERS, compressed, n_gram, uniform, unigram
 from gru_lm.evaluation.n_grams import KneserNey
-from gru_lm.preparation.splits import save_splits
 from stages import baseline
 
 few = settings(deadline=None, max_examples=40)
@@ -44,7 +44,7 @@ def test_uniform_by_hand():
 
 
 def test_n_gram_by_hand():
-    # The model of test_kneser_ney.test_order_2_by_hand: a b a c a b = 0 1 0 2 0 1, V = 4.
+    # The model of test_n_grams.test_order_2_by_hand: a b a c a b = 0 1 0 2 0 1, V = 4.
     splits = {
         "train": np.array([0, 1, 0, 2, 0, 1], np.uint8),
         "val": np.array([0, 2, 0], np.uint8),
@@ -166,16 +166,13 @@ def test_a_perplexity_beyond_numbers_is_left_out(compressor):
 def test_the_stage_writes_all_of_them(level, tmp_path, monkeypatch):
     corpus = STORY.split() if level == "word" else STORY
     splits, vocabulary = prepared(corpus[:150], corpus[150:200], corpus[200:202], level)
-    save_splits(tmp_path / baseline.PREPARED, splits, vocabulary)
-    vocabulary.save(tmp_path / baseline.PREPARED / "vocab.json")
     monkeypatch.chdir(tmp_path)
+    Prepared.write(vocabulary, splits)
     baseline.main()
     size = len(vocabulary)
     expected = {"uniform": uniform(splits, size), "unigram": unigram(splits, size)}
     expected |= {f"{n}-gram": n_gram(splits, size, n) for n in (2, 3, 4, 5, 6)}
     expected |= {name: compressed(splits, vocabulary, name) for name in ("xz", "bzip2")}
-    written = read_json(tmp_path / "analysis/baselines.json", "baseline")
+    written = read_json(tmp_path / "analysis/baselines.json")
     assert written == expected
     assert list(written) == list(expected)
-    unigram_alone = read_json(tmp_path / "metrics/evaluate/unigram.json", "baseline")
-    assert unigram_alone == expected["unigram"]

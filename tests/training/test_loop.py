@@ -19,9 +19,9 @@ from gru_lm.core.errors import UserError
 from gru_lm.models.base import build_model
 from gru_lm.models.concise.model import ConciseGRU
 from gru_lm.models.device import make_deterministic
+from gru_lm.training.cuda_graph import Snapshot
 from gru_lm.training.loop import (
     Diverged,
-    Snapshot,
     Trainer,
     clip_gradients,
     make_optimizer,
