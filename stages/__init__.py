@@ -36,11 +36,16 @@ def add_variant(parser: argparse.ArgumentParser) -> None:
 
 def made_by(path: Path) -> str | None:
     """The command that makes ``path``, by the pipelines' outputs; None if no stage makes it."""
+    from gru_lm.core.errors import UserError
     from gru_lm.core.params import read_yaml
 
     for pipeline in PIPELINES:
         prefix = "" if pipeline == "dvc.yaml" else f"{pipeline}:"
-        for stage, entry in read_yaml(Path(pipeline))["stages"].items():
+        try:
+            stages = read_yaml(Path(pipeline))["stages"]
+        except UserError:  # a stage may be run by hand without DVC
+            continue
+        for stage, entry in stages.items():
             for out in _outputs(entry):
                 # ``${item.variant}`` in an output stands for one part of a name.
                 parts = re.split(r"\$\{item\.\w+\}", out)
