@@ -1,6 +1,7 @@
 """params.yaml: what loads, and the one line that names what is wrong with what does not."""
 
 import copy
+import json
 import math
 import os
 import re
@@ -696,3 +697,93 @@ def test_a_stage_ends_with_one_line(tmp_path, name):
         assert part in lines[0]
     assert not (tmp_path / "data").exists()
     assert not (tmp_path / "pwned").exists()
+
+
+# ------------------------------------------------------------------------------- in every stage
+
+
+def declared_stages():
+    """The stages of both pipelines that read params.yaml, and the arguments that each wants."""
+    for pipeline in ("dvc.yaml", "analysis/dvc.yaml"):
+        stages = yaml.safe_load((PROJECT / pipeline).read_text("utf-8"))["stages"]
+        for name, stage in stages.items():
+            values = {"variant": "scratch", "seed": "1"}
+            arguments = [f"--{key}={values[key]}" for key in stage.get("matrix", ())]
+            if "params" in stage or "params.yaml" in stage["deps"]:
+                yield name, arguments
+
+
+STAGES = dict(declared_stages())
+
+
+def mappings(tree, path=()):
+    """The dotted names of all mappings in params.yaml, "" for the file itself."""
+    yield ".".join(path)
+    for key, value in tree.items():
+        if isinstance(value, dict) and path != ("corpora",):
+            yield from mappings(value, (*path, key))
+
+
+# Every section of the file but "corpora", in which any name may be chosen, and one such name.
+PLACES = [place for place in mappings(TREE) if place != "corpora"] + ["corpora.sample"]
+
+# Runs all stages on all files in one process: to import torch for each takes most of the time.
+RUN_ALL = """
+import contextlib, io, json, runpy, sys
+stages, files = json.load(sys.stdin)
+ends = {}
+for place, text in files.items():
+    with open("params.yaml", "w") as file:
+        file.write(text)
+    for stage, arguments in stages.items():
+        sys.argv = [f"stages.{stage}", *arguments]
+        code, stderr = 0, io.StringIO()
+        with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(stderr):
+            try:
+                runpy.run_module(f"stages.{stage}", run_name="__main__")
+            except SystemExit as error:
+                code = error.code
+            except BaseException as error:  # it would end in a traceback
+                code = repr(error)
+        ends.setdefault(place, {})[stage] = [code, stderr.getvalue()]
+json.dump(ends, sys.stdout)
+"""
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory):
+    """By place of an unknown key and by stage: exit status and what is printed."""
+    folder = tmp_path_factory.mktemp("stages")
+    files = {place: with_value(f"{place}.wonder".lstrip("."), 1) for place in PLACES}
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_ALL],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        input=json.dumps([STAGES, files]),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    left = {path.name for path in folder.iterdir()} - {"params.yaml", ".checkpoints"}
+    assert not left, "a stage has begun its work"
+    return json.loads(done.stdout)
+
+
+def test_the_stages_are_those_of_both_pipelines():
+    assert STAGES.keys() >= {"params", "fetch", "prepare", "train", "evaluate", "sample", "plot"}
+    assert STAGES.keys() >= {"replicate", "summarise", "gates", "draw", "report"}
+    assert len(PLACES) >= 14
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_key_unknown_anywhere_stops_a_stage_that_does_not_read_it_too(ends, stage):
+    for place in PLACES:
+        code, printed = ends[place][stage]
+        key = f"{place}.wonder".lstrip(".")
+        assert printed.startswith(f"{stage}: error: params.yaml: unknown key {key!r}"), place
+        assert printed.count("\n") == 1
+        assert code == 1
+        # The same line, whatever the stage.
+        assert printed.partition(": ")[2] == ends[place]["fetch"][1].partition(": ")[2]
