@@ -189,5 +189,6 @@ def test_what_is_needed_is_said(
         words = ["the training split has 14 tokens", "minibatch", "needs 16", "prepare.split.train"]
     for word in words:
         assert word in line
-    assert not (own.root / "models").exists()
+    for folder in ("live", "training", "models"):
+        assert not (own.root / folder).exists()
     assert words[0].startswith("the training") or not (own.root / "data/prepared").exists()

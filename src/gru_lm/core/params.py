@@ -69,7 +69,7 @@ def load_params(part: type[Part], path: Path = PARAMS) -> Part:
     tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise UserError(f"{path} must hold a mapping of sections, such as 'train:'")
-    parts: list[type[TopLevel]] = list(dict.fromkeys([part, *all_parts()]))
+    parts: list[type[TopLevel]] = list(dict.fromkeys([*all_parts(), part]))
     known = [key for one in parts for key in one.model_fields]
     problems: list[tuple[ErrorDetails, list[str]]] = [
         ({"type": "extra_forbidden", "loc": (key,), "msg": "", "input": value}, known)
