@@ -68,6 +68,7 @@ lint: $(READY)
 	ruff check .
 	ruff format --check .
 	mypy
+	lint-imports --no-cache --no-logo
 
 bench: $(READY)
 	python -m benchmarks.speed.training
