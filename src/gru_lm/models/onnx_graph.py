@@ -90,9 +90,11 @@ def scanned(
     step = _Step(copy.deepcopy(model).cpu().float())
     inputs, outputs = ["old_state", "token"], ["new_state", "next_logits"]
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-        # The exporter by torch.export needs a package more, onnxscript; this one warns of its age,
-        # and of a batch size that is not fixed here.
+        # The exporter by torch.export needs a package more, onnxscript. This one warns of its age,
+        # of sizes that it takes for fixed (the single step is), and of a batch size that is not
+        # fixed here. What it gets wrong, the comparison with the model finds.
         warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", ".*batch_size other than 1", UserWarning)
         path = Path(folder) / "step.onnx"
         torch.onnx.export(
