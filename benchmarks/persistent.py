@@ -34,13 +34,13 @@ from benchmarks.report import ratio, summarize
 from gru_lm.core.errors import UserError, run_stage
 from gru_lm.core.files import write_json
 from gru_lm.models.device import choose_device
-from gru_lm.models.fused import steps as fused
+from gru_lm.models.fused import model as fused
 from gru_lm.models.fused.gpu import KernelLoops, _sigmoid, _tanh
-from gru_lm.models.fused.steps import Steps
+from gru_lm.models.fused.model import Steps
 
 
 class PersistentLoops:
-    """The four loops of ``gru_lm.models.fused.torch_loops.TorchLoops``, one launch each.
+    """The four loops of ``gru_lm.models.fused.model.TorchLoops``, one launch each.
 
     Forward: W_zr (2H, H), W_hh (H, H), W_h (3H, H). Backward: the same, transposed.
     """
@@ -87,7 +87,7 @@ class PersistentLoops:
 
 # A kernel runs the phases from first to last - 1. A program's units are rows u, its sequences
 # columns b; a product takes ``K`` of its terms at a time. A step's tensors are those of
-# ``gru_lm.models.fused.steps.Steps``.
+# ``gru_lm.models.fused.model.Steps``.
 
 
 @triton.jit

@@ -1,7 +1,7 @@
 """Fused's Triton kernels without a GPU: run by Triton's interpreter, and compiled for real GPUs.
 
-They are those of gru_lm.models.fused.gpu, and those of benchmarks.persistent, a candidate to take
-their place. If there is a GPU, the tests marked gpu in test_fused.py run fused's.
+They are those of gru_lm.models.fused.gpu, and those of benchmarks.persistent, a candidate to take their
+place. Where there is a GPU, the tests marked gpu in test_fused.py run fused's.
 """
 
 from __future__ import annotations
