@@ -52,7 +52,7 @@ def main() -> None:
 
     for name in (WEIGHTS, CONFIG):
         copy_file(trained / name, Path("models") / variant / name)
-    card(variant, has_gates=True).write(Path("models") / variant / "card.json")
+    card(variant, model.has_gates()).write(Path("models") / variant / "card.json")
     for name, curve in curves.items():
         write_curve(Path(f"plots/{name}/{variant}.tsv"), curve)
     write_json(Path(f"analysis/uncertainty/{variant}.json"), uncertainties)

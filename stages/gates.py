@@ -1,4 +1,7 @@
-"""What the gates of one variant do: their activity, their memory, and what is lost without them."""
+"""What the gates of one variant do: their activity, their memory, and what is lost without them.
+
+For a variant without such gates the JSON file says so under ``left_out``, and there are no arrays.
+"""
 
 import argparse
 from pathlib import Path
@@ -36,9 +39,17 @@ def main() -> None:
     prepared = Prepared()
     vocabulary = prepared.vocabulary
     model = load_model(Path("models") / variant, vocabulary.fingerprint, variant)
-    weights = model.textbook_weights()
+    gates = model.gates()
+    outputs = Path("analysis/gates")
+    arrays_path, results_path = outputs / f"{variant}.npz", outputs / f"{variant}.json"
+    if gates is None:
+        reason = f"{variant} has no gates to read"
+        print(f"gates@{variant}: {reason}: left out")
+        write_arrays(arrays_path, {}, owner=vocabulary.fingerprint)
+        write_json(results_path, {"left_out": reason})
+        return
     splits = {name: prepared.tensor(name) for name in SPLITS}
-    readings = {n: read(weights, t, passage.start, passage.length) for n, t in splits.items()}
+    readings = {n: read(gates, t, passage.start, passage.length) for n, t in splits.items()}
     train = readings["train"]
     constants = time_constants(train.mean_Z)
 
@@ -47,7 +58,7 @@ def main() -> None:
     arrays["mean_R"] = train.mean_R.astype("float32")
     arrays["time_constant"] = constants.astype("float32")
 
-    context = {n: context_curve(weights, t, readings[n].bits) for n, t in splits.items()}
+    context = {n: context_curve(gates, t, readings[n].bits) for n, t in splits.items()}
     results = {
         "time_constant": describe_time_constants(constants),
         "activity": {
@@ -55,10 +66,10 @@ def main() -> None:
         },
         "context": context,
         "effective_context": {n: effective_context(curve) for n, curve in context.items()},
-        "interventions": study(weights, splits["train"], train),
+        "interventions": study(gates, splits["train"], train),
     }
-    write_arrays(Path(f"analysis/gates/{variant}.npz"), arrays, owner=vocabulary.fingerprint)
-    write_json(Path(f"analysis/gates/{variant}.json"), results)
+    write_arrays(arrays_path, arrays, owner=vocabulary.fingerprint)
+    write_json(results_path, results)
 
 
 if __name__ == "__main__":

@@ -95,7 +95,8 @@ def group_runs(revisions: Sequence[Revision], split: str) -> list[Group]:
     groups = []
     for variant in variants:
         read = {key for one in revisions for name in _stages(variant) for key in one.read_by(name)}
-        keys = [key for key in differing if key in read or not read]
+        own = f"model.{variant}."  # read from a file that the stage params writes
+        keys = [key for key in differing if key in read or not read or key.startswith(own)]
         groups += _group_variant(variant, revisions, split, keys)
     return groups
 

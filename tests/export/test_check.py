@@ -16,9 +16,10 @@ import torch
 from conftest import PROJECT
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_onnx import any_size, each_kind, random_model, reset_of
+from kinds import any_size, each_kind, random_model, reset_of
 
 from gru_lm.core.errors import UserError
+from gru_lm.data.prepared import Prepared
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.export.check import (
     TOLERANCE,
@@ -29,7 +30,6 @@ from gru_lm.export.check import (
 )
 from gru_lm.generation.sampling import generate
 from gru_lm.models.base import build_model
-from gru_lm.preparation.splits import save_splits
 
 LETTERS = Vocabulary(("<unk>", *" abcdefghijklmnopqrstuvwxyz"), "char", "letters")
 
@@ -303,9 +303,8 @@ def test_what_counts_as_agreement(logit, state, max_logit, agree):
 
 def prepare(folder: Path, model, length: int) -> None:
     """What the stages before this one leave in ``folder``: a model and a validation split."""
-    LETTERS.save(folder / "data/prepared/vocab.json")
     tokens = np.random.default_rng(0).integers(len(LETTERS), size=length).astype(np.uint8)
-    save_splits(folder / "data/prepared", {"val": tokens}, LETTERS)
+    Prepared.write(LETTERS, {"val": tokens}, folder / "data/prepared")
     model.save(folder / "models" / model.variant, LETTERS.fingerprint)
 
 

@@ -10,7 +10,7 @@ from reference import gru_numpy
 
 from gru_lm.core.errors import UserError
 from gru_lm.data.vocabulary import Vocabulary
-from gru_lm.generation.sampling import Stepper, generate
+from gru_lm.generation.sampling import generate
 from gru_lm.models.base import build_model
 from gru_lm.models.scratch.model import ScratchGRU
 
@@ -62,30 +62,6 @@ def test_greedy_is_the_likeliest_token_at_each_step(model, prefix):
     text = generate(model, VOCABULARY, prefix, 30)
     assert text == greedy_by_hand(model, prefix, 30)
     assert text.startswith(prefix)
-
-
-@pytest.mark.parametrize(
-    "variant, options",
-    [
-        ("scratch", {"reset": "before"}),
-        ("scratch", {"reset": "after"}),
-        ("fused", {"reset": "before"}),
-        ("fused", {"reset": "after"}),
-        ("concise", {}),
-    ],
-)
-def test_a_step_is_the_models(variant, options):
-    torch.manual_seed(3)
-    model = build_model(variant, V, hidden_size=H, **options).double()
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.normal_(0, 0.8)
-    tokens = torch.randint(V, (12,))
-    expected, _ = model(tokens[None], model.begin_state(1))
-    stepper = Stepper(model.textbook_weights())
-    for token, logits in zip(tokens.tolist(), expected[:, 0], strict=True):
-        stepper.feed(token)
-        np.testing.assert_allclose(stepper.logits(), logits.detach(), rtol=1e-12, atol=1e-12)
 
 
 def test_the_fixture_does_not_repeat_one_letter(model):

@@ -41,16 +41,13 @@ import torch
 from torch import Tensor
 
 from gru_lm.gate_study.reading import (
-    Intervention,
     Reading,
-    Weights,
-    last_state,
-    logits,
     powers,
     spread,
     surprise,
     time_constants,
 )
+from gru_lm.models.gates import Gates, Intervention
 
 LONGEST: Final = 64  # tokens of true context
 NEAR: Final = 8  # tokens
@@ -107,17 +104,17 @@ Answers = Mapping[str, np.ndarray]  # each (K, B), float64
 
 @torch.inference_mode()
 def answer(
-    weights: Weights,
+    gates: Gates,
     probe: Probe,
     intervention: Intervention | None = None,
     lengths: list[int] | None = None,
 ) -> Answers:
     """Predict the targets under ``intervention``, after all of the probe's lengths or some."""
-    zeros = weights["W_hh"].new_zeros(len(probe.targets), len(weights["W_hh"]))
-    start = last_state(weights, probe.scrambled, zeros, intervention)
+    zeros = gates.begin_state(len(probe.targets))
+    start = gates.last_state(probe.scrambled, zeros, intervention)
     result: dict[str, list[np.ndarray]] = {measure: [] for measure in MEASURES}
     for k in probe.lengths if lengths is None else lengths:
-        scores = logits(weights, last_state(weights, probe.last(k), start, intervention))  # (B, V)
+        scores = gates.logits(gates.last_state(probe.last(k), start, intervention))  # (B, V)
         calibrated = scores * inverse_temperature(scores, probe.targets)
         right = scores.argmax(-1) == probe.targets
         result["calibrated_bits"].append(surprise(calibrated, probe.targets).numpy())
@@ -209,7 +206,7 @@ def dose_of(wanted: float, rise_at: Callable[[float], float], rise_at_1: float) 
 # ------------------------------------------------------------------------------------- results
 
 
-def study(weights: Weights, tokens: Tensor, reading: Reading) -> dict[str, Any] | None:
+def study(gates: Gates, tokens: Tensor, reading: Reading) -> dict[str, Any] | None:
     """All interventions on a split (N,) that has been read, and what they say about the claim.
 
     A JSON tree: ``conditions`` at full dose, ``verdict`` at equal damage, None where there is too
@@ -219,8 +216,8 @@ def study(weights: Weights, tokens: Tensor, reading: Reading) -> dict[str, Any] 
     if probe is None:
         return None
     held = {**gate_interventions(reading), **unit_interventions(reading)}
-    plain = answer(weights, probe)
-    answers = {name: answer(weights, probe, one) for name, one in held.items()}
+    plain = answer(gates, probe)
+    answers = {name: answer(gates, probe, one) for name, one in held.items()}
     draws = [answers[name] for name in answers if _is_random(name)]
     conditions = {name: found for name, found in answers.items() if not _is_random(name)}
     conditions["random_units"] = {m: np.mean([draw[m] for draw in draws], axis=0) for m in MEASURES}
@@ -231,7 +228,7 @@ def study(weights: Weights, tokens: Tensor, reading: Reading) -> dict[str, Any] 
         "conditions": {
             name: _describe(found, plain) for name, found in {"none": plain, **conditions}.items()
         },
-        "verdict": _verdict(weights, probe, plain, held, answers),
+        "verdict": _verdict(gates, probe, plain, held, answers),
     }
 
 
@@ -250,7 +247,7 @@ def _describe(changed: Answers, plain: Answers) -> dict[str, Any]:
 
 
 def _verdict(
-    weights: Weights,
+    gates: Gates,
     probe: Probe,
     plain: Answers,
     held: Mapping[str, Intervention],
@@ -272,10 +269,10 @@ def _verdict(
         one = held[name]
 
         def rise_at(dose: float, one: Intervention = one) -> float:
-            return cost(answer(weights, probe, one.at(dose), probe.lengths[-1:]))
+            return cost(answer(gates, probe, one.at(dose), probe.lengths[-1:]))
 
         doses[name] = dose_of(wanted, rise_at, rise)
-        equal[name] = answer(weights, probe, one.at(doses[name]))
+        equal[name] = answer(gates, probe, one.at(doses[name]))
     near = probe.lengths.index(NEAR)
     compared = {
         measure: compare(plain[measure], {n: a[measure] for n, a in equal.items()}, near)

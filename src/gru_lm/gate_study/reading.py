@@ -1,10 +1,5 @@
 """What the gates of a trained model do while it reads a text.
 
-``steps`` is the GRU as its equations (see ``scratch.py``), one step at a time and with every gate
-in view. All variants run through it: their weights have the textbook's names, and ``b_hh`` is among
-them where the reset gate acts after the recurrent product. An ``Intervention`` pulls a gate, or the
-state itself, towards a given value at each step.
-
 H' = Z * H + (1 - Z) * H~ is a leaky integrator whose leak is the update gate's: held at Z, it would
 forget all but 1/e of its state in -1 / ln Z tokens. Tallec and Ollivier (2018, arXiv:1804.11188)
 read gates as time constants in this way. It is the memory of the leak alone: what a unit tells the
@@ -15,9 +10,9 @@ really looks, ``context_curve`` measures.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -27,79 +22,11 @@ from torch import Tensor
 from gru_lm.core.errors import UserError
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.evaluation.perplexity import Score
-
-Weights = Mapping[str, Tensor]
+from gru_lm.models.gates import Gates
 
 PLACES: Final = ("first letter", "inside words", "space")  # of a token in a text of characters
 LIKELIEST: Final = 5  # predictions kept for each token of a passage
 LONGEST_CONTEXT: Final = 256  # tokens, of the context curve
-
-# ----------------------------------------------------------------------------------- equations
-
-
-@dataclass(frozen=True)
-class Intervention:
-    """At each step, ``signal`` becomes signal + dose * (value - signal), unit by unit.
-
-    ``signal`` is the update gate Z, the reset gate R or the new state H; ``value`` and ``dose``
-    are (H,). A dose of 1 replaces the unit's signal, one of 0 leaves it as it is.
-    """
-
-    signal: Literal["Z", "R", "H"]
-    value: Tensor
-    dose: Tensor
-
-    def at(self, share: float) -> Intervention:
-        """The same with every dose multiplied by ``share``."""
-        return Intervention(self.signal, self.value, self.dose * share)
-
-    def apply(self, signal: str, x: Tensor) -> Tensor:
-        """``x`` (B, H), pulled if it is the signal in question."""
-        return torch.lerp(x, self.value, self.dose) if signal == self.signal else x
-
-
-def steps(
-    weights: Weights, tokens: Tensor, state: Tensor, intervention: Intervention | None = None
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Read ``tokens`` (B, T) from ``state`` (B, H) on; yield Z, R and the new state at each step.
-
-    Each is (B, H). ``weights`` are those of ``LanguageModel.textbook_weights``.
-    """
-    w = weights
-    W_x = torch.cat(
-        [w["W_xz"] + w["b_z"], w["W_xr"] + w["b_r"], w["W_xh"] + w["b_h"]], dim=1
-    )  # (V, 3H)
-    W_zr = torch.cat([w["W_hz"], w["W_hr"]], dim=1)  # (H, 2H)
-    W_hh, b_hh = w["W_hh"], w.get("b_hh")
-    H, hidden_size = state, len(W_hh)
-    for x in tokens.T:
-        XW_zr, XW_xh = W_x[x].split((2 * hidden_size, hidden_size), dim=1)
-        Z, R = torch.sigmoid(XW_zr + H @ W_zr).chunk(2, dim=1)
-        if intervention is not None:
-            Z, R = intervention.apply("Z", Z), intervention.apply("R", R)
-        if b_hh is None:
-            H_tilde = torch.tanh(XW_xh + (R * H) @ W_hh)
-        else:
-            H_tilde = torch.tanh(XW_xh + R * (H @ W_hh + b_hh))
-        H = Z * H + (1 - Z) * H_tilde
-        if intervention is not None:
-            H = intervention.apply("H", H)
-        yield Z, R, H
-
-
-def last_state(
-    weights: Weights, tokens: Tensor, state: Tensor, intervention: Intervention | None = None
-) -> Tensor:
-    """The state (B, H) after ``tokens`` (B, T), read from ``state`` on."""
-    H = state
-    for _, _, H in steps(weights, tokens, state, intervention):  # noqa: B007
-        pass
-    return H
-
-
-def logits(weights: Weights, states: Tensor) -> Tensor:
-    """Those of the next token, (..., V), from ``states`` (..., H)."""
-    return states @ weights["W_hq"] + weights["b_q"]
 
 
 def surprise(scores: Tensor, tokens: Tensor) -> Tensor:
@@ -133,7 +60,7 @@ class Reading:
 
 @torch.inference_mode()
 def read(
-    weights: Weights, tokens: Tensor, start: int = 0, length: int = 0, chunk: int = 500
+    gates: Gates, tokens: Tensor, start: int = 0, length: int = 0, chunk: int = 500
 ) -> Reading:
     """Read ``tokens`` (N,) once from a state of zeros, keeping the passage start:start + length.
 
@@ -142,27 +69,28 @@ def read(
 
     Raises UserError where the passage starts beyond the split.
     """
-    N, (hidden_size, V) = len(tokens), weights["W_hq"].shape
+    N = len(tokens)
     if start >= N:
         raise UserError(
-            f"gates.start = {start:,}, but the split has only {N:,} tokens: choose a smaller one"
+            f"gate_study.start = {start:,}, but the split has only {N:,} tokens: "
+            "choose a smaller one"
         )
-    K = min(LIKELIEST, V)
-    state = weights["W_hq"].new_zeros(1, hidden_size)
-    sums = torch.zeros(3, hidden_size, dtype=torch.float64)
+    K = min(LIKELIEST, gates.vocab_size)
+    state = gates.begin_state(1)
+    sums = torch.zeros(3, state.shape[1], dtype=torch.float64)
     bits, by_token = [torch.full((1,), math.nan, dtype=torch.float64)], []
     Z_kept, R_kept = [], []
     top_tokens = [torch.zeros(1, K, dtype=torch.int64)]
     top_probabilities = [torch.full((1, K), math.nan, dtype=torch.float64)]
     for first in range(0, N, chunk):
         read_now = tokens[first : first + chunk]
-        rows = [torch.cat(row) for row in steps(weights, read_now[None], state)]
+        rows = [torch.cat(row) for row in gates.steps(read_now[None], state)]
         Z, R, H = torch.stack(rows, dim=1)  # each (T, H)
         state = H[-1:]
         sums += torch.stack([x.sum(0, dtype=torch.float64) for x in (Z, R, H)])
         by_token.append(torch.stack([Z.double().mean(1), R.double().mean(1)]))
         predicted = tokens[first + 1 : first + 1 + chunk]
-        scores = logits(weights, H[: len(predicted)])  # (T, V)
+        scores = gates.logits(H[: len(predicted)])  # (T, V)
         bits.append(surprise(scores, predicted))
         inside = slice(max(0, start - first), max(0, start + length - first))
         Z_kept.append(Z[inside])
@@ -255,18 +183,18 @@ def spread(first: int, end: int, count: int) -> Tensor:
 
 
 @torch.inference_mode()
-def bits_with_context(weights: Weights, tokens: Tensor, places: Tensor, k: int) -> Tensor:
+def bits_with_context(gates: Gates, tokens: Tensor, places: Tensor, k: int) -> Tensor:
     """The surprise of the tokens at ``places`` (B,) of ``tokens`` (N,), in bits: (B,).
 
     Only the ``k`` tokens before each are read, from a state of zeros on.
     """
     windows = tokens[places[:, None] + torch.arange(-k, 0)]  # (B, k)
-    zeros = weights["W_hh"].new_zeros(len(places), len(weights["W_hh"]))
-    return surprise(logits(weights, last_state(weights, windows, zeros)), tokens[places])
+    last = gates.last_state(windows, gates.begin_state(len(places)))
+    return surprise(gates.logits(last), tokens[places])
 
 
 def context_curve(
-    weights: Weights, tokens: Tensor, bits: np.ndarray, count: int = 1000
+    gates: Gates, tokens: Tensor, bits: np.ndarray, count: int = 1000
 ) -> dict[str, float]:
     """Perplexity of the same ``count`` tokens by the number of tokens read before each.
 
@@ -276,7 +204,7 @@ def context_curve(
     """
     lengths = powers(min(LONGEST_CONTEXT, len(tokens) // 2))
     targets = spread(lengths[-1], len(tokens), count)
-    surprises = {str(k): bits_with_context(weights, tokens, targets, k).numpy() for k in lengths}
+    surprises = {str(k): bits_with_context(gates, tokens, targets, k).numpy() for k in lengths}
     surprises["all"] = bits[targets.numpy()]
     return {
         key: float(Score(float(few.sum()) * math.log(2), len(few)).as_metrics()["perplexity"])

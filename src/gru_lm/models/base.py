@@ -1,8 +1,8 @@
-"""What every GRU language model offers, and how a trained one is kept in a folder.
+"""What every language model offers, and how a trained one is kept in a folder.
 
-A model reads tokens and predicts, at each step, the next one. Each variant (``scratch``,
-``concise``, ``fused``) is a module of its own that fills in ``forward``; training, evaluation and
-sampling know only this interface.
+A model reads tokens and predicts, at each step, the next one. Each variant is a folder beside this
+module that fills in ``forward``; training, evaluation, sampling, export and the gate study know
+only this interface. What has a general form here can be overridden by a variant with a better one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import safetensors.torch
 import torch
@@ -24,13 +24,21 @@ from gru_lm.core.errors import DamagedFile, MissingFile, UnusableFile
 from gru_lm.core.files import read_json, write_bytes, write_json
 from gru_lm.core.variants import checked
 
+if TYPE_CHECKING:  # imported by those who use them, so that a training does not depend on them
+    import onnx
+
+    from gru_lm.models.gates import Gates
+    from gru_lm.models.stepper import Stepper
+
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
 class LanguageModel(nn.Module, ABC):
-    """A single-layer GRU over tokens with a linear output layer.
+    """A recurrent network over tokens that predicts the next one.
 
-    Shapes: B sequences, T steps, V tokens in the vocabulary, H hidden units.
+    ``variant`` is the name of its folder. ``options`` are what the variant has beyond the sizes.
+
+    Shapes: B sequences, T steps, V tokens in the vocabulary, S numbers in a state (``state_size``).
     """
 
     variant: ClassVar[str]
@@ -43,10 +51,17 @@ class LanguageModel(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Read ``tokens`` (B, T) from ``state`` (B, H) on.
+        """Read ``tokens`` (B, T) from ``state`` (B, S) on.
 
-        Returns the logits of each next token, time first (T, B, V), and the final state (B, H).
+        Returns the logits of each next token, time first (T, B, V), and the final state (B, S).
+        A sequence read in two parts, the second from the first's final state on, gives what it
+        gives at once.
         """
+
+    @property
+    def state_size(self) -> int:
+        """S, the numbers in a sequence's state: the hidden units, unless a variant has more."""
+        return self.hidden_size
 
     @property
     def device(self) -> torch.device:
@@ -54,16 +69,34 @@ class LanguageModel(nn.Module, ABC):
         return next(self.parameters()).device
 
     def begin_state(self, batch_size: int) -> Tensor:
-        """The state before the first token: zeros (B, H)."""
+        """The state before the first token: zeros (B, S)."""
         weight = next(self.parameters())
-        return weight.new_zeros(batch_size, self.hidden_size)
+        return weight.new_zeros(batch_size, self.state_size)
 
-    def textbook_weights(self) -> dict[str, Tensor]:
-        """The weights by the textbook's names and in its shapes, as ``ScratchGRU`` lists them.
+    def stepper(self) -> Stepper:
+        """The model as it reads a single sequence on the CPU: ``forward``, a token at a time."""
+        from gru_lm.models.stepper import ForwardStepper
 
-        ``b_hh`` is among them where the reset gate acts after the recurrent product.
+        return ForwardStepper(self, self.begin_state(1))
+
+    def onnx_graph(self) -> onnx.ModelProto:
+        """The model as an ONNX graph with float32 weights; see ``models/onnx_graph.py``.
+
+        Its metadata name the ``variant``. The same weights give the same graph.
         """
-        return dict(self.state_dict())
+        from gru_lm.models.onnx_graph import scanned
+
+        metadata = {"variant": self.variant}
+        return scanned(self, self.vocab_size, self.state_size, metadata)
+
+    def gates(self) -> Gates | None:
+        """The model read with its update and reset gates in view; None if it has no such gates."""
+        return None
+
+    @classmethod
+    def has_gates(cls) -> bool:
+        """Whether ``gates`` gives any."""
+        return cls.gates is not LanguageModel.gates
 
     def save(self, folder: Path, vocabulary_fingerprint: str) -> None:
         """Write the weights and all that is needed to build the model again into ``folder``."""
@@ -89,7 +122,7 @@ class LanguageModel(nn.Module, ABC):
         return self
 
     def require_fitting(self, tensors: Mapping[str, Tensor]) -> None:
-        """Raise ValueError where a name or a shape among ``tensors`` is not this model's."""
+        """Raise ValueError if a name or a shape among ``tensors`` is not this model's."""
         mine = self.state_dict()
         if unknown := sorted(tensors.keys() ^ mine.keys()):
             raise ValueError(f"missing or unknown weights: {', '.join(unknown)}")

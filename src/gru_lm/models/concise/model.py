@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gru_lm.models.base import LanguageModel
+from gru_lm.models.gru.family import GRU
 
 
-class ConciseGRU(LanguageModel):
+class ConciseGRU(GRU):
     """``nn.GRU`` over one-hot inputs and ``nn.Linear``, initialised as torch does by default.
 
     ``nn.GRU`` applies the reset gate after the recurrent product: the function of
@@ -49,7 +49,7 @@ class ConciseGRU(LanguageModel):
         return result
 
     def textbook_weights(self) -> dict[str, Tensor]:
-        """See ``LanguageModel.textbook_weights``. Of a gate's two biases only the sum acts."""
+        """See ``GRU.textbook_weights``. Of a gate's two biases only the sum acts."""
         w = self.state_dict()
         x_r, x_z, x_h = w["gru.weight_ih_l0"].T.chunk(3, dim=1)  # each (V, H)
         h_r, h_z, h_h = w["gru.weight_hh_l0"].T.chunk(3, dim=1)  # each (H, H)

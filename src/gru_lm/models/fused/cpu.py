@@ -1,6 +1,6 @@
 """The fused variant's layer on a CPU in float32: blocks of sequences, each by one compiled call.
 
-``fused.py`` has the equations and the letters. No sequence's states depend on
+``layer.py`` has the equations and the letters. No sequence's states depend on
 another sequence, so the minibatch is cut into blocks of ``LANES`` sequences, and one call takes a
 block through all steps, without Python and without waiting for another thread; the threads share
 the blocks out. Inside, a product W X is made of tiles, ``ROWS`` rows of ``LANES`` numbers, that
@@ -352,7 +352,7 @@ class Blocks:
     def forward(
         self, tokens: Tensor, state: Tensor, W_x: Tensor, W_h: Tensor, b_hh: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """See ``fused.Recurrence.forward``. IndexError: W_x has no column for a token."""
+        """See ``Recurrence.forward``. IndexError: W_x has no column for a token."""
         H = self.H
         if tokens.numel() > 0 and not 0 <= tokens.min() <= tokens.max() < W_x.shape[1]:
             raise IndexError(f"tokens must be from 0 to {W_x.shape[1] - 1}")  # loops do not look
@@ -373,7 +373,7 @@ class Blocks:
     def backward(
         self, d_states: Tensor | None, d_last: Tensor | None, tokens: Tensor, W_h: Tensor, V: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """See ``fused.Recurrence.backward``; ``V`` is the number of columns of W_x."""
+        """See ``Recurrence.backward``; ``V`` is the number of columns of W_x."""
         H, rows = self.H, self.rows
         if d_states is None:
             d_states = W_h.new_zeros(H, self.T, self.B)

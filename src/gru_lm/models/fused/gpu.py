@@ -1,6 +1,6 @@
 """The fused variant's loops on a GPU: Triton kernels for all elementwise work between two products.
 
-``fused.py`` has the equations and the letters. A launch costs more than the work of such a kernel,
+``layer.py`` has the equations and the letters. A launch costs more than the work of such a kernel,
 so there are as few as the products allow.
 """
 
@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import functools
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from gru_lm.models.fused.model import Steps
+from gru_lm.models.fused.buffers import StepBuffers
 
 try:
     import triton
@@ -24,21 +23,21 @@ except ImportError:  # it comes with torch's builds for CUDA
 
 
 class KernelLoops:
-    """``fused.TorchLoops`` with one Triton kernel between two products."""
+    """``TorchLoops`` with one Triton kernel between two products."""
 
     @staticmethod
-    def forward_before(steps: Steps, W_zr: Tensor, W_hh: Tensor) -> None:
+    def forward_before(steps: StepBuffers, W_zr: Tensor, W_hh: Tensor) -> None:
         for H, H_new, ZR, _, _, RH, C in steps.forward_steps:
             launch(_forward_gates, H.numel(), ZR.addmm_(W_zr, H), H, RH)
             launch(_forward_state, H.numel(), ZR, C.addmm_(W_hh, RH), H, H_new)
 
     @staticmethod
-    def forward_after(steps: Steps, W_h: Tensor) -> None:
+    def forward_after(steps: StepBuffers, W_h: Tensor) -> None:
         for H, H_new, gates, _, _, _, _, C in steps.forward_steps:
             launch(_forward_step, H.numel(), gates.addmm_(W_h, H), C, H, H_new)
 
     @staticmethod
-    def backward_before(steps: Steps, W_zr: Tensor, W_hh: Tensor) -> None:
+    def backward_before(steps: StepBuffers, W_zr: Tensor, W_hh: Tensor) -> None:
         P = steps.P
         for G, G_old, dCdZ, dC, dR, dZR, Z, R, H, C in steps.backward_steps:
             launch(_backward_state, H.numel(), G, Z, C, H, dCdZ)
@@ -47,7 +46,7 @@ class KernelLoops:
             G_old.addmm_(W_zr, dZR)
 
     @staticmethod
-    def backward_after(steps: Steps, W_h: Tensor) -> None:
+    def backward_after(steps: StepBuffers, W_h: Tensor) -> None:
         for G, G_old, dA, dZRN, _, gates, H, C in steps.backward_steps:
             launch(_backward_step, H.numel(), G, gates, C, H, dA, G_old)
             G_old.addmm_(W_h, dZRN)

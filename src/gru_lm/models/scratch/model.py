@@ -24,19 +24,14 @@ part.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gru_lm.models.base import LanguageModel
-
-Reset = Literal["before", "after"]
+from gru_lm.models.gru.family import Reset, TextbookGRU
 
 
-class ScratchGRU(LanguageModel):
+class ScratchGRU(TextbookGRU):
     """The GRU's equations, one parameter a symbol.
 
     Parameters: W_xz, W_xr, W_xh (V, H); W_hz, W_hr, W_hh (H, H); b_z, b_r, b_h (H,);
@@ -47,10 +42,7 @@ class ScratchGRU(LanguageModel):
     variant = "scratch"
 
     def __init__(self, vocab_size: int, hidden_size: int, reset: Reset = "before") -> None:
-        super().__init__(vocab_size, hidden_size, reset=reset)
-        if reset not in ("before", "after"):
-            raise ValueError(f"reset = {reset!r}: must be 'before' or 'after'")
-        self.reset = reset
+        super().__init__(vocab_size, hidden_size, reset)
 
         def normal(rows: int, columns: int) -> nn.Parameter:
             return nn.Parameter(torch.randn(rows, columns) * 0.01)
@@ -65,19 +57,6 @@ class ScratchGRU(LanguageModel):
         if reset == "after":
             self.b_hh = zeros(H)
         self.W_hq, self.b_q = normal(H, V), zeros(V)  # output layer
-
-    @classmethod
-    def from_weights(cls, weights: Mapping[str, Tensor], reset: Reset = "before") -> ScratchGRU:
-        """Build the model from given tensors by their names above; the tensors are copied.
-
-        Raises ValueError where a name is missing or unknown or a shape does not fit.
-        """
-        if "W_hq" not in weights:
-            raise ValueError("missing or unknown weights: W_hq")
-        hidden_size, vocab_size = weights["W_hq"].shape
-        model = cls(vocab_size, hidden_size, reset).to(weights["W_hq"].dtype)
-        model.load_weights(weights)
-        return model
 
     def forward(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """See ``LanguageModel.forward``."""

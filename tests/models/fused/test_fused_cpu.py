@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gru_lm.models.fused import cpu as fused_cpu
-from gru_lm.models.fused import model as fused
+from gru_lm.models.fused import layer
 from gru_lm.models.fused.cpu import LANES, ROWS, TILE, Blocks, add_product, compiled
+from gru_lm.models.fused.model import FusedGRU
+from gru_lm.models.fused.steps import Steps
 
 each_reset = pytest.mark.parametrize("reset", ["before", "after"])
 
@@ -40,7 +42,7 @@ def results(H: int, B: int, T: int, reset: str, V: int = 5) -> dict[str, Tensor]
         inputs["b_hh"] = draw(H)
     for tensor in inputs.values():
         tensor.requires_grad_()
-    states, last = fused.Recurrence.apply(
+    states, last = layer.Recurrence.apply(
         tokens, *(inputs.get(name) for name in ("state", "W_x", "W_h", "b_hh")), {}
     )
     ((states * draw(*states.shape)).sum() + (last * draw(*last.shape)).sum()).backward()
@@ -67,14 +69,14 @@ def assert_same(reached: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
     "device, dtype, B, way",
     [
         ("cpu", torch.float32, 2, Blocks),
-        ("cpu", torch.float32, 1, fused.Steps),
-        ("cpu", torch.float64, 32, fused.Steps),
-        ("cpu", torch.bfloat16, 32, fused.Steps),
-        ("meta", torch.float32, 32, fused.Steps),
+        ("cpu", torch.float32, 1, Steps),
+        ("cpu", torch.float64, 32, Steps),
+        ("cpu", torch.bfloat16, 32, Steps),
+        ("meta", torch.float32, 32, Steps),
     ],
 )
 def test_blocks_are_for_float32_on_a_cpu(device, dtype, B, way):
-    assert fused.memory_for(torch.zeros(1, dtype=dtype, device=device), B) is way
+    assert layer.memory_for(torch.zeros(1, dtype=dtype, device=device), B) is way
 
 
 @each_reset
@@ -83,9 +85,9 @@ def test_blocks_are_for_float32_on_a_cpu(device, dtype, B, way):
     [(1, 1, 1), (5, 3, 4), (ROWS, LANES, 2), (64, 4, 3), (19, LANES + 1, 5), (256, 32, 35)],
 )
 def test_blocks_are_torchs_steps(H, B, T, reset, monkeypatch):
-    monkeypatch.setattr(fused, "memory_for", lambda *_: Blocks)
+    monkeypatch.setattr(layer, "memory_for", lambda *_: Blocks)
     reached = results(H, B, T, reset)
-    monkeypatch.setattr(fused, "memory_for", lambda *_: fused.Steps)
+    monkeypatch.setattr(layer, "memory_for", lambda *_: Steps)
     wanted = results(H, B, T, reset)
     assert_same(reached, wanted)
     if H > 1:
@@ -102,9 +104,9 @@ def test_blocks_are_torchs_steps(H, B, T, reset, monkeypatch):
 )
 def test_blocks_are_torchs_steps_at_any_size(H, B, T, V, reset):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused, "memory_for", lambda *_: Blocks)
+        patch.setattr(layer, "memory_for", lambda *_: Blocks)
         reached = results(H, B, T, reset, V)
-        patch.setattr(fused, "memory_for", lambda *_: fused.Steps)
+        patch.setattr(layer, "memory_for", lambda *_: Steps)
         assert_same(reached, results(H, B, T, reset, V))
 
 
@@ -124,7 +126,7 @@ def test_the_number_of_threads_changes_no_bit_of_the_states(reset, threads):
 def test_a_sequence_does_not_depend_on_its_neighbours(reset):
     """Nor on its lane: a batch in another order gives the same states, bit for bit."""
     torch.manual_seed(0)
-    model = fused.FusedGRU(7, 20, reset)
+    model = FusedGRU(7, 20, reset)
     tokens, state = torch.randint(7, (37, 9)), torch.randn(37, 20)
     order = torch.randperm(37)
     with torch.no_grad():
@@ -137,7 +139,7 @@ def test_a_sequence_does_not_depend_on_its_neighbours(reset):
 @pytest.mark.parametrize("B", [1, 3])
 def test_a_token_without_a_column_is_refused(B, token):
     """The compiled loops would read, and write, what is not theirs."""
-    model = fused.FusedGRU(5, 8)
+    model = FusedGRU(5, 8)
     tokens = torch.zeros(B, 4, dtype=torch.int64)
     tokens[-1, 2] = token
     with pytest.raises((IndexError, RuntimeError)):
@@ -231,7 +233,7 @@ def test_compiled_tanh_and_sigmoid():
 @each_reset
 @pytest.mark.parametrize("poisoned", ["state", "W_x", "W_h"])
 def test_what_is_no_number_is_not_hidden(poisoned, reset):
-    model = fused.FusedGRU(5, 64, reset)
+    model = FusedGRU(5, 64, reset)
     tokens, state = torch.zeros(4, 3, dtype=torch.int64), torch.zeros(4, 64)
     tensor = state if poisoned == "state" else getattr(model, poisoned).detach()
     tensor[3, 0] = torch.nan

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gru_lm.models.concise.model import ConciseGRU
-from gru_lm.models.fused.model import FusedGRU, Recurrence
+from gru_lm.models.fused.layer import Recurrence
+from gru_lm.models.fused.model import FusedGRU
 from gru_lm.models.scratch.model import ScratchGRU
 from gru_lm.training.loop import Trainer
 

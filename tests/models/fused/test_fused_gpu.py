@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from gru_lm.models.fused import gpu as fused_gpu
-from gru_lm.models.fused import model as fused
+from gru_lm.models.fused import layer
+from gru_lm.models.fused import steps as fused_steps
 
 triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
@@ -75,7 +76,7 @@ def results(H: int, B: int, T: int, reset: str, dtype: torch.dtype) -> dict[str,
         inputs["b_hh"] = draw(H)
     for tensor in inputs.values():
         tensor.requires_grad_()
-    states, last = fused.Recurrence.apply(
+    states, last = layer.Recurrence.apply(
         tokens, *(inputs.get(name) for name in ("state", "W_x", "W_h", "b_hh")), {}
     )
     ((states * draw(*states.shape)).sum() + (last * draw(*last.shape)).sum()).backward()
@@ -104,8 +105,8 @@ def test_interpreted_kernels_are_torchs_loops(
         launch(kernel, n, *tensors)
 
     wanted = results(H, B, T, reset, dtype)
-    monkeypatch.setattr(fused, "memory_for", lambda *_: fused.Steps)
-    monkeypatch.setattr(fused, "loops_for", lambda _: interpreted.KernelLoops)
+    monkeypatch.setattr(layer, "memory_for", lambda *_: fused_steps.Steps)
+    monkeypatch.setattr(fused_steps, "loops_for", lambda _: interpreted.KernelLoops)
     monkeypatch.setattr(interpreted, "launch", counted)
     reached = results(H, B, T, reset, dtype)
 
@@ -130,8 +131,8 @@ def test_interpreted_persistent_kernels_are_torchs_loops(
     monkeypatch.setattr(loops, "SEQUENCES", sequences)
     monkeypatch.setattr(loops, "TERMS", 8)
     wanted = results(H, B, T, reset, torch.float32)
-    monkeypatch.setattr(fused, "memory_for", lambda *_: fused.Steps)
-    monkeypatch.setattr(fused, "loops_for", lambda _: loops)
+    monkeypatch.setattr(layer, "memory_for", lambda *_: fused_steps.Steps)
+    monkeypatch.setattr(fused_steps, "loops_for", lambda _: loops)
     assert_same(results(H, B, T, reset, torch.float32), wanted, 1e-5)
 
 
@@ -178,7 +179,7 @@ def test_persistent_kernels_compile_for_gpus(loop, reset):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 def test_a_gpu_takes_the_kernels():
-    assert fused.loops_for(torch.zeros(1, device="cuda")) is fused_gpu.KernelLoops
+    assert fused_steps.loops_for(torch.zeros(1, device="cuda")) is fused_gpu.KernelLoops
 
 
 def test_triton_that_works_is_seen_to(interpreted, recwarn):

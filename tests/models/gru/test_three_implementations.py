@@ -1,51 +1,21 @@
 """Three implementations of the GRU, which agree pairwise.
 
-They are every variant of the project, ONNX Runtime's GRU operator, which nobody here has written,
+They are every GRU variant of the project, ONNX Runtime's GRU operator, which is not this project's,
 and the equations in float64 NumPy (``reference.gru_numpy``). The operator's definition:
-https://onnx.ai/onnx/operators/onnx__GRU.html. Its weights stand in the order update, reset,
+https://onnx.ai/onnx/operators/onnx__GRU.html. Its weights are in the order update, reset,
 candidate; ``linear_before_reset`` is reset "after". The graph is built here a second time, so that
-``gru_lm.export.check`` is not held against itself.
+``gru_lm.models.gru.onnx_graph`` is not compared with itself.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import onnxruntime
-import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import settings
+from kinds import any_size, each_kind, random_model, reset_of
 from onnx import TensorProto, helper
 from reference import gru_numpy
-
-from gru_lm.models.base import LanguageModel, build_model
-
-KINDS = {
-    "scratch-before": ("scratch", {"reset": "before"}),
-    "scratch-after": ("scratch", {"reset": "after"}),
-    "fused-before": ("fused", {"reset": "before"}),
-    "fused-after": ("fused", {"reset": "after"}),
-    "concise": ("concise", {}),
-}
-each_kind = pytest.mark.parametrize("kind", KINDS)
-any_size = given(
-    V=st.integers(1, 12),
-    H=st.integers(1, 24),
-    B=st.integers(1, 6),
-    T=st.integers(1, 20),
-    seed=st.integers(0, 10_000),
-)
-
-
-def random_model(kind: str, V: int, H: int, seed: int) -> LanguageModel:
-    """Weights large enough that every gate, every bias and the reset's place matter."""
-    torch.manual_seed(seed)
-    variant, options = KINDS[kind]
-    model = build_model(variant, V, hidden_size=H, **options)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.normal_(0, 1 / max(1, weight.shape[-1]) ** 0.5)
-    return model
 
 
 def run_operator(
@@ -109,10 +79,6 @@ def three_results(
 def difference(one: Result, other: Result) -> float:
     """The largest difference in logits and last state."""
     return max(float(np.abs(a - b).max()) for a, b in zip(one, other, strict=True))
-
-
-def reset_of(kind: str) -> str:
-    return KINDS[kind][1].get("reset", "after")
 
 
 def assert_all_agree(kind: str, V: int, H: int, B: int, T: int, seed: int) -> None:

@@ -1,0 +1,65 @@
+"""The memory that a pass over the steps works on, kept for the next pass of the same shape."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from gru_lm.models.gru.family import Reset
+
+Kept = TypeVar("Kept")
+
+
+class Loan(Generic[Kept]):
+    """Memory of a pass that goes back to ``free`` as soon as nothing needs the loan any more."""
+
+    def __init__(self, memory: Kept, free: list[Kept]) -> None:
+        self.memory, self._free = memory, free
+
+    def __del__(self) -> None:
+        self._free.append(self.memory)
+
+
+class StepBuffers:
+    """All sequences go through T steps side by side: B columns, one operation for all of them.
+
+    Two layouts: by step, (T, rows, B), in which each step's part is contiguous for the loops; and
+    by unit, (rows, T, B), in which all steps together are one matrix for the products outside them.
+    ``forward_steps`` and ``backward_steps`` hold the views that the loops work on.
+    """
+
+    def __init__(
+        self, like: Tensor, T: int, B: int, H: int, reset: Reset, products: torch.dtype
+    ) -> None:
+        rows = 3 * H if reset == "before" else 4 * H
+        self.H = like.new_empty(T + 1, H, B)  # the first is the state before the first step
+        self.gates = like.new_empty(T, 3 * H, B)  # Z, R, and R * H ("before") or N ("after")
+        self.C = like.new_empty(T, H, B)
+        self.dA = like.new_empty(T, rows, B)  # dC, dZ, dR, and dN ("after")
+        self.G = like.new_empty(T + 1, H, B)
+        self.P = like.new_empty(H, B)
+        self.inputs_by_unit = like.new_empty(3 * H, T * B)
+        self.states_by_unit = like.new_empty(H, T, B)
+        self.old_by_unit = like.new_empty(H, T, B, dtype=products)  # H, then R * H
+        self.dA_by_unit = like.new_empty(rows, T, B, dtype=products)
+
+        self.ZR, self.third = self.gates.split((2 * H, H), dim=1)
+        self.Z, self.R = self.ZR.split(H, dim=1)
+        self.dC, self.dZ, self.dR = self.dA[:, : 3 * H].split(H, dim=1)
+        self.dN = self.dA[:, 3 * H :]
+        H_old, H_new, G_old, G_new = self.H[:-1], self.H[1:], self.G[:-1], self.G[1:]
+        forward: tuple[Tensor, ...]
+        backward: tuple[Tensor, ...]
+        if reset == "before":
+            forward = (H_old, H_new, self.ZR, self.Z, self.R, self.third, self.C)
+            dCdZ = self.dA[:, : 2 * H].unflatten(1, (2, H))
+            dZR = self.dA[:, H:]
+            backward = (G_new, G_old, dCdZ, self.dC, self.dR, dZR, self.Z, self.R, H_old, self.C)
+        else:
+            forward = (H_old, H_new, self.gates, self.ZR, self.Z, self.R, self.third, self.C)
+            dA, dZRN = self.dA.unflatten(1, (4, H)), self.dA[:, H:]
+            backward = (G_new, G_old, dA, dZRN, self.Z, self.gates, H_old, self.C)
+        self.forward_steps = list(zip(*(one.unbind() for one in forward), strict=True))
+        self.backward_steps = list(zip(*(one.unbind() for one in backward), strict=True))[::-1]

@@ -1,0 +1,75 @@
+"""The fused variant's layer with all sequences side by side: one operation a step for all of them.
+
+``layer.py`` has the equations and the letters. The loops over the steps are torch's own operations
+or, on a GPU, Triton kernels between the products.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gru_lm.models.fused.buffers import StepBuffers
+from gru_lm.models.fused.gpu import KernelLoops, triton_works
+from gru_lm.models.fused.torch_loops import TorchLoops
+
+
+class Steps(StepBuffers):
+    """One pass over T steps of B sequences; its memory serves the next of that shape."""
+
+    def forward(
+        self, tokens: Tensor, state: Tensor, W_x: Tensor, W_h: Tensor, b_hh: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """See ``Recurrence.forward``."""
+        (T, B), H = tokens.shape, W_h.shape[1]
+        torch.index_select(W_x, 1, tokens.flatten(), out=self.inputs_by_unit)
+        inputs = self.inputs_by_unit.view(3 * H, T, B).transpose(0, 1)
+        self.C.copy_(inputs[:, :H])
+        self.ZR.copy_(inputs[:, H:])
+        self.H[0] = state
+        loops = loops_for(W_h)
+        if b_hh is None:
+            loops.forward_before(self, W_h[: 2 * H], W_h[2 * H :])
+        else:
+            self.third.copy_(b_hh[:, None])
+            loops.forward_after(self, W_h)
+        return self.states_by_unit.copy_(self.H[1:].transpose(0, 1)), self.H[T]
+
+    def backward(
+        self, d_states: Tensor | None, d_last: Tensor | None, tokens: Tensor, W_h: Tensor, V: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """See ``Recurrence.backward``; ``V`` is the number of columns of W_x."""
+        T, H = len(tokens), W_h.shape[1]
+        if d_states is None:
+            self.G.zero_()
+        else:
+            self.G[1:].copy_(d_states.transpose(0, 1))
+            self.G[0].zero_()
+        if d_last is not None:
+            self.G[T] += d_last
+        loops = loops_for(W_h)
+        dW_h, d_b_hh = torch.empty_like(W_h), None
+        if self.dN.shape[1] == 0:  # reset before
+            W_zr, W_hh = W_h[: 2 * H].T.contiguous(), W_h[2 * H :].T.contiguous()
+            loops.backward_before(self, W_zr, W_hh)
+            dA = _by_unit(self.dA, self.dA_by_unit)  # (3H, TB)
+            dW_h[: 2 * H] = dA[H:] @ _by_unit(self.H[:-1], self.old_by_unit).T
+            dW_h[2 * H :] = dA[:H] @ _by_unit(self.third, self.old_by_unit).T
+        else:
+            loops.backward_after(self, W_h.T.contiguous())
+            dA = _by_unit(self.dA, self.dA_by_unit)  # (4H, TB)
+            dW_h.copy_(dA[H:] @ _by_unit(self.H[:-1], self.old_by_unit).T)
+            d_b_hh = self.dN.sum((0, 2))
+        columns = dA[: 3 * H].to(W_h.dtype)
+        dW_x = W_h.new_zeros(3 * H, V).index_add_(1, tokens.flatten(), columns)
+        return self.G[0].clone(), dW_x, dW_h, d_b_hh
+
+
+def _by_unit(steps: Tensor, out: Tensor) -> Tensor:
+    """(T, rows, B) as (rows, TB), copied into ``out``."""
+    return out.copy_(steps.transpose(0, 1)).flatten(1)
+
+
+def loops_for(weights: Tensor) -> type[TorchLoops] | type[KernelLoops]:
+    """The faster loops for where ``weights`` lie."""
+    return KernelLoops if weights.is_cuda and triton_works(weights.device) else TorchLoops

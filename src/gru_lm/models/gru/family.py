@@ -1,0 +1,80 @@
+"""What the GRU variants have in common: their weights by the textbook's names.
+
+From these follow, for all of them, a faster stepper, ONNX's GRU operator and the gates. Those
+modules are imported only if they are asked for, so that a training does not depend on them.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal, Self
+
+from torch import Tensor
+
+from gru_lm.models.base import LanguageModel
+
+if TYPE_CHECKING:
+    import onnx
+
+    from gru_lm.models.gates import Gates
+    from gru_lm.models.stepper import Stepper
+
+Reset = Literal["before", "after"]
+
+
+class GRU(LanguageModel):
+    """A language model of one GRU layer and a linear output layer; its state is (B, H)."""
+
+    @abstractmethod
+    def textbook_weights(self) -> dict[str, Tensor]:
+        """The weights by the textbook's names and in its shapes, as ``ScratchGRU`` lists them.
+
+        ``b_hh`` is among them if the reset gate acts after the recurrent product.
+        """
+
+    def stepper(self) -> Stepper:
+        """See ``LanguageModel.stepper``."""
+        from gru_lm.models.gru.stepper import GRUStepper
+
+        return GRUStepper(self.textbook_weights())
+
+    def onnx_graph(self) -> onnx.ModelProto:
+        """See ``LanguageModel.onnx_graph``: ONNX's GRU operator."""
+        from gru_lm.models.gru.onnx_graph import with_gru_operator
+
+        return with_gru_operator(self.textbook_weights(), self.variant)
+
+    def gates(self) -> Gates:
+        """See ``LanguageModel.gates``."""
+        from gru_lm.models.gru.equations import Equations
+
+        return Equations(self.textbook_weights())
+
+
+class TextbookGRU(GRU):
+    """A GRU whose weights are saved by the textbook's names, with a choice of the reset gate.
+
+    ``reset`` is "before" or "after": where that gate acts, seen from the recurrent product.
+    """
+
+    def __init__(self, vocab_size: int, hidden_size: int, reset: Reset = "before") -> None:
+        super().__init__(vocab_size, hidden_size, reset=reset)
+        if reset not in ("before", "after"):
+            raise ValueError(f"reset = {reset!r}: must be 'before' or 'after'")
+        self.reset = reset
+
+    @classmethod
+    def from_weights(cls, weights: Mapping[str, Tensor], reset: Reset = "before") -> Self:
+        """Build the model from given tensors by the textbook's names; the tensors are copied.
+
+        Raises ValueError if a name is missing or unknown or a shape does not fit.
+        """
+        if "W_hq" not in weights:
+            raise ValueError("missing or unknown weights: W_hq")
+        hidden_size, vocab_size = weights["W_hq"].shape
+        return cls(vocab_size, hidden_size, reset).to(weights["W_hq"].dtype).load_weights(weights)
+
+    def textbook_weights(self) -> dict[str, Tensor]:
+        """See ``GRU.textbook_weights``."""
+        return dict(self.state_dict())

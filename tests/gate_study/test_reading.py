@@ -1,0 +1,158 @@
+"""The gates as they are read, and how far back a model looks."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from gated import MODELS, H, N, V, plain_gates, random_model, random_stream
+from reference import gru_numpy
+
+from gru_lm.core.errors import UserError
+from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.evaluation.perplexity import evaluate
+from gru_lm.gate_study.reading import (
+    activity,
+    bits_with_context,
+    context_curve,
+    describe_time_constants,
+    effective_context,
+    places,
+    powers,
+    read,
+    spread,
+    time_constants,
+)
+
+
+@pytest.fixture
+def gates():
+    return random_model(reset="before").gates()
+
+
+@pytest.fixture
+def stream():
+    return random_stream()
+
+
+@pytest.mark.parametrize("variant, options", MODELS[:3])
+def test_surprise_sums_to_the_evaluation(variant, options, stream):
+    model = random_model(variant, **options)
+    passage = read(model.gates(), stream, 0, N, chunk=37).passage
+    score = evaluate(model, stream)
+    assert math.isnan(passage["surprise"][0])
+    bits = passage["surprise"][1:].sum(dtype=np.float64)
+    assert bits == pytest.approx(score.nats / math.log(2), rel=1e-5)
+
+
+@pytest.mark.parametrize("start, length", [(0, 5), (1, 5), (36, 40), (37, 1), (299, 50), (40, 400)])
+def test_a_passage_is_cut_from_the_whole(gates, stream, start, length):
+    whole = read(gates, stream, 0, N, chunk=1000).passage
+    cut = read(gates, stream, start, length, chunk=37).passage
+    assert whole.keys() == cut.keys()
+    for name, array in cut.items():
+        assert len(array) == min(length, N - start)
+        np.testing.assert_allclose(array, whole[name][start : start + length], atol=1e-6)
+
+
+def test_predictions_are_made_before_reading(gates, stream):
+    weights = random_model(reset="before").textbook_weights()  # those of the fixture
+    passage = read(gates, stream, 0, 30).passage
+    wanted, _ = gru_numpy(weights, stream[None, :30].numpy(), np.zeros((1, H)), "before")
+    p = np.exp(wanted[:, 0]) / np.exp(wanted[:, 0]).sum(1, keepdims=True)
+    assert not passage["top_tokens"][0].any() and np.isnan(passage["top_probabilities"][0]).all()
+    for t in range(1, 30):
+        best = np.argsort(-p[t - 1])[:5]
+        assert passage["top_tokens"][t].tolist() == best.tolist()
+        np.testing.assert_allclose(passage["top_probabilities"][t], p[t - 1][best], rtol=1e-4)
+        assert passage["surprise"][t] == pytest.approx(-math.log2(p[t - 1][stream[t]]), rel=1e-4)
+
+
+def test_means_are_over_the_whole_split(gates, stream):
+    rows = [torch.cat(row) for row in gates.steps(stream[None], torch.zeros(1, H))]
+    Z, R, states = torch.stack(rows, dim=1)
+    reading = read(gates, stream, 10, 3, chunk=41)
+    np.testing.assert_allclose(reading.mean_Z, Z.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(reading.mean_R, R.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(reading.mean_H, states.mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(reading.Z_by_token, Z.mean(1), rtol=1e-5)
+    np.testing.assert_allclose(reading.R_by_token, R.mean(1), rtol=1e-5)
+
+
+def test_a_passage_beyond_the_split_is_the_users_error(gates, stream):
+    with pytest.raises(
+        UserError, match=r"gate_study\.start = 300, but the split has only 300 tokens"
+    ):
+        read(gates, stream, N, 5)
+
+
+def test_a_known_leak_has_its_time_constant(stream):
+    # Z = 0.5, 0.9, 0.99 by their biases: -1 / ln Z by hand.
+    b_z = torch.logit(torch.tensor([0.5, 0.9, 0.99, 0.5, 0.5, 0.5, 0.5]))
+    constants = time_constants(read(plain_gates(b_z=b_z), stream).mean_Z)
+    np.testing.assert_allclose(constants[:3], [1.442695, 9.491222, 99.499162], rtol=1e-4)
+
+
+def test_time_constants_at_the_ends():
+    constants = time_constants(np.array([0.0, 1.0, math.exp(-1)]))
+    assert constants.tolist() == [0.0, math.inf, pytest.approx(1.0)]
+    found = describe_time_constants(constants)
+    assert found == {"min": 0.0, "p10": 0.0, "median": pytest.approx(1.0), "p90": None, "max": None}
+    json.dumps(found, allow_nan=False)
+
+
+def test_places_in_a_text():
+    vocabulary = Vocabulary(("<unk>", "a", "b", " ", "\n", "."))
+    tokens = vocabulary.encode_tokens("ab. b\na?")
+    assert places(tokens, vocabulary).tolist() == [0, 1, 1, 2, 0, 2, 0, 1]
+    assert places(tokens, Vocabulary(vocabulary.tokens, "word")) is None
+
+
+def test_activity_is_the_mean_at_each_place(gates, stream):
+    reading = read(gates, stream)
+    where = np.arange(N) % 2
+    found = activity(reading, where)
+    assert found["space"] is None
+    assert found["first letter"]["Z"] == pytest.approx(reading.Z_by_token[::2].mean())
+    assert found["inside words"]["R"] == pytest.approx(reading.R_by_token[1::2].mean())
+    assert found["inside words"]["tokens"] == N // 2
+    assert activity(reading, None) is None
+
+
+def test_context_that_reaches_the_start_is_all_of_it(gates, stream):
+    bits = read(gates, stream).bits
+    for k in (1, 5, 40):
+        found = bits_with_context(gates, stream, torch.tensor([k]), k)
+        assert float(found) == pytest.approx(bits[k], rel=1e-5)
+
+
+def test_context_is_only_the_last_k_tokens(gates, stream):
+    other = stream.clone()
+    other[:90] = (other[:90] + 1) % V
+    target = torch.tensor([100])
+    same = [bits_with_context(gates, s, target, 10) for s in (stream, other)]
+    assert torch.equal(*same)
+    more = [bits_with_context(gates, s, target, 11) for s in (stream, other)]
+    assert not torch.equal(*more)
+
+
+def test_the_context_curve_compares_the_same_tokens(gates, stream):
+    bits = read(gates, stream).bits
+    curve = context_curve(gates, stream, bits, count=20)
+    assert list(curve) == ["1", "2", "4", "8", "16", "32", "64", "128", "all"]
+    targets = spread(128, N, 20)
+    assert len(targets) == 20 and targets[0] == 128 and targets[-1] == N - 1
+    assert curve["all"] == pytest.approx(2 ** bits[targets].mean())
+    found = bits_with_context(gates, stream, targets, 4)
+    assert curve["4"] == pytest.approx(2 ** float(found.mean()))
+    shortest = context_curve(gates, stream[:2], bits[:2])
+    assert shortest["1"] == pytest.approx(shortest["all"], rel=1e-5)
+
+
+def test_powers_and_effective_context():
+    assert powers(0) == powers(1) == [1]
+    assert powers(9) == [1, 2, 4, 8]
+    assert effective_context({"1": 9.0, "2": 4.1, "4": 4.0, "all": 4.0}) == 2
+    assert effective_context({"1": 9.0, "2": 8.0, "all": 4.0}) is None
+    assert effective_context({"1": 9.0, "2": 12.0, "all": 9.0}) is None

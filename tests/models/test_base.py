@@ -1,0 +1,245 @@
+"""The folders that models are kept in: what comes back from them, and what is refused."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from textbook import H, V, random_inputs
+
+import gru_lm
+from gru_lm.core.errors import DamagedFile, MissingFile, UnusableFile
+from gru_lm.models.base import build_model, load_model
+from gru_lm.models.concise.model import ConciseGRU
+from gru_lm.models.scratch.model import ScratchGRU
+
+
+def test_begin_state_is_zero_in_the_weights_type():
+    state = ScratchGRU(V, H).double().begin_state(4)
+    assert state.shape == (4, H)
+    assert state.dtype == torch.float64
+    assert state.count_nonzero() == 0
+
+
+@pytest.mark.parametrize(
+    "variant, options",
+    [("scratch", {"reset": "before"}), ("scratch", {"reset": "after"}), ("concise", {})],
+)
+def test_a_saved_model_comes_back_to_the_bit(tmp_path, variant, options):
+    torch.manual_seed(1)
+    model = build_model(variant, V, hidden_size=H, **options)
+    folder = tmp_path / "models" / variant
+    model.save(folder, "f" * 64)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    assert config["vocab_size"] == V
+    assert config["hidden_size"] == H
+    assert config.get("reset") == options.get("reset")
+
+    loaded = load_model(folder, "f" * 64)
+    assert type(loaded) is type(model)
+    mine, theirs = model.state_dict(), loaded.state_dict()
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    tokens, state = random_inputs()
+    assert torch.equal(model(tokens, state)[0], loaded(tokens, state)[0])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    torch.manual_seed(1)
+    folder = tmp_path / "scratch"
+    ScratchGRU(V, H).save(folder, "f" * 64)
+    return folder
+
+
+def refusal(folder, fingerprint="f" * 64, variant=None, kind=DamagedFile):
+    with pytest.raises(kind) as caught:
+        load_model(folder, fingerprint, variant)
+    message = str(caught.value)
+    assert caught.value.path.is_relative_to(folder)
+    assert str(folder) in message
+    assert "train" not in message or kind is UnusableFile  # a library knows no stages
+    assert len(message.splitlines()) == 1
+    assert len(message) < 1000
+    return message
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_missing_files(folder, name):
+    (folder / name).unlink()
+    assert f"{name} is missing" in refusal(folder, kind=MissingFile)
+
+
+def test_a_missing_folder(tmp_path):
+    assert "config.json is missing" in refusal(tmp_path / "concise", kind=MissingFile)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 8, 60, -1, -100])
+def test_cut_weights(folder, keep):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    assert "model.safetensors is damaged" in refusal(folder)
+
+
+def test_weights_that_are_no_safetensors(folder):
+    (folder / "model.safetensors").write_bytes(b"\x80\x04K\x05." * 40)
+    assert "model.safetensors is damaged" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (lambda w: w.pop("b_z"), "b_z"),
+        (lambda w: w.update(extra=torch.zeros(1)), "extra"),
+        (lambda w: w.update(W_hq=torch.zeros(H, V + 1)), "W_hq"),
+    ],
+    ids=["missing", "unknown", "shape"],
+)
+def test_weights_of_another_model(folder, change, named):
+    path = folder / "model.safetensors"
+    weights = safetensors.torch.load_file(path)
+    change(weights)
+    safetensors.torch.save_file(weights, path)
+    message = refusal(folder)
+    assert "model.safetensors is damaged" in message
+    assert named in message
+
+
+def test_edited_weights(folder):
+    path = folder / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert "model.safetensors is damaged (its checksum" in refusal(folder)
+
+
+def test_weights_of_another_run(folder):
+    torch.manual_seed(2)
+    other = folder.parent / "other"
+    ScratchGRU(V, H).save(other, "f" * 64)
+    (other / "model.safetensors").replace(folder / "model.safetensors")
+    assert "model.safetensors is damaged (its checksum" in refusal(folder)
+
+
+EDITS = {
+    "variant-other": {"variant": "concise"},
+    "variant-path": {"variant": "../evil"},
+    "variant-number": {"variant": 3},
+    "variant-list": {"variant": ["scratch"]},
+    "vocab-text": {"vocab_size": "6"},
+    "vocab-float": {"vocab_size": 6.5},
+    "vocab-whole-float": {"vocab_size": 6.0},
+    "vocab-null": {"vocab_size": None},
+    "vocab-list": {"vocab_size": [6]},
+    "vocab-negative": {"vocab_size": -6},
+    "vocab-zero": {"vocab_size": 0},
+    "vocab-one-more": {"vocab_size": V + 1},
+    "vocab-huge": {"vocab_size": 10**12},
+    "vocab-beyond-64-bits": {"vocab_size": 10**30},
+    "hidden-text": {"hidden_size": "5"},
+    "hidden-true": {"hidden_size": True},
+    "hidden-zero": {"hidden_size": 0},
+    "hidden-huge": {"hidden_size": 10**12},
+    "reset-unknown": {"reset": "during"},
+    "reset-other": {"reset": "after"},
+    "reset-list": {"reset": ["before"]},
+    "unknown-key": {"layers": 2},
+    "self": {"self": 1},
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS.keys())
+def test_edited_configs(folder, edit):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **edit}), "utf-8")
+    assert "is damaged" in refusal(folder)
+
+
+LOADER = """
+import resource, sys
+from pathlib import Path
+from gru_lm.models.scratch import model as scratch
+from gru_lm.core.errors import UserError
+from gru_lm.models.base import load_model
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    load_model(Path(sys.argv[1]), "f" * 64)
+except UserError:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts memory in Linux's unit")
+def test_a_size_that_would_fit_into_memory_is_not_believed_either(folder):
+    path = folder / "config.json"
+    config = {**json.loads(path.read_text("utf-8")), "vocab_size": 10**7}
+    path.write_text(json.dumps(config), "utf-8")
+    source = str(Path(gru_lm.__file__).parent.parent)
+    result = subprocess.run(
+        [sys.executable, "-c", LOADER, str(folder)],
+        env={**os.environ, "PYTHONPATH": source},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    megabytes = int(result.stdout) / 1024
+    assert megabytes < 200, f"{megabytes:.0f} MB taken for weights of 1 kB"
+
+
+def test_a_config_without_a_checksum(folder):
+    path = folder / "config.json"
+    config = json.loads(path.read_text("utf-8"))
+    del config["weights"]
+    path.write_text(json.dumps(config), "utf-8")
+    assert "checksum" in refusal(folder)
+
+
+@pytest.mark.parametrize("key", ["variant", "vocab_size", "hidden_size"])
+def test_configs_without_a_key(folder, key):
+    path = folder / "config.json"
+    config = json.loads(path.read_text("utf-8"))
+    del config[key]
+    path.write_text(json.dumps(config), "utf-8")
+    assert key in refusal(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b'{"a": "\xff"}'])
+def test_configs_that_are_no_json_object(folder, content):
+    (folder / "config.json").write_bytes(content)
+    assert "config.json is damaged" in refusal(folder)
+
+
+def test_a_concise_config_with_a_huge_size(tmp_path):
+    folder = tmp_path / "concise"
+    ConciseGRU(V, H).save(folder, "f" * 64)
+    path = folder / "config.json"
+    for size in (10**12, -1, "6", 0):
+        config = {**json.loads(path.read_text("utf-8")), "vocab_size": size}
+        path.write_text(json.dumps(config), "utf-8")
+        assert "is damaged" in refusal(folder)
+
+
+def test_another_vocabulary(folder):
+    assert "trained with another vocabulary" in refusal(folder, "0" * 64, kind=UnusableFile)
+
+
+def test_a_folder_of_another_variant(folder):
+    assert "variant 'scratch'" in refusal(folder, variant="concise")
+    assert load_model(folder, "f" * 64, "scratch").variant == "scratch"
+
+
+def test_a_model_loads_from_any_folder_without_params(folder, monkeypatch):
+    moved = folder.rename(folder.with_name("elsewhere"))
+    monkeypatch.chdir(moved)
+    assert load_model(moved, "f" * 64).variant == "scratch"
+
+
+def test_an_unknown_variant_is_refused():
+    with pytest.raises(ValueError, match=r"'skratch' is no variant .did you mean 'scratch'"):
+        build_model("skratch", V, hidden_size=H)
