@@ -5,25 +5,23 @@ from pathlib import Path
 
 import torch
 
-from gru_lm.core.files import write_arrays, write_json
 from gru_lm.core.params import load_params
 from gru_lm.core.variants import Variant
 from gru_lm.data.prepared import Prepared
+from gru_lm.evaluation.words import places
 from gru_lm.gate_study.interventions import study
 from gru_lm.gate_study.reading import (
     activity,
     context_curve,
     describe_time_constants,
     effective_context,
-    places,
     read,
     time_constants,
 )
 from gru_lm.gate_study.settings import GateStudySettings
 from gru_lm.models.base import load_model
+from gru_lm.results.gates import PASSAGES, GateArrays, GateStudy
 from stages import add_variant, run_stage
-
-SPLITS = ("train", "val")
 
 
 def main() -> None:
@@ -37,28 +35,30 @@ def main() -> None:
     vocabulary = prepared.vocabulary
     model = load_model(Path("models") / variant, vocabulary.fingerprint, variant)
     weights = model.textbook_weights()
-    splits = {name: prepared.tensor(name) for name in SPLITS}
-    readings = {n: read(weights, t, passage.start, passage.length) for n, t in splits.items()}
-    train = readings["train"]
+    splits = {name: prepared.tensor(name) for name in PASSAGES}
+    traces = {n: read(weights, t, passage.start, passage.length) for n, t in splits.items()}
+    train = traces["train"]
     constants = time_constants(train.mean_Z)
 
-    arrays = {f"{n}_{key}": array for n, r in readings.items() for key, array in r.passage.items()}
-    arrays["mean_Z"] = train.mean_Z.astype("float32")
-    arrays["mean_R"] = train.mean_R.astype("float32")
-    arrays["time_constant"] = constants.astype("float32")
-
-    context = {n: context_curve(weights, t, readings[n].bits) for n, t in splits.items()}
+    arrays = GateArrays(
+        readings={name: trace.passage for name, trace in traces.items()},
+        mean_Z=train.mean_Z.astype("float32"),
+        mean_R=train.mean_R.astype("float32"),
+        time_constant=constants.astype("float32"),
+    )
+    context = {n: context_curve(weights, t, traces[n].bits) for n, t in splits.items()}
     results = {
         "time_constant": describe_time_constants(constants),
         "activity": {
-            n: activity(readings[n], places(t.numpy(), vocabulary)) for n, t in splits.items()
+            n: activity(traces[n], places(t.numpy(), vocabulary)) for n, t in splits.items()
         },
         "context": context,
         "effective_context": {n: effective_context(curve) for n, curve in context.items()},
         "interventions": study(weights, splits["train"], train),
     }
-    write_arrays(Path(f"analysis/gates/{variant}.npz"), arrays, owner=vocabulary.fingerprint)
-    write_json(Path(f"analysis/gates/{variant}.json"), results)
+    study_file = Path(f"analysis/gates/{variant}.json")
+    arrays.write(study_file.with_suffix(".npz"), vocabulary.fingerprint)
+    GateStudy.model_validate(results).write(study_file)
 
 
 if __name__ == "__main__":
