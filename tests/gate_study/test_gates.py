@@ -37,7 +37,6 @@ from gru_lm.gate_study.reading import (
     effective_context,
     last_state,
     logits,
-    places,
     powers,
     read,
     spread,
@@ -258,13 +257,6 @@ def test_time_constants_at_the_ends():
 
 
 # ------------------------------------------------------------------------------------ activity
-
-
-def test_places_in_a_text():
-    vocabulary = Vocabulary(("<unk>", "a", "b", " ", "\n", "."))
-    tokens = vocabulary.encode_tokens("ab. b\na?")
-    assert places(tokens, vocabulary).tolist() == [0, 1, 1, 2, 0, 2, 0, 1]
-    assert places(tokens, Vocabulary(vocabulary.tokens, "word")) is None
 
 
 def test_activity_is_the_mean_at_each_place(weights, stream):

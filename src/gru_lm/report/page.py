@@ -125,7 +125,7 @@ def content_security_policy(css: str, js: str) -> str:
 def predictors(summary: Summary) -> dict[str, dict[str, dict[str, float]]]:
     """Bits per token by kind of predictor, name and split."""
     bits = {split: findings.bits_per_token(summary, split) for split in SPLIT_NAMES}
-    kinds = {"Models": summary.models, "Baselines": summary.baselines}
+    kinds = {"Models": list(summary.models), "Baselines": list(summary.baselines)}
     return {
         kind: {name: {split: bits[split][name] for split in SPLIT_NAMES} for name in names}
         for kind, names in kinds.items()
