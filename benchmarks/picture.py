@@ -9,8 +9,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from gru_lm.report.style import COLOURS
+from gru_lm.report.style import PALETTE
 
+COLOURS: Final = dict(zip(("scratch", "concise", "fused"), PALETTE, strict=False))
 # Further ones of Okabe and Ito's colours; the textbook's side is grey.
 TEXTBOOK, PEER = "#7F7F7F", "#CC79A7"
 MARKS: Final = {"textbook-scratch": "o", "scratch": "s", "concise": "^", "fused": "D"}
