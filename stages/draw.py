@@ -13,10 +13,10 @@ def main() -> None:
     for reason in inputs.left_out:
         print(f"draw: left out of the pictures of gates: {reason}")
     # All are drawn before the first is written: no mixture of old and new ones is left.
-    pictures = {figure.path: figure.png(inputs) for figure in figures(inputs, "draw")}
+    pictures = {figure.path: figure.png(inputs) for figure in figures(inputs, "analysis")}
     for path, picture in pictures.items():
         write_bytes(path, picture)
-    for path in FOLDERS["draw"].glob("*.png"):
+    for path in FOLDERS["analysis"].glob("*.png"):
         if path not in pictures:  # of a variant that is no longer listed
             path.unlink()
 

@@ -11,7 +11,7 @@ from stages import run_stage
 def main() -> None:
     inputs = Inputs(load_params(CoreSettings).variants)
     # All are drawn before the first is written: no mixture of old and new ones is left.
-    pictures = {figure.path: figure.png(inputs) for figure in figures(inputs, "plot")}
+    pictures = {figure.path: figure.png(inputs) for figure in figures(inputs, "main")}
     for path, picture in pictures.items():
         write_bytes(path, picture)
 

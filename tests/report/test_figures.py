@@ -22,10 +22,10 @@ def run(stage, root):
         stage.main()
 
 
-def names(root, stage, variants):
+def names(root, pipeline, variants):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        return [figure.name for figure in figures(Inputs(variants), stage)]
+        return [figure.name for figure in figures(Inputs(variants), pipeline)]
 
 
 def test_every_figure_is_described():
@@ -37,7 +37,7 @@ def test_every_figure_is_described():
 
 def test_the_main_pipeline_declares_its_figures():
     text = (PROJECT / "dvc.yaml").read_text(encoding="utf-8")
-    assert {f.path.as_posix() for f in FIGURES if f.stage == "plot"} == {
+    assert {f.path.as_posix() for f in FIGURES if f.pipeline == "main"} == {
         f"plots/{name}.png" for name in PLOT
     }
     assert all(f"- plots/{name}.png: {{persist: true}}" in text for name in PLOT)
@@ -47,10 +47,10 @@ def test_there_is_a_heat_map_of_each_variant_with_gates(tmp_path):
     root = write_project(tmp_path / "p", ["fused", "lstm", "concise"])
     variants = ["fused", "lstm", "concise"]
     maps = ["gates-fused", "gates-concise"]
-    assert names(root, "draw", variants) == ["held_out", *GATES, *maps]
-    assert names(root, "draw", ["lstm"]) == ["held_out"]
+    assert names(root, "analysis", variants) == ["held_out", *GATES, *maps]
+    assert names(root, "analysis", ["lstm"]) == ["held_out"]
     (root / "analysis/gates/lstm.json").unlink()
-    assert names(root, "plot", variants) == PLOT  # which reads no gates
+    assert names(root, "main", variants) == PLOT  # which reads no gates
 
 
 @pytest.mark.parametrize("variants", [["scratch", "concise", "fused"], ["concise"]])

@@ -1,7 +1,6 @@
 """The list of all pictures: what draws each, and what the page says of it.
 
-A new picture is one entry. The main pipeline draws those of ``plot``, the analysis those of
-``draw``; the page shows them in this order.
+A new picture is one entry. Each pipeline draws its own; the page shows all, in this order.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from typing import Final, Literal
 from gru_lm.report import curves, gates, held_out, memory, uncertainty
 from gru_lm.report.inputs import Inputs
 
-Stage = Literal["plot", "draw"]
-FOLDERS: Final[dict[Stage, Path]] = {"plot": Path("plots"), "draw": Path("analysis/plots")}
+Pipeline = Literal["main", "analysis"]
+FOLDERS: Final[dict[Pipeline, Path]] = {"main": Path("plots"), "analysis": Path("analysis/plots")}
 EACH: Final = "{variant}"  # in the name of a figure that there is of each variant with gates
 
 
@@ -29,7 +28,7 @@ class Figure:
     """
 
     name: str
-    stage: Stage
+    pipeline: Pipeline
     heading: str
     draw: Callable[[Inputs, str], bytes]
     alt: str
@@ -39,18 +38,18 @@ class Figure:
 
     @property
     def path(self) -> Path:
-        """Where its stage writes it."""
-        return FOLDERS[self.stage] / f"{self.name}.png"
+        """Where its pipeline writes it."""
+        return FOLDERS[self.pipeline] / f"{self.name}.png"
 
     def png(self, inputs: Inputs) -> bytes:
         """The picture itself."""
         return self.draw(inputs, self.variant)
 
 
-def figures(inputs: Inputs, stage: Stage | None = None) -> Iterator[Figure]:
-    """The figures of a stage, or all of them, for the variants that there are."""
+def figures(inputs: Inputs, pipeline: Pipeline | None = None) -> Iterator[Figure]:
+    """The figures of a pipeline, or all of them, for the variants that there are."""
     for figure in FIGURES:
-        if stage not in (None, figure.stage) or (figure.needs_gates and not inputs.gates):
+        if pipeline not in (None, figure.pipeline) or (figure.needs_gates and not inputs.gates):
             continue
         if EACH not in figure.name:
             yield figure
@@ -63,7 +62,7 @@ def figures(inputs: Inputs, stage: Stage | None = None) -> Iterator[Figure]:
 FIGURES: Final = (
     Figure(
         name="training",
-        stage="plot",
+        pipeline="main",
         heading="Learning",
         draw=lambda of, _: curves.training(of.looks, of.train_curves, of.textbook),
         alt="Line chart of training perplexity by epoch, one line per variant, on a log scale.",
@@ -73,7 +72,7 @@ FIGURES: Final = (
     ),
     Figure(
         name="overfitting",
-        stage="plot",
+        pipeline="main",
         heading="Learning",
         draw=lambda of, _: curves.overfitting(of.looks, of.train_curves, of.val_curves),
         alt="Line chart of validation and training perplexity by epoch on a log scale.",
@@ -82,7 +81,7 @@ FIGURES: Final = (
     ),
     Figure(
         name="speed",
-        stage="plot",
+        pipeline="main",
         heading="Learning",
         draw=lambda of, _: curves.speed(of.looks, of.timings),
         alt="Bar chart of training speed in tokens per second by variant.",
@@ -91,7 +90,7 @@ FIGURES: Final = (
     ),
     Figure(
         name="held_out",
-        stage="draw",
+        pipeline="analysis",
         heading="On unseen text",
         draw=lambda of, _: held_out.held_out(of.looks, of.summary, of.unit),
         alt="Dot plot of bits per token on each split, one row per predictor, models beside "
@@ -101,7 +100,7 @@ FIGURES: Final = (
     ),
     Figure(
         name="calibration",
-        stage="plot",
+        pipeline="main",
         heading="On unseen text",
         draw=lambda of, _: uncertainty.calibration(of.looks, of.uncertainty),
         alt="Two reliability diagrams, training and validation: accuracy by confidence.",
@@ -110,7 +109,7 @@ FIGURES: Final = (
     ),
     Figure(
         name="uncertainty",
-        stage="plot",
+        pipeline="main",
         heading="On unseen text",
         draw=lambda of, _: uncertainty.where_uncertain(of.looks, of.uncertainty),
         alt="Dot plot of perplexity by place in the word and kind of character, and of the "
@@ -121,7 +120,7 @@ FIGURES: Final = (
     ),
     Figure(
         name="context",
-        stage="draw",
+        pipeline="analysis",
         heading="Memory",
         draw=lambda of, _: memory.context(of.gated_looks, of.gates, of.unit),
         alt="Line chart of perplexity by the number of tokens that the model has read.",
@@ -131,7 +130,7 @@ FIGURES: Final = (
     ),
     Figure(
         name="claim",
-        stage="draw",
+        pipeline="analysis",
         heading="Memory",
         draw=lambda of, _: memory.claim(of.gated_looks, of.gates, of.unit),
         alt="Chart of what is lost of near and far context when a gate or some units are held.",
@@ -142,7 +141,7 @@ FIGURES: Final = (
     ),
     Figure(
         name="time_constants",
-        stage="draw",
+        pipeline="analysis",
         heading="Gates",
         draw=lambda of, _: gates.time_constants(
             of.gated_looks,
@@ -156,7 +155,7 @@ FIGURES: Final = (
     ),
     Figure(
         name="activity",
-        stage="draw",
+        pipeline="analysis",
         heading="Gates",
         draw=lambda of, _: gates.activity(
             of.gated_looks, {name: study.activity for name, study in of.gates.items()}
@@ -168,7 +167,7 @@ FIGURES: Final = (
     ),
     Figure(
         name=f"gates-{EACH}",
-        stage="draw",
+        pipeline="analysis",
         heading="Gates",
         draw=lambda of, variant: gates.heat_map(
             of.looks[variant], of.gate_arrays[variant], of.vocabulary.tokens, of.unit

@@ -42,7 +42,7 @@ class Picture:
 
     @classmethod
     def read(cls, figure: Figure) -> Picture:
-        """The picture that the figure's stage has written. Raises UnusableFile."""
+        """The picture of the figure that has been written. Raises UnusableFile."""
         try:
             png = figure.path.read_bytes()
         except FileNotFoundError:

@@ -148,7 +148,7 @@ class Verdict(Result):
     near: Positive
     far: Positive
     rise: NotNegative
-    doses: dict[str, Share]
+    doses: dict[str, NotNegative]
     calibrated_bits: Comparison
     bits: Comparison | None
     accuracy: Comparison | None

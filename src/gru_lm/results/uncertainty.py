@@ -27,7 +27,7 @@ class Bin(Result):
 class Calibration(Result):
     """The top predictions of a split: expected calibration error, means, reliability curve."""
 
-    ece: Share
+    ece: NotNegative  # as the mean confidence, it may be a hair above 1
     accuracy: Share
     confidence: NotNegative
     bins: Annotated[list[Bin], Field(min_length=1)]
