@@ -6,7 +6,7 @@ import pytest
 from examples import CARDS, TIMING, VARIANTS
 from pictures import LOOKS, ONE, is_picture, strict
 
-from gru_lm.report import curves, findings
+from gru_lm.report.drawing import curves, findings
 from gru_lm.report.wording import EN_DASH
 
 RISING = [(1, 20.0), (5, 9.8), (10, 40.0), (12, 113.2)]

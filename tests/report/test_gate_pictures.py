@@ -7,9 +7,9 @@ import pytest
 from examples import PLACES, gate_arrays, gate_study, verdict
 from pictures import LOOKS, ONE, is_picture, strict
 
-from gru_lm.report import gate_findings as findings
-from gru_lm.report.gates import activity, heat_map, time_constants
-from gru_lm.report.memory import claim, context
+from gru_lm.report.drawing import gate_findings as findings
+from gru_lm.report.drawing.gates import activity, heat_map, time_constants
+from gru_lm.report.drawing.memory import claim, context
 
 
 @pytest.fixture(autouse=True)

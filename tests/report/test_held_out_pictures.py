@@ -4,8 +4,8 @@ import pytest
 from examples import CARDS, SPLITS, model_summary, summary
 from pictures import LOOKS, ONE, is_picture, strict
 
-from gru_lm.report import findings
-from gru_lm.report.held_out import held_out
+from gru_lm.report.drawing import findings
+from gru_lm.report.drawing.held_out import held_out
 from gru_lm.report.style import PALETTE, looks
 
 BASELINES = {"uniform": 4.81, "unigram": 4.1, "5-gram": 2.6, "6-gram": 2.52, "xz": 2.79}

@@ -6,8 +6,8 @@ import pytest
 from examples import group, split_uncertainty, uncertainty
 from pictures import LOOKS, ONE, is_picture, strict
 
-from gru_lm.report import findings
-from gru_lm.report.uncertainty import calibration, where_uncertain
+from gru_lm.report.drawing import findings
+from gru_lm.report.drawing.uncertainty import calibration, where_uncertain
 from gru_lm.report.wording import EN_DASH
 
 

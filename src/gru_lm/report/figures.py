@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from gru_lm.report import curves, gates, held_out, memory, uncertainty
+from gru_lm.report.drawing import curves, gates, held_out, memory, uncertainty
 from gru_lm.report.inputs import Inputs
 
 Pipeline = Literal["main", "analysis"]

@@ -20,7 +20,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from gru_lm.core.errors import DamagedFile, MissingFile
-from gru_lm.report import findings, wording
+from gru_lm.report import wording
+from gru_lm.report.drawing import findings
 from gru_lm.report.figures import Figure
 from gru_lm.report.inputs import Inputs
 from gru_lm.report.reader import PASSAGES, reading_document, script_json

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from gru_lm.report import findings
+from gru_lm.report.drawing import findings
 from gru_lm.report.style import (
     GREY,
     Look,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gru_lm.report import findings
+from gru_lm.report.drawing import findings
 from gru_lm.report.style import (
     GREY,
     Look,

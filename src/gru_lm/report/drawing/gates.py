@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from gru_lm.report import gate_findings as findings
+from gru_lm.report.drawing import gate_findings as findings
 from gru_lm.report.style import (
     GREY,
     Look,

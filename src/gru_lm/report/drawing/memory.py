@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from gru_lm.report import gate_findings as findings
+from gru_lm.report.drawing import gate_findings as findings
 from gru_lm.report.style import (
     GREY,
     Look,

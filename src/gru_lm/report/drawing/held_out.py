@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gru_lm.report import findings
+from gru_lm.report.drawing import findings
 from gru_lm.report.style import GREY, Look, key, key_below, new_figure, to_png
 from gru_lm.report.wording import SPLIT_NAMES
 from gru_lm.results.seeds import Summary
