@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from gru_lm.core.files import write_json
 from gru_lm.data.prepared import SPLITS, Prepared
 from gru_lm.evaluation.baselines import COMPRESSORS, ORDERS, compressed, n_gram, uniform, unigram
+from gru_lm.results.baselines import write_baselines
 from stages import run_stage
 
 
@@ -18,7 +18,7 @@ def main() -> None:
     scores |= {name: compressed(splits, vocabulary, name) for name in COMPRESSORS}
     for name, by_split in scores.items():
         print(f"baseline: {name} {by_split['val']['bits_per_token']:.3f} bits a token of val")
-    write_json(Path("analysis/baselines.json"), scores)
+    write_baselines(Path("analysis/baselines.json"), scores)
 
 
 if __name__ == "__main__":

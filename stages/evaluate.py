@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from gru_lm.core.files import copy_file, write_json
+from gru_lm.core.files import copy_file
 from gru_lm.core.params import load_params
 from gru_lm.core.settings import CoreSettings
 from gru_lm.core.variants import Variant
@@ -23,6 +23,7 @@ from gru_lm.models.device import choose_device, describe_device
 from gru_lm.results.card import Card
 from gru_lm.results.scores import Headline, Score, Scores
 from gru_lm.results.training import Timing, Training, read_curve, write_curve
+from gru_lm.results.uncertainty import Uncertainty
 from stages import add_variant, run_stage
 
 
@@ -55,7 +56,7 @@ def main() -> None:
     card(variant, model.has_gates()).write(Path("models") / variant / "card.json")
     for name, curve in curves.items():
         write_curve(Path(f"plots/{name}/{variant}.tsv"), curve)
-    write_json(Path(f"analysis/uncertainty/{variant}.json"), uncertainties)
+    Uncertainty.model_validate(uncertainties).write(Path(f"analysis/uncertainty/{variant}.json"))
     timing.write(Path(f"metrics/timing/{variant}.json"))
     training.write(Path(f"metrics/train/{variant}.json"))
     scores.write(Path(f"metrics/evaluate/{variant}.json"))

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import torch
 
-from gru_lm.core.files import write_bytes, write_json
+from gru_lm.core.files import write_bytes
 from gru_lm.core.variants import Variant
 from gru_lm.data.prepared import Prepared
 from gru_lm.export.check import largest_differences, require_agreement, to_onnx
 from gru_lm.models.base import load_model
+from gru_lm.results.export import ExportCheck
 from stages import add_variant, run_stage
 
 
@@ -26,7 +27,7 @@ def main() -> None:
     found = largest_differences(model, data, prepared.tensor("val"))
     require_agreement(found)
     write_bytes(Path(f"exports/{variant}.onnx"), data)
-    write_json(Path(f"metrics/export/{variant}.json"), found)
+    ExportCheck.model_validate(found).write(Path(f"metrics/export/{variant}.json"))
     print(
         f"export@{variant}: {len(data):,} bytes; ONNX Runtime's logits differ from torch's by "
         f"{found['max_logit_difference']:.1e} at most, among logits up to {found['max_logit']:.3g}"

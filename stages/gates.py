@@ -8,25 +8,23 @@ from pathlib import Path
 
 import torch
 
-from gru_lm.core.files import write_arrays, write_json
 from gru_lm.core.params import load_params
 from gru_lm.core.variants import Variant
 from gru_lm.data.prepared import Prepared
+from gru_lm.evaluation.words import places
 from gru_lm.gate_study.interventions import study
 from gru_lm.gate_study.reading import (
     activity,
     context_curve,
     describe_time_constants,
     effective_context,
-    places,
     read,
     time_constants,
 )
 from gru_lm.gate_study.settings import GateStudySettings
 from gru_lm.models.base import load_model
+from gru_lm.results.gates import PASSAGES, GateArrays, GateStudy, LeftOut, write_no_arrays
 from stages import add_variant, run_stage
-
-SPLITS = ("train", "val")
 
 
 def main() -> None:
@@ -40,36 +38,36 @@ def main() -> None:
     vocabulary = prepared.vocabulary
     model = load_model(Path("models") / variant, vocabulary.fingerprint, variant)
     gates = model.gates()
-    outputs = Path("analysis/gates")
-    arrays_path, results_path = outputs / f"{variant}.npz", outputs / f"{variant}.json"
+    path = Path(f"analysis/gates/{variant}.json")
     if gates is None:
         reason = f"{variant} has no gates to read"
         print(f"gates@{variant}: {reason}: left out")
-        write_arrays(arrays_path, {}, owner=vocabulary.fingerprint)
-        write_json(results_path, {"left_out": reason})
+        write_no_arrays(path.with_suffix(".npz"), vocabulary.fingerprint)
+        LeftOut(left_out=reason).write(path)
         return
-    splits = {name: prepared.tensor(name) for name in SPLITS}
-    readings = {n: read(gates, t, passage.start, passage.length) for n, t in splits.items()}
-    train = readings["train"]
+    splits = {name: prepared.tensor(name) for name in PASSAGES}
+    traces = {n: read(gates, t, passage.start, passage.length) for n, t in splits.items()}
+    train = traces["train"]
     constants = time_constants(train.mean_Z)
 
-    arrays = {f"{n}_{key}": array for n, r in readings.items() for key, array in r.passage.items()}
-    arrays["mean_Z"] = train.mean_Z.astype("float32")
-    arrays["mean_R"] = train.mean_R.astype("float32")
-    arrays["time_constant"] = constants.astype("float32")
-
-    context = {n: context_curve(gates, t, readings[n].bits) for n, t in splits.items()}
+    arrays = GateArrays(
+        readings={name: trace.passage for name, trace in traces.items()},
+        mean_Z=train.mean_Z.astype("float32"),
+        mean_R=train.mean_R.astype("float32"),
+        time_constant=constants.astype("float32"),
+    )
+    context = {n: context_curve(gates, t, traces[n].bits) for n, t in splits.items()}
     results = {
         "time_constant": describe_time_constants(constants),
         "activity": {
-            n: activity(readings[n], places(t.numpy(), vocabulary)) for n, t in splits.items()
+            n: activity(traces[n], places(t.numpy(), vocabulary)) for n, t in splits.items()
         },
         "context": context,
         "effective_context": {n: effective_context(curve) for n, curve in context.items()},
         "interventions": study(gates, splits["train"], train),
     }
-    write_arrays(arrays_path, arrays, owner=vocabulary.fingerprint)
-    write_json(results_path, results)
+    arrays.write(path.with_suffix(".npz"), vocabulary.fingerprint)
+    GateStudy.model_validate(results).write(path)
 
 
 if __name__ == "__main__":

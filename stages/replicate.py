@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 
 from gru_lm.core.errors import UserError
-from gru_lm.core.files import write_json
 from gru_lm.core.params import load_params
 from gru_lm.core.settings import CoreSettings
 from gru_lm.core.variants import Variant
 from gru_lm.data.prepared import SPLITS, Prepared
 from gru_lm.evaluation.perplexity import evaluate
 from gru_lm.models.settings import ModelSettings
+from gru_lm.results.seeds import Replicate
 from gru_lm.training.run import TrainingRun, alone
 from gru_lm.training.settings import TrainingSettings
 from stages import add_variant, run_stage
@@ -56,8 +56,7 @@ def replicate(variant: Variant, seed: int) -> None:
     splits = {split: prepared.tensor(split) for split in SPLITS}
     run.train()
     torch.set_num_threads(1)  # as stages.evaluate does: the last digit must not depend on the cores
-    write_json(
-        Path(f"analysis/replicate/{name}.json"),
+    Replicate.model_validate(
         {
             "variant": variant,
             "seed": seed,
@@ -68,8 +67,8 @@ def replicate(variant: Variant, seed: int) -> None:
             "scores": {
                 split: evaluate(run.model, tokens).as_metrics() for split, tokens in splits.items()
             },
-        },
-    )
+        }
+    ).write(Path(f"analysis/replicate/{name}.json"))
     run.checkpoints.remove()
 
 

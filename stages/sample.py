@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 
 from gru_lm.core.errors import UserError
-from gru_lm.core.files import write_text
 from gru_lm.core.params import load_params
 from gru_lm.data.prepared import Prepared
 from gru_lm.generation.sampling import generate
 from gru_lm.generation.settings import GenerationSettings
 from gru_lm.models.base import load_model
 from gru_lm.models.device import describe_device
+from gru_lm.results.samples import heading, write_samples
 from stages import add_variant, run_stage
 
 
@@ -55,14 +55,11 @@ def main() -> None:
         return
     # One token at a time leaves a GPU idle: the CPU is faster.
     print(f"sample@{given.variant}: on {describe_device(model.device)}", flush=True)
-    parts = []
-    for temperature in [None, *settings.temperatures]:
-        parts.append("greedy" if temperature is None else f"temperature {temperature:g}")
-        texts = [write_on(prefix, temperature) for prefix in settings.prefixes]
-        # A line break within a text is followed by a tab, so that every text can be told again.
-        parts += ["  " + text.replace("\n", "\n\t") for text in texts]
-        parts.append("")
-    write_text(Path(f"samples/{given.variant}.txt"), "\n".join(parts))
+    samples = {
+        heading(temperature): [write_on(prefix, temperature) for prefix in settings.prefixes]
+        for temperature in [None, *settings.temperatures]
+    }
+    write_samples(Path(f"samples/{given.variant}.txt"), samples)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gru_lm.core.errors import DamagedFile, UserError
-from gru_lm.core.files import read_json
 from gru_lm.core.params import load_params
 from gru_lm.core.settings import CoreSettings
 from gru_lm.data.prepared import SPLITS
 from gru_lm.evaluation.seeds import Run, summarise
 from gru_lm.evaluation.settings import EvaluationSettings
+from gru_lm.results.baselines import read_baselines
 from gru_lm.results.scores import Scores
-from gru_lm.results.seeds import BaselineScores, Replicate, Summary
+from gru_lm.results.seeds import Replicate, Summary
 from gru_lm.results.training import Training
 from gru_lm.training.settings import TrainingSettings
 from stages import run_stage
@@ -55,13 +55,10 @@ def main() -> None:
         for variant in load_params(CoreSettings).variants
     }
     require_same_splits(runs)
-    path = Path("analysis/baselines.json")
     Summary(
         seeds=seeds,
         models={variant: summarise(of_variant) for variant, of_variant in runs.items()},
-        baselines={
-            name: BaselineScores.of(scores, path) for name, scores in read_json(path).items()
-        },
+        baselines=read_baselines(Path("analysis/baselines.json")),
     ).write(Path("analysis/summary.json"))
 
 

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from gru_lm.core.errors import UserError
 from gru_lm.core.params import parse_yaml
+from gru_lm.results.samples import parse_samples
 
 WORKSPACE: Final = "workspace"
 
@@ -103,19 +104,12 @@ class Revision:
         """By variant and heading ("greedy", "temperature 0.5"), the texts, one a line."""
         found: dict[str, dict[str, str]] = {}
         for path in self._matching("samples/*.txt"):
-            sections: dict[str, list[str]] = {}
-            heading = ""
-            # After a line break within a text comes a tab; the headings stand at the margin.
-            for line in self._text(path).split("\n"):
-                if re.fullmatch(r"greedy|temperature \S+", line):
-                    heading = line
-                else:
-                    text = line[1:] if line.startswith("\t") else line.removeprefix("  ")
-                    sections.setdefault(heading, []).append(text)
+            try:
+                sections = parse_samples(self._text(path))
+            except ValueError as error:
+                raise self._damaged(path, str(error)) from None
             found[PurePosixPath(path).stem] = {
-                name: text
-                for name, lines in sections.items()
-                if (text := "\n".join(lines).strip("\n"))
+                name: "\n".join(texts) for name, texts in sections.items()
             }
         return found
 

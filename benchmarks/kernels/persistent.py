@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gru_lm.models.fused.gpu import _sigmoid, _tanh
-from gru_lm.models.fused.model import Steps
+from gru_lm.models.fused.steps import Steps
 
 
 class PersistentLoops:

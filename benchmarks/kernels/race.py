@@ -25,7 +25,7 @@ from gru_lm.core.errors import UserError, run_main
 from gru_lm.core.files import write_json
 from gru_lm.core.variants import Variant
 from gru_lm.models.device import choose_device
-from gru_lm.models.fused import model as fused
+from gru_lm.models.fused import steps as fused
 from gru_lm.models.fused.gpu import KernelLoops
 
 LOOPS = {"fused": KernelLoops, "fused-persistent": PersistentLoops}

@@ -10,7 +10,6 @@ from gated import MODELS, H, N, V, plain_gates, random_model, random_stream
 from reference import gru_numpy
 
 from gru_lm.core.errors import UserError
-from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.evaluation.perplexity import evaluate
 from gru_lm.gate_study.reading import (
     activity,
@@ -18,7 +17,6 @@ from gru_lm.gate_study.reading import (
     context_curve,
     describe_time_constants,
     effective_context,
-    places,
     powers,
     read,
     spread,
@@ -100,13 +98,6 @@ def test_time_constants_at_the_ends():
     found = describe_time_constants(constants)
     assert found == {"min": 0.0, "p10": 0.0, "median": pytest.approx(1.0), "p90": None, "max": None}
     json.dumps(found, allow_nan=False)
-
-
-def test_places_in_a_text():
-    vocabulary = Vocabulary(("<unk>", "a", "b", " ", "\n", "."))
-    tokens = vocabulary.encode_tokens("ab. b\na?")
-    assert places(tokens, vocabulary).tolist() == [0, 1, 1, 2, 0, 2, 0, 1]
-    assert places(tokens, Vocabulary(vocabulary.tokens, "word")) is None
 
 
 def test_activity_is_the_mean_at_each_place(gates, stream):

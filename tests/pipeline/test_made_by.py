@@ -59,7 +59,7 @@ def test_every_output_is_known(path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "target"),
     [
-        ("data/params.valid", "params"),
+        ("data/options/scratch.json", "params"),
         ("data/raw/corpus.txt", "fetch"),
         ("data/prepared/vocab.json", "prepare"),
         ("data/prepared/train.npy", "prepare"),

@@ -1,395 +1,28 @@
-"""The report: its inputs, its HTML, and the page as a real browser without network shows it."""
+"""The report as a real browser without network shows it."""
 
-import base64
-import html.parser
-import itertools
-import json
 import re
 import struct
 import subprocess
 import sys
-import zlib
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from conftest import PROJECT
-from hypothesis import given
-from hypothesis import strategies as st
+from examples import CHARACTERS, KNOWN, VARIANTS, WORDS, L, gate_arrays, write_project
 
-from gru_lm.core.errors import UserError
-from gru_lm.core.files import write_arrays
-from gru_lm.data.vocabulary import Vocabulary
-from gru_lm.report.page import figures, power, quantise, scale_top, script_json, spread, visible
-from stages.report import PICTURES, main
+from gru_lm.report.wording import visible
+from reports import build
 from tools.browser import find_chromium, launch
-
-VARIANTS = ("scratch", "concise", "fused")
-SPLITS = ("train", "val", "test")
-RESERVED = "</script><img src=x onerror=alert(1)>"
-CHARACTERS = Vocabulary(
-    ("<unk>", RESERVED, *"abcdefgh", " ", "<", "&", "\n", "é", "\u0301"), "char"
-)
-WORDS = Vocabulary(("<unk>", "the", "time", "traveller", "<b>", "said"), "word")
-L, H = 120, 6
-KNOWN = {"Z": 0.25, "R": 0.9}  # the gates of unit 3 at position 5
 
 needs_chromium = pytest.mark.skipif(
     find_chromium() is None, reason="needs a Chromium or Chrome on the PATH"
 )
 
 
-def png(width=4, height=3):
-    """A grey picture, written by hand."""
-
-    def chunk(kind, data):
-        body = kind + data
-        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
-
-    rows = b"".join(b"\0" + b"\x80" * width for _ in range(height))
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
-
-def gate_arrays(vocabulary, length=L, columns=5, seed=0):
-    rng = np.random.default_rng(seed)
-    arrays = {}
-    for split in ("train", "val"):
-        tokens = np.arange(length) % len(vocabulary)  # the same for every variant
-        probabilities = np.sort(rng.dirichlet(np.ones(len(vocabulary)), length))[:, ::-1]
-        probabilities[0] = np.nan  # the first token is not predicted
-        surprise = rng.uniform(0, 12, length)
-        surprise[0] = np.nan
-        gates = {gate: rng.uniform(0, 1, (length, H)) for gate in ("Z", "R")}
-        for gate, value in KNOWN.items():
-            gates[gate][5 % length, 3] = value
-        alternatives = np.array([rng.permutation(len(vocabulary)) for _ in range(length)])
-        arrays |= {
-            f"{split}_tokens": tokens,
-            f"{split}_surprise": surprise.astype("float32"),
-            f"{split}_top_tokens": alternatives[:, :columns],
-            f"{split}_top_probabilities": probabilities[:, :columns].astype("float32"),
-        }
-        arrays |= {f"{split}_{gate}": values.astype("float32") for gate, values in gates.items()}
-    arrays["mean_Z"] = np.linspace(0.1, 1, H).astype("float32")
-    arrays["mean_R"] = np.linspace(0.9, 0, H).astype("float32")
-    arrays["time_constant"] = np.array([3, 1, 2, 5, 4, np.inf], "float32")
-    return arrays
-
-
-def write_json(path, value):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value), encoding="utf-8")
-
-
-def summary(seeds):
-    def figure(mean):
-        return {"mean": mean, "sd": 0.25 if len(seeds) > 1 else None}
-
-    def scores(bits):
-        return {"bits_per_token": figure(bits), "perplexity": figure(2**bits), "tokens": 9}
-
-    models = {
-        variant: {
-            **{split: scores(bits + i) for split, bits in zip(SPLITS, (0.5, 6, 7), strict=True)},
-            "training_perplexity": figure(1.07),
-        }
-        for i, variant in enumerate(VARIANTS)
-    }
-    floor = {split: {"bits_per_token": 4.0, "perplexity": 16.0, "tokens": 9} for split in SPLITS}
-    return {"seeds": seeds, "models": models, "baselines": {"unigram": floor, "xz": {}}}
-
-
-def write_inputs(root, vocabulary=CHARACTERS, length=L, columns=5, seeds=(0, 1, 2), best_val=None):
-    """All that the stage reads, in the new folder ``root``."""
-    root.mkdir(parents=True)
-    vocabulary.save(root / "data/prepared/vocab.json")
-    write_json(root / "analysis/summary.json", summary(list(seeds)))
-    (root / "analysis/gates").mkdir()
-    (root / "samples").mkdir()
-    (root / "plots").mkdir()
-    for _, name, _, _ in PICTURES:
-        (root / f"plots/{name}.png").write_bytes(png())
-    for number, variant in enumerate(VARIANTS):
-        training = {"perplexity": 1.0661, "parameters": 226076, "best_val": best_val}
-        write_json(root / f"metrics/train/{variant}.json", training)
-        timing = {"tokens_per_second": 33449.9, "seconds": 140.6}
-        write_json(root / f"metrics/timing/{variant}.json", timing)
-        write_json(root / f"metrics/export/{variant}.json", {"max_logit_difference": 5.9e-5})
-        arrays = gate_arrays(vocabulary, length, columns, seed=number)
-        write_arrays(root / f"analysis/gates/{variant}.npz", arrays, vocabulary.fingerprint)
-        samples = f"greedy\n  <i>{variant}</i> & co\n  b\n\ntemperature 0.5\n  c\n\td\n"
-        (root / f"samples/{variant}.txt").write_text(samples, encoding="utf-8")
-    return root
-
-
-def build(root):
-    """Run the stage in ``root``; returns the page."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        main()
-    return root / "reports/index.html"
-
-
-@pytest.fixture
-def inputs(tmp_path):
-    return write_inputs(tmp_path / "project")
-
-
-# ---------------------------------------------------------------------------------- the parts
-
-
-@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=20))
-def test_quantised_gates_are_off_by_half_a_step_at_most(values):
-    gate = np.array([values, values[::-1]], "float32")
-    read = np.frombuffer(quantise(gate), np.uint8).reshape(gate.shape)
-    assert np.abs(read / 255 - gate.astype("float64")).max() <= 1 / 510 + 1e-7
-
-
-def test_gates_are_stored_row_by_row():
-    assert quantise(np.array([[0, 1], [0.2, 0.6]])) == bytes([0, 255, 51, 153])
-
-
-@given(st.text())
-def test_json_cannot_end_its_script_and_loses_nothing(text):
-    for value in (text, f"</script>{text}<!--", [{text: "\u2028"}]):
-        embedded = script_json(value)
-        assert not set("<>&\u2028") & set(embedded)
-        assert json.loads(embedded) == value
-
-
-def test_json_without_meaning_is_refused():
-    with pytest.raises(ValueError, match="JSON"):
-        script_json([float("nan")])
-
-
-@pytest.mark.parametrize(
-    ("token", "expected"),
-    [
-        ("a", ("a", "a")),
-        ("<", ("<", "<")),
-        (" ", ("␣", "space")),
-        ("\n", ("⏎", "line break")),
-        ("\t", ("⇥", "tab")),
-        ("\u00a0", ("U+00A0", "U+00A0")),
-        ("\u200b", ("U+200B", "U+200B")),
-        ("\u0301", ("◌\u0301", "\u0301")),
-        ("time", ("time", "time")),
-    ],
-)
-def test_every_token_can_be_seen_and_named(token, expected):
-    assert visible(token) == expected
-
-
-def test_numbers_are_written_as_people_do():
-    assert [figures(x) for x in (1.0661, 17.4, 113.02, 12345.6)] == [
-        "1.07",
-        "17.4",
-        "113",
-        "12,346",
-    ]
-    assert power(5.9e-5).replace("\u202f", " ") == "6 \u00d7 10⁻⁵"
-    assert power(0) == "0"
-    assert spread({"mean": 6.849, "sd": None}) == "6.85"
-    assert re.sub("<.*?>", "", spread({"mean": 6.849, "sd": 0.2})) == "6.85 ±&nbsp;0.20"
-
-
-def test_the_scale_covers_19_tokens_in_20():
-    assert scale_top([np.array([np.nan, *range(21)])]) == 20  # the 95th percentile is 19
-    assert scale_top([np.array([np.nan])]) == scale_top([np.array([0.1])]) == 4
-
-
-# ----------------------------------------------------------------------------------- the page
-
-
-class Outline(html.parser.HTMLParser):
-    """Elements with their attributes and text, as a browser without JavaScript has them."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self.open = [], []
-        self.feed(text)
-
-    def handle_starttag(self, name, attributes):
-        element = {"name": name, "attributes": dict(attributes), "text": ""}
-        self.elements.append(element)
-        if name not in ("meta", "link", "img", "input", "br"):
-            self.open.append(element)
-
-    def handle_endtag(self, name):
-        assert self.open.pop()["name"] == name, "the elements are nested wrongly"
-
-    def handle_data(self, data):
-        for element in self.open:
-            element["text"] += data
-
-    def texts(self, name):
-        return [" ".join(e["text"].split()) for e in self.elements if e["name"] == name]
-
-    def attributes(self, name):
-        return [e["attributes"] for e in self.elements if e["name"] == name]
-
-
-def test_the_page_says_it_all_without_a_script(inputs):
-    outline = Outline(build(inputs).read_text(encoding="utf-8"))
-    assert not outline.open
-    assert outline.attributes("html") == [{"lang": "en"}]
-    assert outline.texts("title") == ["Three gated recurrent units read a book"]
-    levels = [int(e["name"][1]) for e in outline.elements if re.fullmatch("h[1-6]", e["name"])]
-    assert levels[0] == 1 and levels.count(1) == 1
-    assert all(b <= a + 1 for a, b in itertools.pairwise(levels))
-    rows = outline.texts("tr")
-    assert "Training perplexity 1.07 1.07 1.07" in rows
-    assert "Validation, bits per character 6.00 ± 0.25 7.00 ± 0.25 8.00 ± 0.25" in rows
-    assert "Parameters 226,076 226,076 226,076" in rows
-    assert "training, min:s 2:21 2:21 2:21" in rows
-    assert "scratch 0.50 1.41 6.00 64.0 7.00 128" in rows
-    assert "xz \u2013 \u2013 \u2013" in rows
-    assert any("takes 7.00 bits per character: worse than" in text for text in outline.texts("p"))
-    images = outline.attributes("img")
-    assert len(images) == len(PICTURES) == len(outline.texts("figcaption"))
-    for image in images:
-        assert image["alt"] and (image["width"], image["height"]) == ("4", "3")
-        assert base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) == png()
-    assert outline.texts("dd")[:2] == ["<i>scratch</i> & co", "b"]
-    assert outline.texts("dd").count("c d") == 3  # a text with a line break
-    anchors = {link["href"] for link in outline.attributes("a")}
-    ids = {f"#{e['attributes'].get('id')}" for e in outline.elements}
-    assert {a for a in anchors if a.startswith("#")} <= ids
-
-
-def test_nothing_of_the_text_becomes_markup(inputs):
-    page = build(inputs).read_text(encoding="utf-8")
-    outline = Outline(page)
-    assert len(outline.texts("script")) == 2
-    assert "onerror" not in {k for e in outline.elements for k in e["attributes"]}
-    assert not any(key.startswith("on") for e in outline.elements for key in e["attributes"])
-    assert not any("style" in e["attributes"] for e in outline.elements)
-    (policy,) = [m["content"] for m in outline.attributes("meta") if "http-equiv" in m]
-    assert policy.startswith("default-src 'none'; img-src data:;")
-    assert "unsafe" not in policy
-    data = json.loads(outline.texts("script")[0])
-    assert [RESERVED, RESERVED] in data["texts"]
-
-
-def test_the_same_results_make_the_same_bytes(inputs):
-    first = build(inputs).read_bytes()
-    assert build(inputs).read_bytes() == first
-
-
-def test_the_stage_starts_without_torch_and_matplotlib():
-    code = "import sys, stages.report; print({'torch', 'matplotlib'} & set(sys.modules))"
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "set()"
-
-
-def test_the_document_holds_what_was_recorded(inputs):
-    data = json.loads(Outline(build(inputs).read_text(encoding="utf-8")).texts("script")[0])
-    arrays = gate_arrays(CHARACTERS, seed=1)
-    reading = data["models"]["concise"]["readings"]["val"]
-    spoken = [data["texts"][number][1] for number in data["passages"]["val"]]
-    assert spoken == [visible(CHARACTERS.tokens[n])[1] for n in arrays["val_tokens"]]
-    assert reading["surprise"][0] is None and reading["alternatives"][0] == []
-    assert reading["surprise"][1:] == pytest.approx(arrays["val_surprise"][1:].tolist(), rel=1e-3)
-    alternatives = reading["alternatives"][7]
-    expected = [visible(CHARACTERS.tokens[n])[0] for n in arrays["val_top_tokens"][7]]
-    assert [data["texts"][number][0] for number, _ in alternatives] == expected
-    probabilities = arrays["val_top_probabilities"][7].tolist()
-    assert [p for _, p in alternatives] == pytest.approx(probabilities, rel=6e-3)
-    update = np.frombuffer(base64.b64decode(reading["update"]), np.uint8).reshape(L, H)
-    assert np.abs(update / 255 - arrays["val_Z"]).max() <= 1 / 510 + 1e-7
-    assert data["models"]["concise"]["timeConstant"] == [3, 1, 2, 5, 4, None]
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"length": 2, "columns": 1},
-        {"seeds": [0]},
-        {"vocabulary": WORDS},
-        {"vocabulary": Vocabulary(("<unk>",)), "length": 3, "columns": 1},
-        {"best_val": {"epoch": 205, "perplexity": 7.95}},
-    ],
-    ids=["two tokens", "one seed", "words", "one token", "validated"],
-)
-def test_small_and_other_experiments(tmp_path, options):
-    outline = Outline(build(write_inputs(tmp_path / "p", **options)).read_text(encoding="utf-8"))
-    text = " ".join(outline.texts("main"))
-    assert ("±" in text) == ("seeds" not in options)
-    assert ("bits per word" in text) == (options.get("vocabulary") is WORDS)
-    assert ("Best epoch by validation 205 205 205" in text) == ("best_val" in options)
-    assert "nan" not in re.findall(r"\w+", text.lower())
-
-
-INPUTS = {
-    "data/prepared/vocab.json": "prepare",
-    "analysis/summary.json": "summarise",
-    "metrics/train/concise.json": "train@concise",
-    "metrics/timing/fused.json": "train@fused",
-    "metrics/export/scratch.json": "export@scratch",
-    "analysis/gates/fused.npz": "gates@fused",
-    "samples/concise.txt": "sample@concise",
-    "plots/claim.png": "plot",
-}
-
-
-def failure(root):
-    with pytest.raises(UserError) as caught:
-        build(root)
-    assert not (root / "reports").exists()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-@pytest.mark.parametrize("path", INPUTS)
-def test_a_missing_input_names_its_stage(inputs, path):
-    (inputs / path).unlink()
-    assert failure(inputs) == (
-        f"{path} is missing: run the stage that makes it, dvc repro {INPUTS[path]}"
-    )
-
-
-@pytest.mark.parametrize("path", INPUTS)
-@pytest.mark.parametrize("content", [b"", b"\xff\xfenonsense", b'{"a": 1}', b"PK\3\4"])
-def test_a_damaged_input_names_its_stage(inputs, path, content):
-    (inputs / path).write_bytes(content)
-    message = failure(inputs)
-    assert message.startswith(f"{path} is damaged (")
-    assert message.endswith(f"dvc repro {INPUTS[path]}")
-
-
-@pytest.mark.parametrize(
-    ("name", "change", "why"),
-    [
-        ("val_Z", lambda a: a * 3, "a gate of val is not between 0 and 1"),
-        ("val_R", lambda a: a * np.nan, "a gate of val is not between 0 and 1"),
-        ("val_R", lambda a: a[:-1], "the arrays of val do not fit each other"),
-        ("train_surprise", lambda a: a[:, None], "the arrays of train do not fit each other"),
-        ("mean_R", lambda a: a[:-1], "the units' means are not of one length"),
-        ("train_tokens", lambda a: a + 99, "a token of train is not in the vocabulary"),
-        ("train_tokens", lambda a: a[::-1], "its train passage is not that of scratch"),
-        ("mean_Z", None, "it has no array 'mean_Z'"),
-        ("mean_Z", lambda a: np.array([None]), "Object arrays cannot be loaded"),
-    ],
-)
-def test_gates_that_cannot_be_are_refused(inputs, name, change, why):
-    path = inputs / "analysis/gates/fused.npz"
-    arrays = dict(np.load(path))
-    array = arrays.pop(name)
-    if change:
-        arrays[name] = change(array)
-    np.savez(path, **arrays)
-    assert f"damaged ({why}" in failure(inputs)
-
-
-# -------------------------------------------------------------------------------- the browser
-
-
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    return build(write_inputs(tmp_path_factory.mktemp("report") / "project"))
+    return build(write_project(tmp_path_factory.mktemp("report") / "project"))
 
 
 @pytest.fixture(scope="module")
@@ -448,18 +81,14 @@ def alternatives(page):
 
 
 def expected_alternatives(variant, split, position):
-    arrays = gate_arrays(CHARACTERS, seed=VARIANTS.index(variant))
-    number = arrays[f"{split}_tokens"][position]
+    reading = gate_arrays(seed=VARIANTS.index(variant)).readings[split]
+    number, numbers = reading.tokens[position], reading.top_tokens[position]
     rows = [
         (visible(CHARACTERS.tokens[n])[0], float(p))
-        for n, p in zip(
-            arrays[f"{split}_top_tokens"][position],
-            arrays[f"{split}_top_probabilities"][position],
-            strict=True,
-        )
+        for n, p in zip(numbers, reading.top_probabilities[position], strict=True)
     ]
-    if number not in arrays[f"{split}_top_tokens"][position]:
-        surprise = float(arrays[f"{split}_surprise"][position])
+    if number not in numbers:
+        surprise = float(reading.surprise[position])
         rows.append((visible(CHARACTERS.tokens[number])[0], 2**-surprise))
     return rows
 
@@ -476,7 +105,7 @@ def assert_shows(page, variant, split, position):
         assert percent == pytest.approx(100 * probability, abs=0.51, rel=0.01)
 
 
-# The stops of the scales in report.css, as lightness, chroma and hue.
+# The stops of the scales in reader.css, as lightness, chroma and hue.
 SCALES = {
     ("gate", "light"): ((0.975, 0.008, 85), (0.7, 0.1, 230), (0.4, 0.13, 265)),
     ("gate", "dark"): ((0.22, 0.008, 85), (0.522, 0.11, 255), (0.86, 0.08, 200)),
@@ -589,7 +218,7 @@ def test_the_arrow_keys_go_through_the_text(page):
 def test_units_and_gates_recolour_the_text(page):
     surprise = background(page, 5)
     top = page.evaluate("JSON.parse(document.getElementById('data').textContent).scaleTop")
-    value = min(float(gate_arrays(CHARACTERS)["val_surprise"][5]) / top, 1)
+    value = min(float(gate_arrays().readings["val"].surprise[5]) / top, 1)
     assert surprise == pytest.approx(oklab(SCALES["surprise", "light"], value), abs=2e-3)
     choose(page, "view", "update")
     # Ordered by time constant, 1 2 3 4 5 ∞ are those of the units 1 2 0 4 3 5; the last is chosen.
@@ -699,7 +328,7 @@ def test_on_paper_the_page_is_light_and_without_controls(page):
 
 @needs_chromium
 def test_words_are_spaced_and_markup_is_shown(browser, tmp_path):
-    with opened(browser, build(write_inputs(tmp_path / "words", WORDS))) as page:
+    with opened(browser, build(write_project(tmp_path / "words", vocabulary=WORDS))) as page:
         text = page.locator("#passage").inner_text()
         assert text.split()[:7] == ["<unk>", "the", "time", "traveller", "<b>", "said", "<unk>"]
         assert page.locator("#passage b").count() == 0

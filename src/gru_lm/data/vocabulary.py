@@ -84,6 +84,11 @@ class Vocabulary:
         return join(tokens, self.level)
 
     @property
+    def unit(self) -> str:
+        """What a token is called in a sentence: ``character`` or ``word``."""
+        return {"char": "character", "word": "word"}[self.level]
+
+    @property
     def dtype(self) -> np.dtype:
         """The smallest unsigned integer type that holds every number."""
         return np.dtype(np.min_scalar_type(len(self.tokens) - 1))

@@ -22,10 +22,9 @@ import torch
 from torch import Tensor
 
 from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.evaluation.words import POSITIONS, positions_in_word, token_categories
 
 BINS: Final = 15  # Guo et al. 2017 use as many
-LETTERS: Final = 6  # positions in a word told apart; the last one takes all that follow
-POSITIONS: Final = ("1", "2", "3", "4", "5", "6+", "end", "other")
 CLASSES: Final = (
     "vowel",
     "consonant",
@@ -125,27 +124,6 @@ def calibration(confidence: np.ndarray, right: np.ndarray) -> dict[str, Any]:
     }
 
 
-def positions_in_word(tokens: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
-    """Where each character of the stream ``tokens`` (N,) stands: (N,) indices into POSITIONS.
-
-    A word is a run of characters other than white space. Its letters and digits are counted,
-    punctuation is not, so that the first letter after a quotation mark is a first letter. ``end``
-    is the white space right after a word; ``other`` is all the rest: punctuation, further white
-    space and tokens that are no character. (Under ``normalize: letters`` the last word of a line
-    and the first of the next are one word: see ``gru_lm.data.text``.)
-    """
-    categories = _categories(vocabulary)
-    space = np.array([category == "space" for category in categories])[tokens]
-    letter = np.array([category[0] in "LMN" for category in categories])[tokens]
-    letters = np.cumsum(letter)
-    before = np.maximum.accumulate(np.where(space, letters, 0))  # letters up to the last space
-    positions = np.full(len(tokens), POSITIONS.index("other"))
-    positions[letter] = np.minimum(letters - before, LETTERS)[letter] - 1
-    ends_word = space[1:] & ~space[:-1]
-    positions[1:][ends_word] = POSITIONS.index("end")
-    return positions
-
-
 def character_classes(vocabulary: Vocabulary) -> np.ndarray:
     """The kind of each token of the vocabulary: (V,) indices into CLASSES.
 
@@ -166,16 +144,8 @@ def character_classes(vocabulary: Vocabulary) -> np.ndarray:
             return "consonant" if "a" <= base <= "z" else "letter"
         return {"N": "digit", "P": "punctuation", "S": "punctuation"}.get(category[0], "other")
 
-    kinds = map(kind, vocabulary.tokens, _categories(vocabulary))
+    kinds = map(kind, vocabulary.tokens, token_categories(vocabulary))
     return np.array([CLASSES.index(name) for name in kinds])
-
-
-def _categories(vocabulary: Vocabulary) -> list[str]:
-    """The Unicode category of each token, ``space`` for white space, ``none`` for no character."""
-    return [
-        "none" if len(token) != 1 else "space" if token.isspace() else unicodedata.category(token)
-        for token in vocabulary.tokens
-    ]
 
 
 def _by_group(

@@ -41,7 +41,7 @@ import torch
 from torch import Tensor
 
 from gru_lm.gate_study.reading import (
-    Reading,
+    Trace,
     powers,
     spread,
     surprise,
@@ -144,9 +144,9 @@ def inverse_temperature(scores: Tensor, targets: Tensor) -> float:
 # ------------------------------------------------------------------------------- interventions
 
 
-def gate_interventions(reading: Reading) -> dict[str, Intervention]:
+def gate_interventions(trace: Trace) -> dict[str, Intervention]:
     """Each gate held for all units: at its mean, and at the end that takes its function away."""
-    mean_Z, mean_R = _float(reading.mean_Z), _float(reading.mean_R)
+    mean_Z, mean_R = _float(trace.mean_Z), _float(trace.mean_R)
     all_units = torch.ones_like(mean_Z)
     return {
         "reset_mean": Intervention("R", mean_R, all_units),
@@ -156,7 +156,7 @@ def gate_interventions(reading: Reading) -> dict[str, Intervention]:
     }
 
 
-def unit_interventions(reading: Reading, seed: int = 0) -> dict[str, Intervention]:
+def unit_interventions(trace: Trace, seed: int = 0) -> dict[str, Intervention]:
     """A tenth of the units held at their mean state, chosen by their gates or at random.
 
     At the mean rather than at 0: that takes away what a unit says about the text, and leaves the
@@ -164,8 +164,8 @@ def unit_interventions(reading: Reading, seed: int = 0) -> dict[str, Interventio
     longest and the shortest time constants, ``reset_units`` the lowest mean R.
     ``random_units_1``, ``random_units_2``, ... are drawn from all units.
     """
-    by_memory = np.argsort(time_constants(reading.mean_Z), kind="stable")
-    by_reset = np.argsort(reading.mean_R, kind="stable")
+    by_memory = np.argsort(time_constants(trace.mean_Z), kind="stable")
+    by_reset = np.argsort(trace.mean_R, kind="stable")
     units = len(by_memory)
     tenth = max(1, round(units / 10))
     generator = np.random.default_rng(seed)
@@ -176,7 +176,7 @@ def unit_interventions(reading: Reading, seed: int = 0) -> dict[str, Interventio
     }
     for draw in range(1, DRAWS + 1):
         chosen[f"random_units_{draw}"] = generator.choice(units, tenth, replace=False)
-    mean_H = _float(reading.mean_H)
+    mean_H = _float(trace.mean_H)
     return {
         name: Intervention("H", mean_H, torch.zeros(units).index_fill(0, torch.tensor(few), 1.0))
         for name, few in chosen.items()
@@ -206,7 +206,7 @@ def dose_of(wanted: float, rise_at: Callable[[float], float], rise_at_1: float) 
 # ------------------------------------------------------------------------------------- results
 
 
-def study(gates: Gates, tokens: Tensor, reading: Reading) -> dict[str, Any] | None:
+def study(gates: Gates, tokens: Tensor, trace: Trace) -> dict[str, Any] | None:
     """All interventions on a split (N,) that has been read, and what they say about the claim.
 
     A JSON tree: ``conditions`` at full dose, ``verdict`` at equal damage, None where there is too
@@ -215,7 +215,7 @@ def study(gates: Gates, tokens: Tensor, reading: Reading) -> dict[str, Any] | No
     probe = Probe.of(tokens)
     if probe is None:
         return None
-    held = {**gate_interventions(reading), **unit_interventions(reading)}
+    held = {**gate_interventions(trace), **unit_interventions(trace)}
     plain = answer(gates, probe)
     answers = {name: answer(gates, probe, one) for name, one in held.items()}
     draws = [answers[name] for name in answers if _is_random(name)]

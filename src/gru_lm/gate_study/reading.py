@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gru_lm.core.errors import UserError
-from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.evaluation.perplexity import Score
+from gru_lm.evaluation.words import PLACES
 from gru_lm.models.gates import Gates
+from gru_lm.results.gates import Reading
 
-PLACES: Final = ("first letter", "inside words", "space")  # of a token in a text of characters
 LIKELIEST: Final = 5  # predictions kept for each token of a passage
 LONGEST_CONTEXT: Final = 256  # tokens, of the context curve
 
@@ -38,15 +38,13 @@ def surprise(scores: Tensor, tokens: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What one reading of a split of N tokens from its start, the state carried, has shown.
+class Trace:
+    """What one pass over a split of N tokens from its start, the state carried, has shown.
 
     ``bits`` (N,) is each token's surprise, -log2 of its probability given all before it; the first
     has none (NaN). ``mean_Z``, ``mean_R`` and ``mean_H`` (H,) are means over the tokens;
     ``Z_by_token`` and ``R_by_token`` (N,) means over the units. ``passage`` holds the tokens from
-    place ``start`` on, L of them, in full: ``Z``, ``R`` (L, H), ``top_tokens`` and
-    ``top_probabilities`` (L, 5 or V, whichever is less): the likeliest tokens for each place,
-    predicted before it was read. For a split's first token nothing was predicted: 0 and NaN.
+    place ``start`` on in full, with the 5 likeliest (or all V) in the place of each.
     """
 
     bits: np.ndarray
@@ -55,13 +53,11 @@ class Reading:
     mean_H: np.ndarray
     Z_by_token: np.ndarray
     R_by_token: np.ndarray
-    passage: dict[str, np.ndarray]
+    passage: Reading
 
 
 @torch.inference_mode()
-def read(
-    gates: Gates, tokens: Tensor, start: int = 0, length: int = 0, chunk: int = 500
-) -> Reading:
+def read(gates: Gates, tokens: Tensor, start: int = 0, length: int = 0, chunk: int = 500) -> Trace:
     """Read ``tokens`` (N,) once from a state of zeros, keeping the passage start:start + length.
 
     A passage that goes beyond the split ends with it. ``chunk`` is the number of steps kept in
@@ -104,15 +100,15 @@ def read(
     mean_Z, mean_R, mean_H = (sums / N).numpy()
     Z_by_token, R_by_token = torch.cat(by_token, dim=1).numpy()
     all_bits = torch.cat(bits).numpy()
-    passage = {
-        "tokens": tokens[start : start + length].numpy(),
-        "Z": torch.cat(Z_kept).numpy(),
-        "R": torch.cat(R_kept).numpy(),
-        "surprise": all_bits[start : start + length].astype(np.float32),
-        "top_tokens": torch.cat(top_tokens)[skipped:][:length].numpy(),
-        "top_probabilities": torch.cat(top_probabilities)[skipped:][:length].float().numpy(),
-    }
-    return Reading(all_bits, mean_Z, mean_R, mean_H, Z_by_token, R_by_token, passage)
+    passage = Reading(
+        tokens=tokens[start : start + length].numpy(),
+        Z=torch.cat(Z_kept).numpy(),
+        R=torch.cat(R_kept).numpy(),
+        surprise=all_bits[start : start + length].astype(np.float32),
+        top_tokens=torch.cat(top_tokens)[skipped:][:length].numpy(),
+        top_probabilities=torch.cat(top_probabilities)[skipped:][:length].float().numpy(),
+    )
+    return Trace(all_bits, mean_Z, mean_R, mean_H, Z_by_token, R_by_token, passage)
 
 
 # ------------------------------------------------------------------------- memory and activity
@@ -135,19 +131,7 @@ def describe_time_constants(values: np.ndarray) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in found.items()}
 
 
-def places(tokens: np.ndarray, vocabulary: Vocabulary) -> np.ndarray | None:
-    """For each of ``tokens`` (N,), an index into ``PLACES``; None at word level.
-
-    Everything that is not white space counts as a letter. A text's first letter starts a word.
-    """
-    if vocabulary.level != "char":
-        return None
-    blank = np.array([token.isspace() for token in vocabulary.tokens])[tokens]
-    after_blank = np.concatenate([[True], blank[:-1]])
-    return np.where(blank, 2, np.where(after_blank, 0, 1))
-
-
-def activity(reading: Reading, where: np.ndarray | None) -> dict[str, Any] | None:
+def activity(trace: Trace, where: np.ndarray | None) -> dict[str, Any] | None:
     """Mean Z and R, over units and tokens, at each of ``PLACES``; None where there is none.
 
     ``where`` is the result of ``places`` for the tokens read.
@@ -159,8 +143,8 @@ def activity(reading: Reading, where: np.ndarray | None) -> dict[str, Any] | Non
         here = where == index
         result[place] = (
             {
-                "Z": float(reading.Z_by_token[here].mean()),
-                "R": float(reading.R_by_token[here].mean()),
+                "Z": float(trace.Z_by_token[here].mean()),
+                "R": float(trace.R_by_token[here].mean()),
                 "tokens": int(here.sum()),
             }
             if here.any()

@@ -1,111 +1,71 @@
-"""The pictures, drawn with matplotlib. Nothing here knows where numbers or files come from."""
+"""What all pictures share: colours, size, axes, the file format.
+
+matplotlib is imported when a picture is drawn. The page needs the list of figures without it.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from gru_lm.results.card import Card
 
-TEXTBOOK_PERPLEXITY: Final = 1.1
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
-# Okabe and Ito's colours, told apart with every common kind of colour blindness.
-COLOURS: Final = {
-    "scratch": "#0072B2",
-    "concise": "#D55E00",
-    "fused": "#009E73",
-}
-LABELS: Final = {
-    "scratch": "scratch (the equations)",
-    "concise": "concise (nn.GRU)",
-    "fused": "fused (derived by hand)",
-}
+# Okabe and Ito's colours, told apart with every common kind of colour blindness. Yellow, too pale
+# for a line, is left out.
+PALETTE: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+GREY: Final = "#6B6B6B"
 
 
-def training_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> bytes:
-    """Training perplexity by epoch, one line a variant, on a log axis: a PNG.
+@dataclass(frozen=True)
+class Look:
+    """How a variant appears in pictures."""
 
-    ``curves`` maps a variant to its (epoch, perplexity) rows.
-    """
-    figure, axes = new_figure()
-    for index, (variant, rows) in enumerate(curves.items()):
-        epochs, perplexities = zip(*rows, strict=True)
-        label = f"{LABELS[variant]}: {perplexities[-1]:.2f}"
-        width = 1.2 + 0.7 * (len(curves) - 1 - index)  # so that one under another is still seen
-        axes.plot(epochs, perplexities, color=COLOURS[variant], label=label, lw=width)
-    axes.axhline(TEXTBOOK_PERPLEXITY, color="black", lw=0.9, ls="--")
-    axes.annotate(
-        f"the textbook's {TEXTBOOK_PERPLEXITY}",
-        (0.01, TEXTBOOK_PERPLEXITY),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 4),
-        textcoords="offset points",
-        fontsize=9,
-    )
-    axes.set_yscale("log")
-    plain_log_ticks(axes)
-    axes.set_title(_training_finding({variant: rows[-1][1] for variant, rows in curves.items()}))
-    axes.locator_params(axis="x", integer=True)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("training perplexity (log scale)")
-    axes.legend(frameon=False, title="after the last epoch", alignment="left")
-    return to_png(figure)
+    name: str
+    label: str
+    colour: str
 
 
-def speed_bars(timings: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """Training speed in tokens a second, one bar a variant: a PNG."""
-    figure, axes = new_figure(height=2.6)
-    names = list(timings)
-    speeds = [float(timings[name]["tokens_per_second"]) for name in names]
-    bars = axes.barh(
-        [LABELS[name] for name in names], speeds, color=[COLOURS[name] for name in names]
-    )
-    axes.bar_label(
-        bars,
-        [
-            f"{speed:,.0f}  ({timings[name]['device']})"
-            for speed, name in zip(speeds, names, strict=True)
-        ],
-        padding=4,
-        fontsize=9,
-    )
-    axes.set_xlim(0, max(speeds) * 1.5)
-    axes.invert_yaxis()
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.set_xlabel("training speed (tokens a second, median over epochs)")
-    fastest = names[speeds.index(max(speeds))]
-    axes.set_title(f"{fastest.capitalize()} trains fastest: {max(speeds):,.0f} tokens a second")
-    return to_png(figure)
+def looks(cards: Mapping[str, Card]) -> dict[str, Look]:
+    """By variant, its label and, by its place among them, its colour."""
+    return {
+        name: Look(name, card.label, PALETTE[place % len(PALETTE)])
+        for place, (name, card) in enumerate(cards.items())
+    }
 
 
-def _training_finding(last: Mapping[str, float]) -> str:
-    short = [name for name, value in last.items() if round(value, 1) > TEXTBOOK_PERPLEXITY]
-    if not short:
-        return f"Every variant reaches the textbook's perplexity of {TEXTBOOK_PERPLEXITY}"
-    return f"Not at the textbook's perplexity of {TEXTBOOK_PERPLEXITY}: {', '.join(short)}"
+def empty_figure(height: float) -> Figure:
+    """A figure in the project's style, as wide as a README's column; ``height`` in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.6, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def new_figure(height: float = 4.2) -> tuple[Figure, Axes]:
-    """An empty picture in the project's style, as wide as a README's column, in inches."""
-    figure = Figure(figsize=(7.6, height), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    """The same with one pair of axes."""
+    figure = empty_figure(height)
     axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
+    open_frame(axes)
     axes.title.set_fontsize(11)
     return figure, axes
 
 
-def plain_log_ticks(axes: Axes) -> None:
-    """Write 1, 2, 5, 10 ... on the log axis rather than powers of ten."""
-    low, high = axes.get_ylim()
-    ticks = [m * 10.0**p for p in range(-1, 10) for m in (1, 2, 5) if low <= m * 10.0**p <= high]
-    axes.set_yticks(ticks)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+def notice(text: str) -> bytes:
+    """A PNG that only says ``text``, in place of a picture that cannot be drawn."""
+    figure, axes = new_figure(height=1.6)
+    axes.set_axis_off()
+    axes.set_title(text)
+    return to_png(figure)
 
 
 def to_png(figure: Figure) -> bytes:
@@ -113,3 +73,76 @@ def to_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
+
+
+def open_frame(axes: Axes, *more: str) -> None:
+    """Take the frame's top and right sides away, and ``more``."""
+    axes.spines[["top", "right", *more]].set_visible(False)
+
+
+def key(colour: str, label: str, **properties: Any) -> Line2D:
+    """An entry of a legend."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=colour, label=label, **properties)
+
+
+def keys(shown: Iterable[Look], **properties: Any) -> list[Line2D]:
+    """An entry for each variant, by its short name."""
+    return [key(look.colour, look.name, **properties) for look in shown]
+
+
+def key_below(figure: Figure, handles: Sequence[Line2D], **properties: Any) -> None:
+    """A legend under the axes."""
+    defaults = {"ncols": 5, "frameon": False, "fontsize": 9}
+    figure.legend(handles=handles, loc="outside lower center", **(defaults | properties))
+
+
+def width_below(place: int, count: int, least: float = 1.4, step: float = 0.6) -> float:
+    """The line width of curve ``place`` of ``count``: one under another is still seen."""
+    return least + step * (count - 1 - place)
+
+
+def shift(place: int, count: int, step: float) -> float:
+    """The offset of mark ``place`` of ``count`` that stand beside each other, around 0."""
+    return (place - (count - 1) / 2) * step
+
+
+def percent_axis(axis: Axis, symbol: str = " %") -> None:
+    """Write shares as per cent."""
+    from matplotlib.ticker import PercentFormatter
+
+    axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=symbol))
+
+
+def thousands_axis(axis: Axis) -> None:
+    """Write 30,000 rather than 30000."""
+    axis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+
+
+def plain_log_y(axes: Axes) -> None:
+    """A log y axis with plain figures: 1, 2, 5, 10 ..., or round steps if it spans little."""
+    from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
+
+    low, high = axes.get_ylim()
+    if high > 1e9:
+        return  # powers of ten are the plainest there
+    if high / low > 5:
+        ticks = [m * 10.0**p for p in range(-1, 10) for m in (1, 2, 5)]
+        axes.set_yticks([tick for tick in ticks if low <= tick <= high])
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
+def plain_log_x(axes: Axes, ticks: Sequence[float]) -> None:
+    """A log x axis with those of ``ticks`` that lie on it as plain figures, and no others."""
+    from matplotlib.ticker import NullFormatter, NullLocator
+
+    low, high = axes.get_xlim()
+    axes.set_xticks([tick for tick in ticks if low <= tick <= high])
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from gru_lm.core.errors import DamagedFile
+from gru_lm.core.errors import DamagedFile, MissingFile
 from gru_lm.core.files import read_json, write_json
 
-Perplexity = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Whole = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[Finite, Field(ge=0, le=1)]
+Perplexity = Annotated[Finite, Field(ge=1)]
+NotNegative = Annotated[Finite, Field(ge=0)]
+
+Content = TypeVar("Content")
 
 
 class Result(BaseModel):
@@ -34,9 +40,28 @@ class Result(BaseModel):
     @classmethod
     def of(cls, tree: dict[str, Any], path: Path) -> Self:
         """The JSON object ``tree`` that ``path`` holds. Raises DamagedFile as ``read`` does."""
-        try:
-            return cls.model_validate(tree)
-        except ValidationError as error:
-            problem = error.errors()[0]
-            where = ".".join(str(key) for key in problem["loc"])
-            raise DamagedFile(path, f"{where}: {problem['msg']}"[:200]) from None
+        return checked(TypeAdapter(cls), tree, path)
+
+
+def checked(schema: TypeAdapter[Content], tree: dict[str, Any], path: Path) -> Content:
+    """The JSON object ``tree`` that ``path`` holds, as ``schema`` describes it.
+
+    Raises DamagedFile with the first place that differs from the schema, and why.
+    """
+    try:
+        return schema.validate_python(tree)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(key) for key in problem["loc"])
+        why = problem["msg"].removeprefix("Value error, ")
+        raise DamagedFile(path, (f"{where}: {why}" if where else why)[:200]) from None
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 text in ``path``. Raises UnusableFile if it is missing or is not UTF-8."""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise MissingFile(path) from None
+    except UnicodeDecodeError as error:
+        raise DamagedFile(path, str(error)) from None

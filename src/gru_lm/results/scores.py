@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
-
-from gru_lm.results import Finite, Perplexity, Result
+from gru_lm.results import NotNegative, Perplexity, Positive, Result
 
 
 class Score(Result):
     """One split: perplexity, bits per token (a character, at that level), tokens scored."""
 
     perplexity: Perplexity
-    bits_per_token: Annotated[Finite, Field(ge=0)]
-    tokens: Annotated[int, Field(ge=1)]
+    bits_per_token: NotNegative
+    tokens: Positive
 
 
 class Scores(Result):

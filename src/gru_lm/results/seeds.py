@@ -6,9 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from gru_lm.results import Finite, Perplexity, Result
+from gru_lm.results import Finite, Perplexity, Result, Whole
+from gru_lm.results.baselines import BaselineScores
 from gru_lm.results.scores import Scores
-from gru_lm.results.training import Best, Whole
+from gru_lm.results.training import Best
 
 
 class Replicate(Result):
@@ -23,14 +24,17 @@ class Replicate(Result):
     scores: Scores
 
 
+Number = int | Finite  # an epoch stays a whole number in the file
+
+
 class Spread(Result):
     """One figure over the seeds; ``sd`` is the sample standard deviation, None of one value."""
 
     mean: Finite
     sd: Finite | None
-    min: Finite
-    max: Finite
-    median: Finite
+    min: Number
+    max: Number
+    median: Number
 
 
 class SplitSpread(Result):
@@ -62,27 +66,6 @@ class ModelSummary(Result):
         """The split ``name``: train, val or test."""
         spread: SplitSpread = getattr(self, name)
         return spread
-
-
-class BaselineScore(Result):
-    """One split as a baseline predicts it; ``perplexity`` is None beyond the largest float."""
-
-    perplexity: Perplexity | None
-    bits_per_token: Annotated[Finite, Field(ge=0)]
-    tokens: Whole
-
-
-class BaselineScores(Result):
-    """A baseline on every split."""
-
-    train: BaselineScore
-    val: BaselineScore
-    test: BaselineScore
-
-    def split(self, name: str) -> BaselineScore:
-        """The split ``name``: train, val or test."""
-        score: BaselineScore = getattr(self, name)
-        return score
 
 
 class Summary(Result):

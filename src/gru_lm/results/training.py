@@ -11,11 +11,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from gru_lm.core.errors import DamagedFile, MissingFile
+from gru_lm.core.errors import DamagedFile
 from gru_lm.core.files import write_text
-from gru_lm.results import Finite, Perplexity, Result
+from gru_lm.results import Finite, NotNegative, Perplexity, Result, Whole, read_text
 
-Whole = Annotated[int, Field(ge=0)]
 Curve = list[tuple[int, float]]  # (epoch, perplexity), by rising epochs
 
 
@@ -46,7 +45,7 @@ class Timing(Result):
     """``metrics/timing/<variant>.json``: tokens per second (the median over epochs), seconds."""
 
     tokens_per_second: Annotated[Finite, Field(gt=0)]
-    seconds: Annotated[Finite, Field(ge=0)]
+    seconds: NotNegative
     epochs_timed: Whole
     device: str
     torch: str
@@ -63,13 +62,7 @@ def write_curve(path: Path, curve: Iterable[tuple[int, float]]) -> None:
 
 def read_curve(path: Path) -> Curve:
     """What ``write_curve`` wrote to ``path``. Raises UnusableFile."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise MissingFile(path) from None
-    except UnicodeDecodeError as error:
-        raise DamagedFile(path, str(error)) from None
-    return parse_curve(text, path)
+    return parse_curve(read_text(path), path)
 
 
 def parse_curve(text: str, path: Path) -> Curve:

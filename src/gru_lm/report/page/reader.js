@@ -1,8 +1,8 @@
-"use strict";
-
 /* The text to read along. It reads one document, the element #data:
 
    unit        what a token is called
+   lineBreak   how a line break is shown
+   space       how a space is shown
    scaleTop    the surprise, in bits, at the end of the colour scale
    texts       [as shown, as called] of each token that occurs
    passages    by split: the tokens, as places in texts
@@ -74,9 +74,9 @@
     passage.replaceChildren();
     for (const token of tokens) {
       passage.append(token);
-      if (token.textContent === "⏎") passage.append(make("br"));
+      if (token.textContent === data.lineBreak) passage.append(make("br"));
       else if (words) passage.append(" ");
-      else if (token.textContent === "␣") passage.append(make("wbr"));
+      else if (token.textContent === data.space) passage.append(make("wbr"));
     }
     current = Math.min(current, tokens.length - 1);
   }
@@ -242,21 +242,4 @@
   reader.hidden = false;
   unitInput.value = unitOrder().at(-1); // the unit with the longest memory
   update();
-}
-
-/* The button that turns the page light or dark, whatever the system prefers. */
-{
-  const button = document.getElementById("theme");
-  const system = matchMedia("(prefers-color-scheme: dark)");
-  let chosen = null;
-  const dark = () => (chosen === null ? system.matches : chosen === "dark");
-  const label = () => (button.textContent = dark() ? "Light page" : "Dark page");
-  button.addEventListener("click", () => {
-    chosen = dark() ? "light" : "dark";
-    document.documentElement.style.colorScheme = chosen;
-    label();
-  });
-  system.addEventListener("change", label);
-  button.hidden = false;
-  label();
 }

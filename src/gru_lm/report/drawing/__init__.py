@@ -1,0 +1,1 @@
+"""The pictures by topic, and the sentences in their titles."""

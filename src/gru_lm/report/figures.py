@@ -1,0 +1,181 @@
+"""The list of all pictures: what draws each, and what the page says of it.
+
+A new picture is one entry. Each pipeline draws its own; the page shows all, in this order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Literal
+
+from gru_lm.report.drawing import curves, gates, held_out, memory, uncertainty
+from gru_lm.report.inputs import Inputs
+
+Pipeline = Literal["main", "analysis"]
+FOLDERS: Final[dict[Pipeline, Path]] = {"main": Path("plots"), "analysis": Path("analysis/plots")}
+EACH: Final = "{variant}"  # in the name of a figure that there is of each variant with gates
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One picture.
+
+    ``alt`` describes it for readers who cannot see it, ``caption`` says what to look at. ``draw``
+    gets the results and, if the name holds EACH, the variant. A figure with ``needs_gates`` is left
+    out if no variant has gates.
+    """
+
+    name: str
+    pipeline: Pipeline
+    heading: str
+    draw: Callable[[Inputs, str], bytes]
+    alt: str
+    caption: str
+    needs_gates: bool = False
+    variant: str = ""
+
+    @property
+    def path(self) -> Path:
+        """Where its pipeline writes it."""
+        return FOLDERS[self.pipeline] / f"{self.name}.png"
+
+    def png(self, inputs: Inputs) -> bytes:
+        """The picture itself."""
+        return self.draw(inputs, self.variant)
+
+
+def figures(inputs: Inputs, pipeline: Pipeline | None = None) -> Iterator[Figure]:
+    """The figures of a pipeline, or all of them, for the variants that there are."""
+    for figure in FIGURES:
+        if pipeline not in (None, figure.pipeline) or (figure.needs_gates and not inputs.gates):
+            continue
+        if EACH not in figure.name:
+            yield figure
+            continue
+        for variant in inputs.gates:
+            name, alt = (text.replace(EACH, variant) for text in (figure.name, figure.alt))
+            yield replace(figure, name=name, alt=alt, variant=variant)
+
+
+FIGURES: Final = (
+    Figure(
+        name="training",
+        pipeline="main",
+        heading="Learning",
+        draw=lambda of, _: curves.training(of.looks, of.train_curves, of.textbook),
+        alt="Line chart of training perplexity by epoch, one line per variant, on a log scale.",
+        caption="Training perplexity by epoch. Compare where a line ends with the dashed line of "
+        "its colour, the textbook's result on The Time Machine. The spikes come from a large "
+        "learning rate.",
+    ),
+    Figure(
+        name="overfitting",
+        pipeline="main",
+        heading="Learning",
+        draw=lambda of, _: curves.overfitting(of.looks, of.train_curves, of.val_curves),
+        alt="Line chart of validation and training perplexity by epoch on a log scale.",
+        caption="The same training beside the validation split. Where the validation line turns "
+        "up while the training line goes on down, the model begins to memorise its text.",
+    ),
+    Figure(
+        name="speed",
+        pipeline="main",
+        heading="Learning",
+        draw=lambda of, _: curves.speed(of.looks, of.timings),
+        alt="Bar chart of training speed in tokens per second by variant.",
+        caption="Training speed on the machine that made this page. Compare the bars with each "
+        "other rather than with another machine's.",
+    ),
+    Figure(
+        name="held_out",
+        pipeline="analysis",
+        heading="On unseen text",
+        draw=lambda of, _: held_out.held_out(of.looks, of.summary, of.unit),
+        alt="Dot plot of bits per token on each split, one row per predictor, models beside "
+        "baselines.",
+        caption="Models and baselines by the bits that they need. Look at which n-grams are above "
+        "the models, and how far a model's result on its training text lies from the others.",
+    ),
+    Figure(
+        name="calibration",
+        pipeline="main",
+        heading="On unseen text",
+        draw=lambda of, _: uncertainty.calibration(of.looks, of.uncertainty),
+        alt="Two reliability diagrams, training and validation: accuracy by confidence.",
+        caption="How often the top prediction is right, by how sure the model was of it. On the "
+        "diagonal its probabilities can be believed; below it the model is overconfident.",
+    ),
+    Figure(
+        name="uncertainty",
+        pipeline="main",
+        heading="On unseen text",
+        draw=lambda of, _: uncertainty.where_uncertain(of.looks, of.uncertainty),
+        alt="Dot plot of perplexity by place in the word and kind of character, and of the "
+        "perplexity that the model expected.",
+        caption="Where the surprise is largest. A dot is the perplexity that was reached, a dash "
+        "the one that the model expected. The longer the line between them, the more overconfident "
+        "the model is there.",
+    ),
+    Figure(
+        name="context",
+        pipeline="analysis",
+        heading="Memory",
+        draw=lambda of, _: memory.context(of.gated_looks, of.gates, of.unit),
+        alt="Line chart of perplexity by the number of tokens that the model has read.",
+        caption="How much of the past is used. Look for the context beyond which a line no longer "
+        "falls: what is further back does not help.",
+        needs_gates=True,
+    ),
+    Figure(
+        name="claim",
+        pipeline="analysis",
+        heading="Memory",
+        draw=lambda of, _: memory.claim(of.gated_looks, of.gates, of.unit),
+        alt="Chart of what is lost of near and far context when a gate or some units are held.",
+        caption="A test of the textbook's claim: reset gates for what is near, update gates for "
+        "what is far. Compare what an intervention takes of near and of far context, at equal "
+        "damage.",
+        needs_gates=True,
+    ),
+    Figure(
+        name="time_constants",
+        pipeline="analysis",
+        heading="Gates",
+        draw=lambda of, _: gates.time_constants(
+            of.gated_looks,
+            {name: arrays.time_constant for name, arrays in of.gate_arrays.items()},
+            of.unit,
+        ),
+        alt="Distribution of the units' time constants by variant.",
+        caption="How long units remember through their own leak alone. Look at where most of them "
+        "lie, and at the tail of those with a long memory.",
+        needs_gates=True,
+    ),
+    Figure(
+        name="activity",
+        pipeline="analysis",
+        heading="Gates",
+        draw=lambda of, _: gates.activity(
+            of.gated_looks, {name: study.activity for name, study in of.gates.items()}
+        ),
+        alt="Mean of the update and the reset gate by place in the word.",
+        caption="The gates at the first letter of a word, inside a word and at white space. A gate "
+        "that ignored the text would have the same mean at all three.",
+        needs_gates=True,
+    ),
+    Figure(
+        name=f"gates-{EACH}",
+        pipeline="analysis",
+        heading="Gates",
+        draw=lambda of, variant: gates.heat_map(
+            of.looks[variant], of.gate_arrays[variant], of.vocabulary.tokens, of.unit
+        ),
+        alt=f"Heat map of {EACH}'s gates by unit and token.",
+        caption="Columns are the tokens of a passage, rows the units, ordered by their time "
+        "constant. Look for columns that change all at once, as at the start of a word, and for "
+        "rows that stay dark or light throughout.",
+        needs_gates=True,
+    ),
+)

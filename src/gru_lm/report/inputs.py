@@ -1,0 +1,147 @@
+"""The results that pictures and page are made of, read when they are first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from gru_lm.core.errors import DamagedFile
+from gru_lm.data.prepared import PREPARED
+from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.report.style import Look, looks
+from gru_lm.results.card import Card
+from gru_lm.results.export import ExportCheck
+from gru_lm.results.gates import PASSAGES, GateArrays, GateStudy, LeftOut, read_gate_study
+from gru_lm.results.samples import read_samples
+from gru_lm.results.seeds import Summary
+from gru_lm.results.training import Curve, Timing, Training, read_curve
+from gru_lm.results.uncertainty import Uncertainty
+
+Content = TypeVar("Content")
+
+
+class Inputs:
+    """The results of ``variants``, in their order, in the project's folder.
+
+    What other variants have left behind is not read. Each property raises UnusableFile if a file
+    that it needs is missing or damaged.
+    """
+
+    def __init__(self, variants: Sequence[str]) -> None:
+        self.variants = variants
+
+    def _by_variant(self, read: Callable[[Path], Content], pattern: str) -> dict[str, Content]:
+        return {name: read(Path(pattern.format(name))) for name in self.variants}
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """That of the prepared data."""
+        return Vocabulary.load(PREPARED / "vocab.json")
+
+    @property
+    def unit(self) -> str:
+        """What a token is called."""
+        return self.vocabulary.unit
+
+    @cached_property
+    def cards(self) -> dict[str, Card]:
+        """What each variant is called and can do."""
+        return self._by_variant(Card.read, "models/{}/card.json")
+
+    @cached_property
+    def looks(self) -> dict[str, Look]:
+        """How each variant appears in pictures."""
+        return looks(self.cards)
+
+    @cached_property
+    def textbook(self) -> dict[str, float | None]:
+        """The textbook's training perplexity for each variant, None if it has none."""
+        return {name: card.textbook_perplexity for name, card in self.cards.items()}
+
+    @cached_property
+    def train_curves(self) -> dict[str, Curve]:
+        """Training perplexity by epoch."""
+        return self._by_variant(read_curve, "plots/train/{}.tsv")
+
+    @cached_property
+    def val_curves(self) -> dict[str, Curve]:
+        """Validation perplexity by epoch."""
+        return self._by_variant(read_curve, "plots/val/{}.tsv")
+
+    @cached_property
+    def training(self) -> dict[str, Training]:
+        """What each training reached."""
+        return self._by_variant(Training.read, "metrics/train/{}.json")
+
+    @cached_property
+    def timings(self) -> dict[str, Timing]:
+        """How fast it was."""
+        return self._by_variant(Timing.read, "metrics/timing/{}.json")
+
+    @cached_property
+    def exports(self) -> dict[str, ExportCheck]:
+        """How far the ONNX files are from the models."""
+        return self._by_variant(ExportCheck.read, "metrics/export/{}.json")
+
+    @cached_property
+    def uncertainty(self) -> dict[str, Uncertainty]:
+        """Calibration and surprise by group."""
+        return self._by_variant(Uncertainty.read, "analysis/uncertainty/{}.json")
+
+    @cached_property
+    def samples(self) -> dict[str, dict[str, list[str]]]:
+        """What each variant writes, by heading."""
+        return self._by_variant(read_samples, "samples/{}.txt")
+
+    @cached_property
+    def summary(self) -> Summary:
+        """The seeds' mean and spread, of ``variants`` alone, and the baselines."""
+        path = Path("analysis/summary.json")
+        summary = Summary.read(path)
+        for name in self.variants:
+            if name not in summary.models:
+                raise DamagedFile(path, f"models: it has no {name}")
+        return summary.model_copy(
+            update={"models": {name: summary.models[name] for name in self.variants}}
+        )
+
+    @cached_property
+    def _gate_studies(self) -> dict[str, GateStudy | LeftOut]:
+        return self._by_variant(read_gate_study, "analysis/gates/{}.json")
+
+    @cached_property
+    def gates(self) -> dict[str, GateStudy]:
+        """What the gates do, of the variants that have gates."""
+        studies = self._gate_studies.items()
+        return {name: study for name, study in studies if isinstance(study, GateStudy)}
+
+    @property
+    def left_out(self) -> list[str]:
+        """Of each variant without gates, why it is left out."""
+        studies = self._gate_studies.values()
+        return [study.left_out for study in studies if isinstance(study, LeftOut)]
+
+    @property
+    def gated_looks(self) -> dict[str, Look]:
+        """How the variants with gates appear in pictures."""
+        return {name: self.looks[name] for name in self.gates}
+
+    @cached_property
+    def gate_arrays(self) -> dict[str, GateArrays]:
+        """The passages that the variants with gates have read, all of them the same."""
+        vocabulary = self.vocabulary
+        found: dict[str, GateArrays] = {}
+        for name in self.gates:
+            path = Path(f"analysis/gates/{name}.npz")
+            arrays = GateArrays.read(path, vocabulary.fingerprint, len(vocabulary))
+            first, of_first = next(iter(found.items()), (name, arrays))
+            for split in PASSAGES:
+                one, other = (a.readings[split].tokens for a in (of_first, arrays))
+                if not np.array_equal(one, other):
+                    raise DamagedFile(path, f"its {split} passage is not that of {first}")
+            found[name] = arrays
+        return found

@@ -1,0 +1,18 @@
+"use strict";
+
+/* The button that turns the page light or dark, whatever the system prefers. */
+{
+  const button = document.getElementById("theme");
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  let chosen = null;
+  const dark = () => (chosen === null ? system.matches : chosen === "dark");
+  const label = () => (button.textContent = dark() ? "Light page" : "Dark page");
+  button.addEventListener("click", () => {
+    chosen = dark() ? "light" : "dark";
+    document.documentElement.style.colorScheme = chosen;
+    label();
+  });
+  system.addEventListener("change", label);
+  button.hidden = false;
+  label();
+}

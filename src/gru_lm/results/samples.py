@@ -1,0 +1,70 @@
+"""The text that a variant writes: ``samples/<variant>.txt``.
+
+A heading (``greedy`` or ``temperature 0.5``) starts at the margin, each text below it is indented
+by two spaces, and an empty line ends the section. A line break within a text is followed by a tab,
+so that the texts can be told apart again::
+
+    greedy
+      time traveller said
+      a text
+    →of two lines
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from gru_lm.core.errors import DamagedFile
+from gru_lm.core.files import write_text
+from gru_lm.results import read_text
+
+Samples = Mapping[str, Sequence[str]]  # by heading, the text after each prefix
+
+
+def heading(temperature: float | None) -> str:
+    """That of the texts drawn at ``temperature``; None: the likeliest token each time."""
+    return "greedy" if temperature is None else f"temperature {temperature:g}"
+
+
+def format_samples(samples: Samples) -> str:
+    """The text of the file that holds ``samples``."""
+    lines = []
+    for name, texts in samples.items():
+        lines += [name, *("  " + text.replace("\n", "\n\t") for text in texts), ""]
+    return "\n".join(lines)
+
+
+def parse_samples(text: str) -> dict[str, list[str]]:
+    """The samples of which ``format_samples`` made ``text``.
+
+    Raises ValueError, with the number of the line, if the text is anything else.
+    """
+    samples: dict[str, list[str]] = {}
+    texts: list[str] | None = None
+    for number, line in enumerate(text.split("\n"), start=1):
+        if re.fullmatch(r"greedy|temperature \S+", line):
+            texts = samples.setdefault(line, [])
+        elif texts is not None and line.startswith("  "):
+            texts.append(line[2:])
+        elif texts and line.startswith("\t"):
+            texts[-1] += "\n" + line[1:]
+        elif line:
+            raise ValueError(f"line {number}: it is neither a heading nor a text below one")
+    if not any(samples.values()):
+        raise ValueError("it holds no text below a heading such as 'greedy'")
+    return samples
+
+
+def write_samples(path: Path, samples: Samples) -> None:
+    """Write ``samples`` to ``path``, whole or not at all."""
+    write_text(path, format_samples(samples))
+
+
+def read_samples(path: Path) -> dict[str, list[str]]:
+    """What ``write_samples`` wrote to ``path``. Raises UnusableFile."""
+    try:
+        return parse_samples(read_text(path))
+    except ValueError as error:
+        raise DamagedFile(path, str(error)) from None

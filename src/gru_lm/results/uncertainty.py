@@ -1,0 +1,68 @@
+"""Where a model is uncertain, and how true its probabilities are: ``analysis/uncertainty/``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from gru_lm.results import NotNegative, Perplexity, Positive, Result, Share, Whole
+
+Position = Literal["1", "2", "3", "4", "5", "6+", "end", "other"]
+CharacterClass = Literal[
+    "vowel", "consonant", "letter", "digit", "space", "newline", "punctuation", "other"
+]
+
+
+class Bin(Result):
+    """Predictions whose confidence is in (low, high]; the means are None if there is none."""
+
+    low: Share
+    high: Share
+    count: Whole
+    confidence: NotNegative | None  # rounding may put a mean a hair above 1
+    accuracy: Share | None
+
+
+class Calibration(Result):
+    """The top predictions of a split: expected calibration error, means, reliability curve."""
+
+    ece: NotNegative  # as the mean confidence, it may be a hair above 1
+    accuracy: Share
+    confidence: NotNegative
+    bins: Annotated[list[Bin], Field(min_length=1)]
+
+
+class Group(Result):
+    """Some of a split's tokens; ``perplexity`` is None beyond the largest float.
+
+    ``bits_per_token`` is what they cost, ``entropy_bits`` what the model expected them to cost.
+    """
+
+    tokens: Positive
+    share: Share
+    perplexity: Perplexity | None
+    bits_per_token: NotNegative
+    entropy_bits: NotNegative
+
+
+class SplitUncertainty(Result):
+    """One split; the groups are None at word level, and a group without a token is left out."""
+
+    calibration: Calibration
+    overall: Group
+    position_in_word: dict[Position, Group] | None
+    character_class: dict[CharacterClass, Group] | None
+
+
+class Uncertainty(Result):
+    """``analysis/uncertainty/<variant>.json``."""
+
+    train: SplitUncertainty
+    val: SplitUncertainty
+    test: SplitUncertainty
+
+    def split(self, name: str) -> SplitUncertainty:
+        """The split ``name``: train, val or test."""
+        measured: SplitUncertainty = getattr(self, name)
+        return measured

@@ -1,0 +1,47 @@
+"""The places at which the gate study takes means follow the positions in a word."""
+
+import numpy as np
+
+from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.evaluation.words import NOWHERE, PLACES, places, positions_in_word
+
+
+def test_places_in_a_text():
+    text = "“It's  two”\n3!?"
+    vocabulary = Vocabulary.build(text)
+    found = places(vocabulary.encode(text), vocabulary)
+    expected = [
+        ("“", [NOWHERE]),
+        ("It's", [0, 1, NOWHERE, 1]),  # the apostrophe is no letter
+        ("  ", [2, 2]),  # any white space, not only that after a word
+        ("two”", [0, 1, 1, NOWHERE]),
+        ("\n", [2]),
+        ("3!?", [0, NOWHERE, NOWHERE]),
+    ]
+    assert "".join(part for part, _ in expected) == text
+    assert found.tolist() == [place for _, part in expected for place in part]
+    assert PLACES == ("first letter", "inside words", "space")
+
+
+def test_a_long_word_is_inside_to_its_end():
+    vocabulary = Vocabulary.build("abcdefgh ")
+    assert places(vocabulary.encode("abcdefgh a"), vocabulary).tolist() == [0, *[1] * 7, 2, 0]
+
+
+def test_a_token_that_is_no_character_is_nowhere():
+    vocabulary = Vocabulary(("<unk>", "a", "b", " ", "\n", "."))
+    tokens = vocabulary.encode_tokens("ab. b\na?")
+    assert places(tokens, vocabulary).tolist() == [0, 1, NOWHERE, 2, 0, 2, 0, NOWHERE]
+
+
+def test_words_have_no_places():
+    assert places(np.array([1]), Vocabulary(("<unk>", "a"), "word")) is None
+
+
+def test_both_definitions_have_the_same_first_letters():
+    text = "'tis (so) 1st; a,b c-d  e.\n\nf"
+    vocabulary = Vocabulary.build(text)
+    tokens = vocabulary.encode(text)
+    np.testing.assert_array_equal(
+        places(tokens, vocabulary) == 0, positions_in_word(tokens, vocabulary) == 0
+    )

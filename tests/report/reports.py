@@ -1,0 +1,50 @@
+"""How the tests make a page, and read it as a browser without JavaScript does."""
+
+import html.parser
+
+import pytest
+from examples import write_pictures
+
+from gru_lm.core.params import load_params
+from gru_lm.core.settings import CoreSettings
+from gru_lm.report.figures import figures
+from gru_lm.report.inputs import Inputs
+from stages.report import main
+
+
+def build(root):
+    """Run the stage in ``root``, with a grey picture for each figure; returns the page."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        inputs = Inputs(load_params(CoreSettings).variants)
+        write_pictures([figure.path for figure in figures(inputs)])
+        main()
+    return root / "reports/index.html"
+
+
+class Outline(html.parser.HTMLParser):
+    """Elements with their attributes and text, as a browser without JavaScript has them."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open = [], []
+        self.feed(text)
+
+    def handle_starttag(self, name, attributes):
+        element = {"name": name, "attributes": dict(attributes), "text": ""}
+        self.elements.append(element)
+        if name not in ("meta", "link", "img", "input", "br"):
+            self.open.append(element)
+
+    def handle_endtag(self, name):
+        assert self.open.pop()["name"] == name, "the elements are nested wrongly"
+
+    def handle_data(self, data):
+        for element in self.open:
+            element["text"] += data
+
+    def texts(self, name):
+        return [" ".join(e["text"].split()) for e in self.elements if e["name"] == name]
+
+    def attributes(self, name):
+        return [e["attributes"] for e in self.elements if e["name"] == name]

@@ -1,0 +1,100 @@
+"""The pictures of the training: of all that the stages may hand over, with titles that are so."""
+
+import math
+
+import pytest
+from examples import CARDS, TIMING, VARIANTS
+from pictures import LOOKS, ONE, is_picture, strict
+
+from gru_lm.report.drawing import curves, findings
+from gru_lm.report.wording import EN_DASH
+
+RISING = [(1, 20.0), (5, 9.8), (10, 40.0), (12, 113.2)]
+LATER = [(1, 20.0), (5, 12.0), (10, 10.4), (12, 121.4)]
+FALLING = [(1, 20.0), (5, 9.8), (10, 8.1), (12, 8.2)]
+TEXTBOOK = {name: CARDS[name].textbook_perplexity for name in VARIANTS}
+
+
+# ------------------------------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize(
+    ("last", "title"),
+    [
+        (
+            {"scratch": 1.07, "concise": 1.04, "fused": 1.3},
+            "Scratch and concise reach the textbook's perplexity (1.1 and 1.0)",
+        ),
+        ({"concise": 1.04}, "Concise reaches the textbook's perplexity (1.0)"),
+        (
+            {"scratch": 1.35, "concise": 1.04},
+            "Not at the textbook's perplexity: scratch (1.35, not 1.1)",
+        ),
+        (
+            {"scratch": 17.4, "concise": 1.06},
+            "Not at the textbook's perplexity: scratch (17.4, not 1.1) and concise (1.06, not 1.0)",
+        ),
+        ({"fused": 1.3}, "Training perplexity ends at 1.30"),
+    ],
+)
+def test_each_variant_has_the_textbooks_figure_of_its_own(last, title):
+    assert findings.training(last, TEXTBOOK) == title
+
+
+@pytest.mark.parametrize("looks", [LOOKS, ONE], ids=["three", "one"])
+@pytest.mark.parametrize("rows", [RISING, [(1, 1.0)], [(1, 1e30), (2, 3e12)]])
+def test_training_picture(looks, rows):
+    with strict():
+        drawn = curves.training(looks, dict.fromkeys(looks, rows), TEXTBOOK)
+        assert is_picture(drawn)
+        assert curves.training(looks, dict.fromkeys(looks, rows), TEXTBOOK) == drawn
+        without = curves.training(looks, dict.fromkeys(looks, rows), dict.fromkeys(looks))
+    assert without != drawn
+
+
+def test_the_fastest_is_named():
+    slow = TIMING.model_copy(update={"tokens_per_second": 1000.0})
+    timings = {"scratch": slow, "fused": TIMING}
+    assert findings.speed(timings) == "Fused trains fastest: 33,450 tokens per second"
+    assert findings.speed({"fused": slow}) == "Fused trains at 1,000 tokens per second"
+    with strict():
+        assert is_picture(curves.speed(LOOKS, dict.fromkeys(LOOKS, TIMING)))
+        assert is_picture(curves.speed(ONE, {"concise": TIMING}))
+
+
+# --------------------------------------------------------------------------------- overfitting
+
+
+def test_overfitting_is_found_at_the_lowest_epoch():
+    assert findings.overfitting({"scratch": RISING}) == (
+        "Overfitting after epoch 5: validation perplexity\nis lowest there, 9.80, and ends at 113"
+    )
+    assert findings.overfitting({"scratch": RISING, "fused": LATER}) == (
+        f"Overfitting after epoch 5{EN_DASH}10: validation perplexity\n"
+        f"is lowest there, 9.80{EN_DASH}10.4, and ends at 113{EN_DASH}121"
+    )
+
+
+def test_only_those_that_overfit_are_named():
+    found = findings.overfitting({"scratch": FALLING, "concise": RISING, "fused": LATER})
+    assert found.startswith(f"Overfitting after epoch 5{EN_DASH}10 (concise and fused):")
+    assert findings.overfitting({"scratch": FALLING, "fused": []}) == (
+        "No overfitting: validation perplexity ends at or near its lowest, 8.10"
+    )
+
+
+def test_without_a_validation_curve_nothing_is_claimed():
+    assert "not looked at" in findings.overfitting({"scratch": []})
+
+
+@pytest.mark.parametrize(
+    "val",
+    [RISING, FALLING, [], [(3, 17.0)], [(1, 30.0), (2, math.inf), (3, 1e30)]],
+    ids=["rising", "falling", "none", "one look", "diverged"],
+)
+@pytest.mark.parametrize("looks", [LOOKS, ONE], ids=["three", "one"])
+def test_overfitting_picture(looks, val):
+    train = [(1, 20.0), (5, 8.0), (10, 2.0), (12, 1.2)]
+    assert is_picture(
+        curves.overfitting(looks, dict.fromkeys(looks, train), dict.fromkeys(looks, val))
+    )

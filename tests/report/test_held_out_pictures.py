@@ -1,0 +1,99 @@
+"""The picture of unseen text, drawn of all that the stages may hand over, and its title."""
+
+import pytest
+from examples import CARDS, SPLITS, model_summary, summary
+from pictures import LOOKS, ONE, is_picture, strict
+
+from gru_lm.report.drawing import findings
+from gru_lm.report.drawing.held_out import held_out
+from gru_lm.report.style import PALETTE, looks
+
+BASELINES = {"uniform": 4.81, "unigram": 4.1, "5-gram": 2.6, "6-gram": 2.52, "xz": 2.79}
+
+
+def results(*model_bits, sd=0.1, best=(), baselines=BASELINES, names=tuple(LOOKS)):
+    models = {
+        name: model_summary(dict.fromkeys(SPLITS, bits), sd, *best[place : place + 1])
+        for place, (name, bits) in enumerate(zip(names, model_bits, strict=True))
+    }
+    return summary(models, baselines, seeds=[0] if sd is None else [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("bits", "second_line"),
+    [
+        ((6.8, 6.9, 7.0), "every model ends up worse than a blind guess, 4.81"),
+        ((4.7, 6.9, 4.2), "every model ends up worse than character counts, 4.10"),
+        ((4.7, 4.0, 5.0), "the best model, concise, needs 1.48 more"),
+    ],
+)
+def test_a_baseline_is_best(bits, second_line):
+    assert findings.held_out(results(*bits), "character") == (
+        f"On unseen text the 6-gram model is best: 2.52 bits per character;\n{second_line}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("bits", "second_line"),
+    [
+        (6.8, "concise ends up worse than a blind guess, 4.81"),
+        (4.0, "concise needs 1.48 more"),
+    ],
+)
+def test_one_model_is_named(bits, second_line):
+    found = findings.held_out(results(bits, names=["concise"]), "character")
+    assert found.split("\n")[1] == second_line
+
+
+def test_the_best_epoch_is_told_if_every_model_has_one():
+    numbers = results(6.8, 6.9, 7.0, best=(2.9, 3.0, 3.04))
+    title = findings.held_out(numbers, "character")
+    assert title.endswith("4.81\n(at its best epoch 2.90\u20133.04)")
+    assert held_out(LOOKS, numbers, "character") != held_out(
+        LOOKS, results(6.8, 6.9, 7.0), "character"
+    )
+    some = results(6.8, 6.9, 7.0, best=(2.9, 3.0))
+    assert findings.held_out(some, "character").endswith("a blind guess, 4.81")
+
+
+def test_a_model_is_best():
+    assert findings.held_out(results(2.3, 2.1, 2.6), "word") == (
+        "On unseen text concise is best: 2.10 bits per word,\n0.42 fewer than the 6-gram model"
+    )
+    compressed = findings.held_out(results(2.3, 2.1, 2.6, baselines={"xz": 2.79}), "word")
+    assert compressed.endswith("0.69 fewer than xz")
+    alone = findings.held_out(results(2.3, 2.1, 2.6, baselines={}), "word")
+    assert alone == "On unseen text concise takes 2.10 bits per word"
+
+
+def test_the_best_on_the_test_split():
+    found = findings.best_on_test(results(6.8, 6.9, 7.0), "character")
+    assert found.endswith(
+        "the best model (scratch) takes 6.80 bits per character: worse than the best baseline "
+        "(6-gram), which takes 2.52."
+    )
+    one = findings.best_on_test(results(2.1, names=["concise"]), "word")
+    assert "fitted, concise takes 2.10 bits per word: better than" in one
+
+
+@pytest.mark.parametrize("sd", [0.1, 0.0, None])
+@pytest.mark.parametrize("baselines", [BASELINES, {"uniform": 4.81, "xz": 0.0}, {}])
+def test_held_out_picture(sd, baselines):
+    with strict():
+        of = results(6.8, 6.9, 0.4, sd=sd, baselines=baselines)
+        assert is_picture(held_out(LOOKS, of, "character"))
+        assert is_picture(held_out(LOOKS, results(900.0, 6.9, 7.0, sd=sd), "word"))
+        assert is_picture(held_out(ONE, results(6.8, sd=sd, names=["concise"]), "character"))
+
+
+def test_the_same_numbers_give_the_same_bytes():
+    numbers = results(6.8, 6.9, 7.0)
+    assert held_out(LOOKS, numbers, "character") == held_out(LOOKS, numbers, "character")
+
+
+def test_colours_are_by_order_and_labels_from_the_cards():
+    found = looks({name: CARDS[name] for name in ("lstm", "scratch")})
+    assert [look.colour for look in found.values()] == list(PALETTE[:2])
+    assert found["lstm"].label == "lstm (nn.LSTM)"
+    many = looks({f"v{n}": CARDS["lstm"] for n in range(30)})
+    assert {look.colour for look in many.values()} == set(PALETTE)

@@ -1,0 +1,89 @@
+"""The pictures of calibration and of where a model is uncertain."""
+
+import math
+
+import pytest
+from examples import group, split_uncertainty, uncertainty
+from pictures import LOOKS, ONE, is_picture, strict
+
+from gru_lm.report.drawing import findings
+from gru_lm.report.drawing.uncertainty import calibration, where_uncertain
+from gru_lm.report.wording import EN_DASH
+
+
+def measured(*values):
+    return {name: uncertainty(**value) for name, value in zip(LOOKS, values, strict=False)}
+
+
+@pytest.mark.parametrize(
+    ("values", "finding"),
+    [
+        (
+            [{}, {"confidence": 0.77, "accuracy": 0.31}],
+            f"the models are overconfident: 77{EN_DASH}78 % sure, 31{EN_DASH}33 % right",
+        ),
+        (
+            [{"confidence": 0.3, "accuracy": 0.6}],
+            "scratch is underconfident: 30 % sure, 60 % right",
+        ),
+        (
+            [{"ece": 0.03, "confidence": 0.5, "accuracy": 0.48}] * 2,
+            "the probabilities can be believed: 50 % sure, 48 % right",
+        ),
+        ([{"ece": 0.03}, {}], "only those of scratch can be believed"),
+        (
+            [{"confidence": 0.5, "accuracy": 0.4}, {"confidence": 0.5, "accuracy": 0.6}],
+            "the probabilities cannot be believed",
+        ),
+    ],
+)
+def test_whether_probabilities_can_be_believed(values, finding):
+    assert finding in findings.calibration(measured(*values))
+
+
+def test_where_it_is_hardest():
+    groups = {"1": group(640.0), "2": group(70.0), "end": group(11.5), "other": group(9000.0)}
+    assert findings.where_uncertain(measured({"groups": groups}, {"groups": groups})) == (
+        "On unseen text the models expect a perplexity of 2.00 and reach 118;\n"
+        "hardest is a word's first letter (640), easiest the space after a word (11.5)"
+    )
+
+
+def test_a_mean_over_the_models_is_taken_in_bits():
+    low, high = {"1": group(10.0), "2": group(2.0)}, {"1": group(1000.0), "2": group(2.0)}
+    found = findings.where_uncertain(measured({"groups": low}, {"groups": high}))
+    assert "hardest is a word's first letter (100)" in found
+
+
+@pytest.mark.parametrize(
+    "groups", [None, {}, {"3": group(5.0)}, {"1": group(5.0), "end": group(math.inf)}]
+)
+def test_fewer_than_two_places_are_not_compared(groups):
+    found = findings.where_uncertain(measured({"groups": groups}))
+    assert found == "On unseen text scratch expects a perplexity of 2.00 and reaches 118"
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        None,
+        {},
+        {"3": group(5.0)},
+        {"1": group(5.0), "end": group(math.inf)},
+        {name: group(3.0, 40.0) for name in ("1", "2", "3", "4", "5", "6+", "end", "other")},
+        {"1": group(1.0, 1.0), "2": group(1e250, 1.0)},
+    ],
+    ids=["words", "no group", "one", "no perplexity", "underconfident", "huge"],
+)
+@pytest.mark.parametrize("looks", [LOOKS, ONE], ids=["three", "one"])
+def test_uncertainty_pictures(looks, groups):
+    results = {name: uncertainty(groups=groups) for name in looks}
+    with strict():
+        assert is_picture(where_uncertain(looks, results))
+        assert is_picture(calibration(looks, results))
+
+
+def test_groups_of_one_split_only():
+    one = uncertainty(groups={"1": group(5.0)})
+    one = one.model_copy(update={"val": split_uncertainty(groups={})})
+    assert is_picture(where_uncertain(ONE, {"concise": one}))
