@@ -346,17 +346,17 @@ def test_the_stage_writes_nothing_where_the_two_disagree(tmp_path):
     assert not (tmp_path / "metrics").exists()
 
 
-# ------------------------------------------------------------------------------------ the README
+# ------------------------------------------------------------------------------------ the docs
 
 
-def readme_snippet() -> str:
-    """The Python block of README.md that runs the exported file."""
-    blocks = (PROJECT / "README.md").read_text("utf-8").split("```python\n")[1:]
+def documented_snippet() -> str:
+    """The Python block of docs/models.md that runs the exported file."""
+    blocks = (PROJECT / "docs/models.md").read_text("utf-8").split("```python\n")[1:]
     (snippet,) = [code for code, *_ in (b.split("```") for b in blocks) if "onnxruntime" in code]
     return snippet
 
 
-SNIPPET = readme_snippet()
+SNIPPET = documented_snippet()
 
 
 def test_ten_lines_write_text_from_the_file_alone(tmp_path):

@@ -219,7 +219,7 @@ def test_the_page_of_plots_needs_no_network(finished_pipeline: Pipeline, tmp_pat
 
 
 def test_an_artifact_can_be_fetched_and_sampled_from(pipeline: Pipeline, tmp_path: Path) -> None:
-    """As the README says: a version is a tag; then the model from any other folder."""
+    """As docs/models.md says: a version is a tag; then the model from any other folder."""
     pipeline.dvc("remote", "add", "--default", "shared", tmp_path / "remote")
     pipeline.commit("Share the results")
     pipeline.dvc("push")
@@ -234,10 +234,10 @@ def test_an_artifact_can_be_fetched_and_sampled_from(pipeline: Pipeline, tmp_pat
         assert model == {"model.safetensors", "config.json", "card.json"}
     elsewhere.dvc("get", url, "data/prepared/vocab.json")
 
-    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    page = (PROJECT / "docs/models.md").read_text(encoding="utf-8")
     (example,) = [
         code
-        for code in re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+        for code in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
         if "load_model" in code
     ]
     assert len(example.splitlines()) <= 10
