@@ -69,7 +69,7 @@ class _Transfer:
     def attempt(self) -> None:
         """Resume the transfer if possible, else start it over."""
         rest: dict[str, str] = {}
-        if self.validator is not None and self.file.tell() > 0:
+        if self.validator and self.file.tell():
             rest = {"Range": f"bytes={self.file.tell()}-", "If-Range": self.validator}
         with open_url(self.url, rest, self.options.timeout) as response:
             status = response.status_code
@@ -77,8 +77,7 @@ class _Transfer:
                 self._start_over()
             elif not rest or status not in (206, 416):
                 raise _refusal(response)
-            elif status == 416 or not self._is_resumed_by(response):
-                response.close()
+            elif status != 206 or not self._is_resumed_by(response):
                 self._start_over()
                 return self.attempt()
             self._receive(response)
