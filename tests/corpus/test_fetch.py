@@ -37,6 +37,7 @@ from urllib.parse import urlsplit
 import http_faults as faults
 import pytest
 import requests
+import tenacity
 import yaml
 from http_faults import FaultyServer
 from hypothesis import given, settings
@@ -44,7 +45,7 @@ from hypothesis import strategies as st
 
 from gru_lm.core.errors import run_main
 from gru_lm.core.files import atomic_writer
-from gru_lm.corpus import download
+from gru_lm.corpus import download, web
 from gru_lm.corpus import sources as corpus
 from gru_lm.corpus.settings import Fetch
 from stages import fetch as stage
@@ -327,7 +328,7 @@ def test_a_certificate_that_is_not_valid_is_a_failure_that_stays() -> None:
     cause.verify_message = "self-signed certificate"
     error = requests.exceptions.SSLError("https://user:secret@a.org")
     error.__cause__ = cause
-    failure = download._network_failure(error, timeout=1.0)
+    failure = web.network_failure(error, timeout=1.0)
     assert str(failure) == "its certificate is not valid (self-signed certificate)"
     assert not failure.passing
 
@@ -396,30 +397,46 @@ def test_retry_after_is_honoured(project: Project, server: FaultyServer) -> None
 
 
 def test_a_failure_stays_and_asks_for_no_wait_unless_it_says_so() -> None:
-    failure = download.SourceFailed("the reason")
+    failure = web.SourceFailed("the reason")
     assert (str(failure), failure.passing, failure.wait) == ("the reason", False, 0.0)
 
 
-def test_retry_after_as_seconds_or_a_date_has_a_cap() -> None:
+def test_retry_after_as_seconds_or_a_date_has_a_cap(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_700_000_000.0
-    assert download._retry_after("7", now) == 7
-    assert download._retry_after("99999", now) == download._retry_after("9" * 400, now) == 30
-    assert download._retry_after(formatdate(now + 5, usegmt=True), now) == 5
-    assert download._retry_after(formatdate(now - 5, usegmt=True), now) == 0
-    assert download._retry_after("", now) == download._retry_after("soon", now) == 0
+    monkeypatch.setattr(time, "time", lambda: now)
+    assert download._retry_after("7") == 7
+    assert download._retry_after("99999") == download._retry_after("9" * 400) == 30
+    assert download._retry_after(formatdate(now + 5, usegmt=True)) == 5
+    assert download._retry_after(formatdate(now - 5, usegmt=True)) == 0
+    assert download._retry_after("") == download._retry_after("soon") == 0
+    assert download._retry_after("9" * 5000) == 0, "more digits than Python converts"
 
 
 @given(st.text())
 @settings(deadline=None)
 def test_retry_after_never_breaks_the_wait(field: str) -> None:
-    assert 0 <= download._retry_after(field, 1_700_000_000.0) <= 30
+    assert 0 <= download._retry_after(field) <= 30
+
+
+def wait_after(failures: int, asked: float = 0.0) -> float:
+    """Seconds until the next try after so many failures, of which the last one asks for a wait."""
+    retrying = download._retrying(Fetch(corpus="book", timeout=20.0, retries=10, max_bytes=1))
+    state = tenacity.RetryCallState(retrying, None, (), {})
+    state.attempt_number = failures
+    failure = web.SourceFailed("the reason", passing=True, wait=asked)
+    state.set_exception((type(failure), failure, None))
+    return float(retrying.wait(state))
 
 
 def test_the_back_off_grows_is_random_and_has_a_cap() -> None:
-    options = Fetch(corpus="book", timeout=20.0, retries=10, max_bytes=1)
-    for failures, longest in [(0, 0.5), (1, 1.0), (2, 2.0), (9, 30.0)]:
-        waits = {download._backoff(options, failures) for _ in range(500)}
+    for failures, longest in [(1, 0.5), (2, 1.0), (3, 2.0), (10, 30.0)]:
+        waits = {wait_after(failures) for _ in range(500)}
         assert longest / 2 <= min(waits) < max(waits) <= longest
+
+
+def test_the_longer_of_the_back_off_and_retry_after_is_waited_for() -> None:
+    assert wait_after(1, asked=7.0) == 7
+    assert wait_after(10, asked=7.0) >= 15
 
 
 # Continuing a transfer
@@ -624,7 +641,7 @@ def test_a_corpus_of_exactly_max_bytes_is_taken(
 )
 def test_only_gzip_is_taken_for_gzip(before: bytes) -> None:
     assert b"".join(download._gunzip(iter([before + gzip.compress(b"more")]))).endswith(b"more")
-    with pytest.raises(download.SourceFailed, match="a damaged gzip stream"):
+    with pytest.raises(web.SourceFailed, match="a damaged gzip stream"):
         list(download._gunzip(iter([before + zlib.compress(b"not gzip, but zlib")])))
 
 
@@ -685,10 +702,10 @@ def test_a_loop_of_redirects_is_named(project: Project, server: FaultyServer) ->
 
 
 def test_a_redirect_from_https_to_http_is_refused() -> None:
-    assert download._next_hop("http://a.org/x", "https://a.org/y") == "https://a.org/y"
-    assert download._next_hop("https://a.org/x", "//b.org/y") == "https://b.org/y"
-    with pytest.raises(download.SourceFailed, match=r"from https to plain http://b\.org/y, which"):
-        download._next_hop("https://a.org/x", "http://user:secret@b.org/y?secret")
+    assert web._next_hop(["http://a.org/x"], "https://a.org/y") == "https://a.org/y"
+    assert web._next_hop(["https://a.org/x"], "//b.org/y") == "https://b.org/y"
+    with pytest.raises(web.SourceFailed, match=r"from https to plain http://b\.org/y, which"):
+        web._next_hop(["https://a.org/x"], "http://user:secret@b.org/y?secret")
 
 
 # Credentials
@@ -766,9 +783,9 @@ def test_secrets_of_an_address_are_never_printed(
 
 
 def test_an_address_is_shown_on_one_line_of_limited_length() -> None:
-    assert download.shown("HTTP://user:secret@a.org/b\nc?d#e") == "HTTP://a.org/b?c"
-    assert download.shown("a folder/who?\t") == "a folder/who??"
-    assert download.shown("x" * 200) == download.shown("x" * 201) == "x" * 200
+    assert web.shown("HTTP://user:secret@a.org/b\nc?d#e") == "HTTP://a.org/b?c"
+    assert web.shown("a folder/who?\t") == "a folder/who??"
+    assert web.shown("x" * 200) == web.shown("x" * 201) == "x" * 200
 
 
 def test_the_proxy_of_the_environment_is_used(project: Project, server: FaultyServer) -> None:

@@ -49,11 +49,12 @@ PROJECT = Path(__file__).resolve().parents[2]
 COPIED = ("src", "stages", "tests", "corpora", "params.yaml", "dvc.yaml", "pyproject.toml")
 TARGETS = {
     "data/vocabulary": ["tests/data/test_vocabulary.py"],
-    "data/minibatches": ["tests/data/test_minibatches.py"],
-    "core/files": ["tests/core/test_files.py", "tests/data/test_splits.py"],
+    "training/minibatches": ["tests/training/test_minibatches.py"],
+    "core/files": ["tests/core/test_files.py", "tests/data/test_prepared.py"],
     "training/checkpoints": ["tests/training/test_checkpoints.py"],
     "corpus/sources": ["tests/corpus/test_fetch.py"],
     "corpus/download": ["tests/corpus/test_fetch.py"],
+    "corpus/web": ["tests/corpus/test_fetch.py"],
 }
 LIBRARIES = ("hypothesis", "pydantic", "pytest", "requests", "safetensors.torch", "torch", "yaml")
 SLOWER = 6  # a mutant's tests may take so many times as long as they do without a change,
