@@ -230,6 +230,7 @@ def test_a_folder_older_than_its_files_is_flagged(repository: Repository) -> Non
     assert ci_report.stale_files(find_revision("workspace")) == ["src/core"]
 
 
+@pytest.mark.timeout(600)
 def test_the_report_of_the_real_pipeline(pipeline: Pipeline) -> None:
     pipeline = Pipeline(pipeline.root, pipeline.env | {"PYTHONPATH": str(pipeline.root / "src")})
 

@@ -12,6 +12,9 @@ import pytest
 from conftest import Pipeline
 
 PROJECT = Path(__file__).resolve().parents[2]
+# The first test waits for the small pipeline to be made.
+pytestmark = pytest.mark.timeout(600)
+
 VARIANTS = ("scratch", "concise", "fused")
 
 # As the README has it.
