@@ -3,7 +3,7 @@
     python -m tools.ci_report --base main --output ci-report
 
 Compares a revision (``--head``, the workspace by default) with an earlier one and writes report.md
-and curves.png. Run ``dvc repro`` first: the report reads results and makes none.
+and curves.png. Run ``dvc repro -P`` first: the report reads results and makes none.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import html
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,9 +20,9 @@ from typing import Any, Final
 from gru_lm.core.errors import run_main
 from gru_lm.core.files import write_bytes, write_text
 from tools.compare import markdown_table, show
-from tools.gate import Verdict, judge, max_rise
+from tools.gate import Verdict, judge, rule
 from tools.pictures import overlay
-from tools.revisions import WORKSPACE, Revision, find_revision, natural
+from tools.revisions import WORKSPACE, Revision, find_revision, hashes, natural
 
 ABSENT: Final = object()
 
@@ -42,14 +43,15 @@ def report(base: Revision, head: Revision, verdict: Verdict) -> str:
     title = f"# {head.name} against {base.name}"
     if _all_alike(base, head, stages) and not stale:
         return f"{title}\n\nNothing changed: params, stages and results are the same.\n"
-    gate = f"**Gate: {'passed' if verdict.passed else 'failed'}.** {verdict.reason}."
+    gate = f"**Gate: {'passed' if verdict.passed else 'failed'}.** {_value(verdict.reason)}."
     parts = [title, headline(base, head, stages), gate]
     if stale:
         parts.append(
             "**Results out of date.** They were made with other versions of: "
-            f"{', '.join(stale)}. Run `dvc repro` and commit what it writes."
+            f"{', '.join(stale)}. Run `dvc repro -P` and commit what it writes."
         )
     sections = {
+        "Held-out perplexity over the seeds": gate_table(base, head, verdict),
         "Metrics": metrics_table(base, head),
         "Training curves": curves_text(base, head),
         "Params": params_table(base.params, head.params),
@@ -71,6 +73,26 @@ def headline(base: Revision, head: Revision, stages: Mapping[str, str]) -> str:
     )
 
 
+def gate_table(base: Revision, head: Revision, verdict: Verdict) -> str:
+    """What the gate compared, and how its tolerance came about."""
+    rows = [
+        [
+            change.variant,
+            *(
+                f"{mean:.4g} (of {', '.join(f'{value:.4g}' for value in by_seed.values())})"
+                for mean, by_seed in zip(change.means, (change.base, change.head), strict=True)
+            ),
+            f"{change.rise:+.1%}",
+            f"{change.tolerance:+.1%}",
+            "passed" if change.passed else "failed",
+        ]
+        for change in verdict.changes
+    ]
+    header = ["variant", f"mean of {base.name}", f"mean of {head.name}", "rise", "tolerance", ""]
+    parts = [markdown_table(header, rows)] if rows else ["Nothing was compared."]
+    return "\n\n".join([*parts, *map(_value, verdict.notes)])
+
+
 def metrics_table(base: Revision, head: Revision) -> str:
     """All metrics that differ, and held-out perplexity in any case."""
     rows, same = [], 0
@@ -79,7 +101,7 @@ def metrics_table(base: Revision, head: Revision) -> str:
         kind, name, field = key
         old, new = old_values.get(key), new_values.get(key)
         kept = kind == "evaluate" and field in ("val.perplexity", "test.perplexity")
-        if old == new and not (kept and name in head.variants):
+        if old == new and not kept:
             same += 1
             continue
         rows.append(
@@ -142,7 +164,7 @@ def curves_text(base: Revision, head: Revision) -> str:
 def curves_picture(base: Revision, head: Revision) -> bytes | None:
     """The curves of both over each other, or None where neither has any."""
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
-    for variant in sorted({*base.curves, *head.curves}):
+    for variant in _variants(base, head):
         both = {
             f"{side}: {revision.name}": curve
             for side, revision in (("base", base), ("head", head))
@@ -170,8 +192,10 @@ def differences(base: Mapping[str, Any], head: Mapping[str, Any]) -> list[str]:
 def samples_table(base: Revision, head: Revision) -> str:
     """By variant, the texts side by side."""
     parts = []
-    for variant in sorted({*base.samples, *head.samples}):
+    for variant in _variants(base, head):
         old, new = base.samples.get(variant, {}), head.samples.get(variant, {})
+        if not old and not new:
+            continue
         if old == new:
             parts.append(f"{variant}: the same.")
             continue
@@ -206,38 +230,52 @@ def _stage_changes(name: str, base: Revision, head: Revision) -> list[str]:
     read = base.read_by(name), head.read_by(name)
     for key in differences(*read):
         reasons.append(f"`{key}` {' → '.join(_value(side.get(key, ABSENT)) for side in read)}")
-    old_deps, new_deps = _hashes(old, "deps"), _hashes(new, "deps")
+    old_deps, new_deps = dict(hashes(old, "deps")), dict(hashes(new, "deps"))
     for path in sorted(old_deps.keys() | new_deps.keys()):
         if old_deps.get(path) != new_deps.get(path):
             what = _presence(old_deps.get(path), new_deps.get(path)) or "changed"
             reasons.append(f"`{path}` {what}")
-    if not reasons and _hashes(old, "outs") != _hashes(new, "outs"):
+    if not reasons and hashes(old, "outs") != hashes(new, "outs"):
         reasons.append("made again from the same inputs, with other outputs")
     return reasons
 
 
-def _hashes(stage: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    return {item["path"]: item.get("md5") for item in stage.get(kind, [])}
-
-
 def stale_files(revision: Revision) -> list[str]:
-    """The files that dvc.lock records with a hash that they no longer have."""
-    recorded = {
-        path: md5
-        for stage in revision.lock.values()
-        for path, md5 in _hashes(stage, "deps").items()
-    }
+    """The files and folders that the lock files record with a hash that they no longer have."""
+    recorded: dict[str, set[str]] = {}
+    for stage in revision.lock.values():
+        for path, md5 in hashes(stage, "deps"):
+            recorded.setdefault(path, set()).add(md5)
     return [
         path
-        for path, md5 in sorted(recorded.items())
-        if (data := revision.read(path)) is not None
-        and hashlib.md5(data, usedforsecurity=False).hexdigest() != md5
+        for path, found in sorted(recorded.items())
+        if (now := _hash_now(revision, path)) is not None and found != {now}
     ]
+
+
+def _hash_now(revision: Revision, path: str) -> str | None:
+    """The hash of a file or folder as DVC computes it; None if git does not have all of it."""
+    data = revision.read(path)
+    if data is not None:
+        return _md5(data)
+    inside = revision.listing(path)
+    made = [one.removeprefix(f"{path}/") for one in revision.outputs if one.startswith(f"{path}/")]
+    if not inside or not {*made} <= {*inside}:
+        return None
+    entries = [
+        {"md5": _md5(revision.read(f"{path}/{name}") or b""), "relpath": name}
+        for name in sorted(inside)
+    ]
+    return _md5(json.dumps(entries, sort_keys=True).encode()) + ".dir"
+
+
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def stages_table(stages: Mapping[str, str]) -> str:
     if not stages:
-        return "dvc.lock records none."
+        return "The lock files record none."
     rows = []
     for name, what in stages.items():
         if what == SKIPPED:
@@ -247,30 +285,39 @@ def stages_table(stages: Mapping[str, str]) -> str:
         else:
             rows.append([f"`{name}`", "ran", what])
     return markdown_table(["stage", "", "why"], rows) + (
-        "\n\nBy dvc.lock of both sides, so *ran* may mean: brought from the run cache."
+        "\n\nBy the lock files of both sides, so *ran* may mean: brought from the run cache."
     )
 
 
 def seconds_table(base: Revision, head: Revision, stages: Mapping[str, str]) -> str:
     rows = []
-    for variant in sorted({*base.metrics.get("timing", {}), *head.metrics.get("timing", {})}):
+    for variant in _variants(base, head):
         old, new = (side.metric("timing", variant, "seconds") for side in (base, head))
+        if old is None and new is None:
+            continue
         where = head.metrics.get("timing", {}).get(variant, {}).get("device", "-")
         note = " (an earlier run's)" if stages.get(f"train@{variant}") == SKIPPED else ""
         seconds = ["-" if value is None else f"{value:,.1f}" for value in (old, new)]
         rows.append([f"`train@{variant}`", seconds[0], seconds[1] + note, _value(where)])
-    note = "Only training records its time; DVC keeps none of the other stages."
+    note = (
+        "Only training records its time. Git keeps none, so what DVC's cache lacks is left out (-)."
+    )
     if not rows:
         return note
     return f"{markdown_table(['stage', base.name, head.name, 'device of head'], rows)}\n\n{note}"
 
 
 def _all_alike(base: Revision, head: Revision, stages: Mapping[str, str]) -> bool:
+    results = [(one.metrics, one.curves, one.samples, one.replicates) for one in (base, head)]
     return (
         all(what == SKIPPED for what in stages.values())
         and not differences(base.params, head.params)
-        and (base.metrics, base.curves, base.samples) == (head.metrics, head.curves, head.samples)
+        and results[0] == results[1]
     )
+
+
+def _variants(base: Revision, head: Revision) -> list[str]:
+    return list(dict.fromkeys([*head.variants, *base.variants]))
 
 
 def _presence(old: Any, new: Any) -> str:
@@ -318,7 +365,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     given = parser.parse_args()
     base, head = find_revision(given.base), find_revision(given.head)
-    write_report(base, head, judge(base, head, max_rise()), given.output)
+    write_report(base, head, judge(base, head, rule()), given.output)
     print(f"ci_report: wrote {given.output}/report.md")
 
 

@@ -6,7 +6,8 @@
 Takes experiments (``*`` and ``?`` match their names), branches, tags, commits and ``workspace``.
 Revisions whose params differ in nothing but train.seed are runs of one setting. Where that would
 mix runs of the same seed with different results, their code or data differ, and the setting says
-so. Writes compare.md, compare.csv and compare.png.
+so. Revisions whose models were measured on other data (corpus, splits or vocabulary) are refused.
+Writes compare.md, compare.csv and compare.png.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from typing import Any, Final
 
 from gru_lm.core.errors import UserError, run_main
 from gru_lm.core.files import write_bytes, write_text
+from tools.comparable import check_comparable
 from tools.pictures import Row, comparison
-from tools.revisions import Revision, find_revisions, natural
+from tools.revisions import SEED, Revision, find_revisions, hashes, natural
 
-SEED: Final = "train.seed"
 SPLIT_NAMES: Final = {"val": "validation", "test": "test"}
 
 # With this many seeds on both sides the normal distribution stands in for Student's.
@@ -91,7 +92,7 @@ def show(value: Any) -> str:
 def group_runs(revisions: Sequence[Revision], split: str) -> list[Group]:
     """The runs by variant and setting, each variant's best first."""
     differing = differing_params(revisions)
-    variants = sorted({variant for revision in revisions for variant in revision.variants})
+    variants = list(dict.fromkeys(one for revision in revisions for one in revision.variants))
     groups = []
     for variant in variants:
         read = {key for one in revisions for name in _stages(variant) for key in one.read_by(name)}
@@ -151,10 +152,10 @@ def _by_input(
     found: dict[str, list[tuple[Revision, Run]]] = {}
     for pair in pairs:
         stages = [pair[0].lock.get(name, {}) for name in _stages(variant)]
-        deps = [(dep["path"], dep.get("md5")) for stage in stages for dep in stage.get("deps", [])]
-        found.setdefault(
-            repr([dep for dep in deps if not dep[0].startswith("models/")]), []
-        ).append(pair)
+        deps = [dep for stage in stages for dep in hashes(stage, "deps")]
+        # What training wrote is a result, not an input.
+        inputs = [dep for dep in deps if not dep[0].startswith(("training/", "models/"))]
+        found.setdefault(repr(inputs), []).append(pair)
     return {same[0][0].name: same for same in found.values()}
 
 
@@ -262,11 +263,13 @@ def csv_table(groups: Sequence[Group]) -> str:
 def compare(names: Sequence[str], split: str, output: Path) -> list[Group]:
     """Write the three files and return the groups."""
     revisions = find_revisions(list(names))
-    groups = group_runs(revisions, split)
-    if not groups:
+    measured = [r for r in revisions if any(r.perplexity(v, split) for v in r.variants)]
+    if not measured:
         raise UserError(f"no perplexity on {split} in {', '.join(names)}: run dvc repro there")
+    check_comparable(measured)
+    groups = group_runs(measured, split)
     variants = _variants(groups)
-    missing = [r.name for r in revisions if not any(r.perplexity(v, split) for v in variants)]
+    missing = [revision.name for revision in revisions if revision not in measured]
     write_text(output / "compare.md", markdown(groups, split, missing))
     write_text(output / "compare.csv", csv_table(groups))
     rows = {

@@ -1,71 +1,188 @@
-"""Fail where held-out perplexity has risen too far against an earlier revision.
+"""Fail if held-out perplexity has risen too far against an earlier revision.
 
     python -m tools.gate --base main
 
-The held-out split is ``val``; how far is too far stands in params.yaml, as a fraction of the
-earlier value: ``gate.max_perplexity_rise``.
+The held-out split is ``val``. Of each variant, the mean over the seeds that one revision has (its
+own training and those in analysis/replicate) is compared with the mean over those of the other. A
+rise fails if it is larger than the tolerance: the larger of ``max_perplexity_rise`` and
+``standard_errors`` standard errors of the difference of the means, both in ``regression`` of
+params.yaml. The standard error follows from the spread over the base's seeds, as a share of the
+mean, pooled over its variants. The spread over the head's seeds would not do: a change that makes
+training unstable would excuse itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from gru_lm.core.errors import UserError, run_main
 from gru_lm.core.params import load_params
-from gru_lm.evaluation.settings import EvaluationSettings
+from gru_lm.evaluation.settings import EvaluationSettings, Regression
+from tools.comparable import difference
 from tools.revisions import WORKSPACE, Revision, find_revision
 
 SPLIT: Final = "val"
 
 
 @dataclass(frozen=True)
+class Change:
+    """Held-out perplexity of one variant, by seed, before and after; ``tolerance`` is a share."""
+
+    variant: str
+    base: Mapping[int, float]
+    head: Mapping[int, float]
+    tolerance: float
+
+    @property
+    def means(self) -> tuple[float, float]:
+        return statistics.fmean(self.base.values()), statistics.fmean(self.head.values())
+
+    @property
+    def rise(self) -> float:
+        """As a share of the earlier mean."""
+        old, new = self.means
+        return new / old - 1
+
+    @property
+    def passed(self) -> bool:
+        old, new = self.means
+        return new <= old * (1 + self.tolerance)
+
+    def __str__(self) -> str:
+        old, new = self.means
+        return (
+            f"{self.variant} {SPLIT} perplexity {old:.4g} → {new:.4g} ({self.rise:+.1%}; "
+            f"{_seeds(self.base)} → {_seeds(self.head)}; tolerance {self.tolerance:+.1%})"
+        )
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """Whether the gate lets a revision through, and why."""
+    """Whether the gate lets a revision through, and why.
+
+    ``reason`` is one line; ``notes`` are sentences on how the tolerance came about and which
+    figures were not used.
+    """
 
     passed: bool
     reason: str
+    changes: tuple[Change, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def max_rise() -> float:
-    """The tolerance that params.yaml of the workspace sets."""
-    return load_params(EvaluationSettings).regression.max_perplexity_rise
+def rule() -> Regression:
+    """The rule that params.yaml of the workspace sets."""
+    return load_params(EvaluationSettings).regression
 
 
-def judge(base: Revision, head: Revision, tolerance: float) -> Verdict:
+def judge(base: Revision, head: Revision, rule: Regression) -> Verdict:
     """Compare the held-out perplexity of each variant that both revisions have.
 
-    A variant that only one has is named and lets through; a head without any does not pass.
+    A variant that only one has is named and passes. A head does not pass if it lacks the result of
+    a variant in its own list, or was measured on other data than the base.
     """
-    worse: list[str] = []
-    fine: list[str] = []
-    judged = False
-    for variant in sorted({*base.variants, *head.variants}):
-        old, new = base.perplexity(variant, SPLIT), head.perplexity(variant, SPLIT)
-        if old is None and new is None:
-            continue
-        judged = judged or new is not None
-        if old is None:
-            fine.append(f"{variant} is new ({new:.4g})")
-        elif new is None:
-            fine.append(f"{variant} is gone ({old:.4g})")
-        else:
-            change = f"{variant} {SPLIT} perplexity {old:.4g} → {new:.4g} ({new / old - 1:+.1%})"
-            (fine if new <= old * (1 + tolerance) else worse).append(change)  # NaN is worse
-    if worse:
-        return Verdict(False, f"{'; '.join(worse)}: more than the tolerance of {tolerance:+.1%}")
-    if not judged:
-        return Verdict(False, f"{head.name} has no perplexity on {SPLIT} to judge: run dvc repro")
-    return Verdict(True, f"{'; '.join(fine)}: within the tolerance of {tolerance:+.1%}")
+    olds = {variant: base.perplexities(variant, SPLIT) for variant in base.variants}
+    news = {variant: head.perplexities(variant, SPLIT) for variant in head.variants}
+    missing = [variant for variant, by_seed in news.items() if not by_seed]
+    if missing or not news:
+        of = f" of {', '.join(missing)}" if missing else ""
+        return Verdict(
+            False, f"{head.name} has no perplexity{of} on {SPLIT} to judge: run dvc repro"
+        )
+    if any(olds.values()) and (reason := difference(base, head)):
+        return Verdict(False, f"not comparable: {reason}")
+    spread, notes = _spread(base, olds, head, news, rule)
+    changes = tuple(
+        Change(variant, old, new, _tolerance(len(old), len(new), spread, rule))
+        for variant, new in news.items()
+        if (old := olds.get(variant))
+    )
+    worse = [str(change) for change in changes if not change.passed]
+    reason = "; ".join(worse) + ": more than the tolerance"
+    if not worse:
+        fine = [str(change) for change in changes]
+        gone = {v: old for v, old in olds.items() if old and v not in news}
+        fine += [f"{v} is new ({_mean(new):.4g})" for v, new in news.items() if not olds.get(v)]
+        fine += [f"{v} is gone ({_mean(old):.4g})" for v, old in gone.items()]
+        reason = "; ".join(fine) + ": within the tolerance"
+    return Verdict(not worse, reason, changes, (*notes, *_unused(base), *_unused(head)))
+
+
+def pooled_spread(by_variant: Mapping[str, Mapping[int, float]]) -> float | None:
+    """The standard deviation over seeds as a share of the mean, pooled over the variants.
+
+    None if no variant has two seeds.
+    """
+    squares, degrees = 0.0, 0
+    for by_seed in by_variant.values():
+        if len(by_seed) > 1:
+            mean = _mean(by_seed)
+            squares += sum((value / mean - 1) ** 2 for value in by_seed.values())
+            degrees += len(by_seed) - 1
+    return math.sqrt(squares / degrees) if degrees else None
+
+
+def _spread(
+    base: Revision,
+    olds: Mapping[str, Mapping[int, float]],
+    head: Revision,
+    news: Mapping[str, Mapping[int, float]],
+    rule: Regression,
+) -> tuple[float | None, list[str]]:
+    """The spread over seeds by which the means are judged, and a sentence on it."""
+    for revision, found in ((base, pooled_spread(olds)), (head, pooled_spread(news))):
+        if found is not None:
+            return found, [
+                f"The tolerance is the larger of {rule.max_perplexity_rise:.1%} and "
+                f"{rule.standard_errors:g} standard errors of the difference of the means, by a "
+                f"spread of {found:.1%} over the seeds of {revision.name}."
+            ]
+    return None, [
+        f"{base.name} and {head.name} have one seed of each variant, so how much is luck is "
+        f"unknown, and the tolerance is {rule.max_perplexity_rise:.1%} alone. dvc repro -P trains "
+        "the seeds in replicate.seeds as well."
+    ]
+
+
+def _tolerance(num_base: int, num_head: int, spread: float | None, rule: Regression) -> float:
+    if spread is None:
+        return rule.max_perplexity_rise
+    error = spread * math.sqrt(1 / num_base + 1 / num_head)
+    return max(rule.max_perplexity_rise, rule.standard_errors * error)
+
+
+def _unused(revision: Revision) -> list[str]:
+    stale = {variant: revision.stale_replicates(variant) for variant in revision.variants}
+    names = [f"{variant}-{seed}" for variant, seeds in stale.items() for seed in seeds]
+    if not names:
+        return []
+    return [
+        f"Not used of {revision.name}: {', '.join(names)} in analysis/replicate, trained with "
+        "other params, data or code than the variant's own seed. dvc repro -P trains them again."
+    ]
+
+
+def _mean(by_seed: Mapping[int, float]) -> float:
+    return statistics.fmean(by_seed.values())
+
+
+def _seeds(by_seed: Mapping[int, float]) -> str:
+    return f"{len(by_seed)} seed{'s'[: len(by_seed) != 1]}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Fail where held-out perplexity rises too far.")
+    parser = argparse.ArgumentParser(description="Fail if held-out perplexity rises too far.")
     parser.add_argument("--base", required=True, help="revision or experiment to compare with")
     parser.add_argument("--head", default=WORKSPACE, help="what to judge (default: %(default)s)")
     given = parser.parse_args()
-    verdict = judge(find_revision(given.base), find_revision(given.head), max_rise())
+    verdict = judge(find_revision(given.base), find_revision(given.head), rule())
+    for note in verdict.notes:
+        print(f"gate: {note}", flush=True)
     if not verdict.passed:
         raise UserError(verdict.reason)
     print(f"gate: passed: {verdict.reason}")

@@ -2,17 +2,20 @@
 
     python -m tools.sweep -S train.lr=0.5,1 -S train.seed=0,1,2 --jobs 2
 
-Without replicate.seeds among them, nothing but the point itself is trained (replicate.seeds=[]).
-Each job gets its share of the cores (OMP_NUM_THREADS; a training takes train.threads of them where
-that is not null), so that jobs do not fight for them. DVC's workers may die or fail a task while
-they start (treeverse/dvc issue 10673): workers are started again while tasks wait, and a task that
-failed before its first stage is queued again.
+Each point runs the main pipeline. Each job gets its share of the cores (OMP_NUM_THREADS; a training
+takes train.threads of them if that is not null), so that jobs do not fight for them.
+
+DVC's workers may die or fail a task while they start (treeverse/dvc issue 10673): workers are
+started again while tasks wait, and a task that failed before its first stage is queued again. A
+busy worker may not answer DVC in time and then counts as none, so no worker is started while a task
+is running, unless the processes of all workers are gone.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import re
 import shlex
@@ -21,6 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from gru_lm.core.errors import Interrupted, UserError, run_main
@@ -29,8 +33,8 @@ from tools.revisions import experiments
 RESTARTS: Final = 3  # of the workers, and of each task that fails before its first stage
 PATIENCE: Final = 4  # looks at the queue without a worker before it counts as left alone
 PAUSE: Final = 3.0  # seconds between two looks
-# A sweep varies the seed itself (-S train.seed=0,1,2): no further trainings beside each point.
-NO_REPLICATES: Final = "replicate.seeds=[]"
+# Where DVC keeps the process numbers of its workers, one JSON file each.
+WORKERS: Final = Path(".dvc/tmp/exps/celery")
 NO_LOG: Final = "No output logs found"
 
 
@@ -51,10 +55,7 @@ class Experiment:
 
     @property
     def options(self) -> list[str]:
-        params = self.params
-        if not any(param.startswith("replicate.seeds=") for param in params):
-            params = (*params, NO_REPLICATES)
-        return [part for param in params for part in ("-S", param)] + ["--name", self.name]
+        return [part for param in self.params for part in ("-S", param)] + ["--name", self.name]
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,11 @@ class Queue:
     def states(self) -> dict[str, str]:
         """By name; of several tasks, the state of the one still ahead: DVC lists it first."""
         return {name: state for _, name, state in reversed(self.tasks)}
+
+    @property
+    def running(self) -> list[str]:
+        """The names of the tasks that DVC lists as running."""
+        return [name for _, name, state in self.tasks if state == "Running"]
 
 
 def grid(options: Sequence[str], prefix: str) -> list[Experiment]:
@@ -129,6 +135,7 @@ class Sweep:
             "OMP_NUM_THREADS": str(threads_per_job(jobs, _num_cores()))
         }
         self.restarts = 0
+        self.kills = 0
         self.again: Counter[str] = Counter()
 
     def run(self) -> dict[str, str]:
@@ -146,7 +153,7 @@ class Sweep:
 
     def _clear_names(self) -> None:
         """Forget what failed under these names; refuse to repeat what is there or on its way."""
-        done, queue = experiments(), read_status(_dvc(["dvc", "queue", "status"]).stdout)
+        done, queue = experiments(), _status()
         for name in (one.name for one in self.experiments):
             if name in done or queue.states.get(name) in ("Queued", "Running"):
                 raise UserError(
@@ -168,6 +175,9 @@ class Sweep:
             )
 
     def _start_workers(self) -> None:
+        """Start the workers, unless those that there are have a task at hand."""
+        if _status().running and not workers_are_gone():
+            return
         # The workers inherit stdout: through a pipe, their start would be waited for to their end.
         subprocess.run(
             ["dvc", "queue", "start", "-j", str(self.jobs)],
@@ -182,7 +192,7 @@ class Sweep:
         """Until every experiment has ended, or nothing brings the workers back."""
         shown, alone = "", 0
         while True:
-            queue = read_status(_dvc(["dvc", "queue", "status"]).stdout)
+            queue = _status()
             states = [queue.states.get(one.name, "lost") for one in self.experiments]
             line = ", ".join(f"{count} {state}" for state, count in sorted(Counter(states).items()))
             if line != shown:
@@ -192,12 +202,21 @@ class Sweep:
                 continue
             if not {"Queued", "Running"} & set(states):
                 return queue
-            alone = 0 if queue.workers else alone + 1
+            busy = queue.workers or (queue.running and not workers_are_gone())
+            alone = 0 if busy else alone + 1
             if alone >= PATIENCE:
+                alone = 0
+                if lost := [one.name for one in self.experiments if one.name in queue.running]:
+                    if self.kills == RESTARTS:
+                        return queue
+                    self.kills += 1
+                    # DVC would list them as running for ever.
+                    print(f"sweep: the worker of {', '.join(lost)} is gone: ended", flush=True)
+                    _dvc(["dvc", "queue", "kill", *lost])
+                    continue
                 if self.restarts == RESTARTS:
                     return queue
                 self.restarts += 1
-                alone = 0
                 print("sweep: no worker is left: starting them again", flush=True)
                 self._start_workers()
             time.sleep(PAUSE)
@@ -228,6 +247,29 @@ class Sweep:
         if NO_LOG in log:
             return "failed before its first stage: see .dvc/tmp/exps/celery/*.out"
         return failure(log)
+
+
+def workers_are_gone() -> bool:
+    """Whether DVC has recorded processes of workers, and none of them lives."""
+    recorded = [json.loads(path.read_text("utf-8")) for path in WORKERS.glob("*worker*.json")]
+    return bool(recorded) and not any(_lives(one["pid"]) for one in recorded)
+
+
+def _lives(pid: int) -> bool:
+    if Path("/proc/self/cmdline").exists():
+        # By its command: the number may be another process's by now, and one that has ended but
+        # has not been waited for has no command.
+        command = Path(f"/proc/{pid}/cmdline")
+        return command.exists() and b"queue-worker" in command.read_bytes()
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
+def _status() -> Queue:
+    return read_status(_dvc(["dvc", "queue", "status"]).stdout)
 
 
 def _log(name: str) -> str:

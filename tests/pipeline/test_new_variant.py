@@ -66,7 +66,7 @@ def test_the_other_variants_are_not_trained_again(repro: tuple[Pipeline, str]) -
 
 
 def test_the_page_passes_the_variants_tests(pipeline: Pipeline) -> None:
-    name = "tests/models/test_variants.py"
+    name = "tests/models/test_every_variant.py"
     assert f"pytest {name}" in PAGE
     target = pipeline.root / name
     target.parent.mkdir(parents=True)

@@ -6,6 +6,7 @@ What GitHub and GitLab make of them can only be seen there; these tests hold wha
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -205,7 +206,7 @@ def test_what_the_commands_call_exists(path: Path):
 )
 def test_the_pipeline_reports_before_the_gate_can_fail(path: Path):
     lines = [line.strip() for line in scripts(path).splitlines()]
-    order = ["make setup", "dvc checkout", "dvc repro", "make ci-report", "python -m tools.gate"]
+    order = ["make setup", "dvc checkout", "dvc repro -P", "make ci-report", "python -m tools.gate"]
     positions = [next(i for i, s in enumerate(lines) if s.startswith(part)) for part in order]
     assert positions == sorted(positions)
 
@@ -224,6 +225,109 @@ def test_the_dvc_remote_is_touched_only_where_one_is_set():
     assert all("vars.DVC_REMOTE_URL != ''" in step["if"] for step in remote)
     pushes = [step for step in remote if "dvc push" in step["run"]]
     assert [step["if"].startswith("github.event_name == 'push'") for step in pushes] == [True]
+
+
+def step_of(part: str) -> str:
+    """The commands of the one step of ci.yml's pipeline that has ``part`` in them."""
+    steps = load(PROJECT / ".github/workflows/ci.yml")["jobs"]["pipeline"]["steps"]
+    (found,) = [step["run"] for step in steps if part in step.get("run", "")]
+    return found
+
+
+def line_of(part: str) -> str:
+    """The one entry of the script of GitLab's pipeline that has ``part`` in it."""
+    (found,) = [line for line in gitlab_jobs()["pipeline"]["script"] if part in line]
+    return found
+
+
+def shell(script: str, folder: Path, **env: str) -> str:
+    """What ``script`` prints as a step of CI: bash, which stops at the first error."""
+    command = ["bash", "-e", "-c", script]
+    person = {"GIT_AUTHOR_NAME": "Test", "GIT_AUTHOR_EMAIL": "test@example.org"}
+    person |= {name.replace("AUTHOR", "COMMITTER"): value for name, value in person.items()}
+    result = subprocess.run(
+        command, cwd=folder, env=os.environ | person | env, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A clone of a repository with the branches main and release, and both lock files."""
+    origin = tmp_path / "origin"
+    origin.mkdir()
+    shell(
+        "git init -q -b main; mkdir analysis; echo committed | tee dvc.lock > analysis/dvc.lock;"
+        "git add .; git commit -q -m one; git commit -q --allow-empty -m two; git branch release",
+        origin,
+    )
+    shell("git clone -q origin clone", tmp_path)
+    return tmp_path / "clone"
+
+
+@pytest.mark.parametrize(
+    ("target", "before", "base"),
+    [
+        ("release", "", "origin/release"),
+        ("main", "", "origin/main"),
+        ("", "HEAD~1", "HEAD~1"),
+        ("", "0" * 40, "HEAD"),  # a new branch
+    ],
+)
+def test_github_compares_a_pull_request_with_its_target(
+    target: str, before: str, base: str, clone: Path
+):
+    file = clone / "env"
+    shell(step_of("^{commit}"), clone, TARGET=target, BEFORE=before, GITHUB_ENV=str(file))
+    assert file.read_text("utf-8") == f"BASE={base}\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "before", "base"),
+    [
+        ("merge_request_event", "0" * 40, "origin/release"),
+        ("push", "HEAD~1", "HEAD~1"),
+        ("push", "0" * 40, "HEAD"),
+    ],
+)
+def test_gitlab_compares_a_merge_request_with_its_target(
+    source: str, before: str, base: str, clone: Path
+):
+    shell("git update-ref -d refs/remotes/origin/release", clone)  # GitLab fetches one branch
+    printed = shell(
+        line_of("^{commit}") + "\necho base=$BASE",
+        clone,
+        CI_PIPELINE_SOURCE=source,
+        CI_COMMIT_BEFORE_SHA=before,
+        CI_MERGE_REQUEST_TARGET_BRANCH_NAME="release",
+        CI_DEFAULT_BRANCH="main",
+    )
+    assert printed.splitlines()[-1] == f"base={base}"
+
+
+@pytest.mark.parametrize("ci", ["github", "gitlab"])
+def test_what_the_committed_lock_files_name_is_pushed(ci: str, clone: Path):
+    """Not what the runner computed instead, as another processor's last bits."""
+    fake = clone.parent / "bin/dvc"
+    fake.parent.mkdir()
+    fake.write_text('#!/bin/sh\ntest "$*" = push && cat dvc.lock analysis/dvc.lock > ../pushed\n')
+    fake.chmod(0o755)
+    for path in ("dvc.lock", "analysis/dvc.lock"):
+        (clone / path).write_text("computed\n", "utf-8")
+    shell(
+        step_of("dvc push") if ci == "github" else line_of("dvc push"),
+        clone,
+        PATH=f"{fake.parent}{os.pathsep}{os.environ['PATH']}",
+        RUNNER_TEMP=str(clone.parent),
+        DVC_REMOTE_URL="s3://bucket",
+        CI_COMMIT_BRANCH="main",
+        CI_DEFAULT_BRANCH="main",
+    )
+    assert (clone.parent / "pushed").read_text("utf-8") == "committed\n" * 2
+    if ci == "github":  # the gate comes after it, and judges what the runner computed
+        assert (clone / "analysis/dvc.lock").read_text("utf-8") == "computed\n"
+        assert (clone / "dvc.lock").read_text("utf-8") == "computed\n"
 
 
 def test_the_hooks_use_the_projects_own_tools():

@@ -23,9 +23,15 @@ class Replicate(Section):
 
 
 class Regression(Section):
-    """By what share held-out perplexity may rise in a pull request. It changes no result."""
+    """When a rise of held-out perplexity fails a pull request. It changes no result.
+
+    The rise is that of the mean over the seeds. It fails if it is larger than both
+    ``max_perplexity_rise``, a share of the earlier mean, and ``standard_errors`` standard errors of
+    the difference of the two means.
+    """
 
     max_perplexity_rise: Annotated[float, Field(ge=0, le=1e6)]
+    standard_errors: Annotated[float, Field(ge=0, le=1e6)]
 
 
 class EvaluationSettings(TopLevel):

@@ -1,0 +1,262 @@
+"""The report on what a change does to the results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import Pipeline
+from repositories import Repository, size_of_png
+
+from gru_lm.evaluation.settings import Regression
+from tools import ci_report, gate
+from tools.revisions import find_revision
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    return Repository.new(tmp_path / "project", monkeypatch)
+
+
+def rows_of(text: str, heading: str) -> dict[str, list[str]]:
+    """The Markdown table under ``heading``: its rows' cells by the first one."""
+    part = text.split(f"{heading}\n", 1)[1].split("\n##")[0]
+    lines = [line for line in part.splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {row[0]: row[1:] for row in cells}
+
+
+def make_report(output: Path, tolerance: float = 0.05) -> str:
+    base, head = find_revision("main"), find_revision("workspace")
+    rule = Regression(max_perplexity_rise=tolerance, standard_errors=2.0)
+    ci_report.write_report(base, head, gate.judge(base, head, rule), output)
+    return (output / "report.md").read_text(encoding="utf-8")
+
+
+def test_the_report_of_a_change(repository: Repository, tmp_path: Path) -> None:
+    repository.results({"scratch": (10.0, 30.0), "concise": (20.0, 30.0)})
+    repository.commit()
+    params = {"train": {"lr": 0.5, "seed": 0}, "gate": {"name": "a|b"}}
+    repository.results({"scratch": (8.0, 30.0), "concise": (25.0, 30.0)}, params)
+    text = make_report(tmp_path)
+
+    assert text.startswith("# workspace against main\n")
+    assert "2 params changed; 4 of 6 stages ran, came or went." in text
+    assert "**Gate: failed.** concise val perplexity 20 → 25 (+25.0%;" in text
+
+    metrics = rows_of(text, "## Metrics")
+    assert metrics["metric"] == ["main", "workspace", "change", "verdict"]
+    assert metrics["scratch evaluate val.perplexity"] == ["10", "8", "-2 (-20.0%)", "better"]
+    assert metrics["concise evaluate val.perplexity"] == ["20", "25", "+5 (+25.0%)", "worse"]
+    assert metrics["scratch evaluate test.perplexity"] == ["30", "30", "0", "same"]
+    assert metrics["scratch timing tokens_per_second"][3] == "worse"
+    assert metrics["concise timing tokens_per_second"][3] == "better"
+    assert "scratch evaluate val.tokens" not in metrics
+    assert "| `train.lr` | 1 | 0.5 |" in text
+    assert "| `gate.name` | - | a\\|b |" in text
+
+    greedy = rows_of(text, "### scratch")["greedy"]
+    assert greedy[0].endswith("<code>traveller 10.0</code>")
+    assert greedy[1].endswith("<code>traveller 8.0</code>")
+    assert rows_of(text, "### scratch")["temperature 0.5"][1] == "(the same)"
+
+    stages = rows_of(text, "## Stages")
+    assert stages["`fetch`"][0] == "skipped"
+    assert stages["`train@scratch`"][0] == "ran"
+    assert "`train.lr` 1 → 0.5" in stages["`train@scratch`"][1]
+    assert rows_of(text, "## Seconds by stage")["`train@concise`"][:2] == ["20.0", "25.0"]
+
+    assert "![Training perplexity of main and workspace](curves.png)" in text
+    width, height = size_of_png((tmp_path / "curves.png").read_bytes())
+    assert 800 < width < 3000
+    assert 300 < height < 1500
+
+
+def test_a_passed_gate_is_reported(repository: Repository, tmp_path: Path) -> None:
+    repository.results({"scratch": (10.0, 30.0)})
+    repository.commit()
+    repository.results({"scratch": (10.4, 30.0)})
+    assert "**Gate: passed.** scratch val perplexity 10 → 10.4" in make_report(tmp_path)
+    assert "**Gate: failed.**" in make_report(tmp_path, tolerance=0.01)
+
+
+def test_equal_revisions_give_a_short_report(repository: Repository, tmp_path: Path) -> None:
+    repository.results({"scratch": (10.0, 30.0)})
+    repository.commit()
+    (tmp_path / "curves.png").write_bytes(b"of an earlier report")
+    text = make_report(tmp_path)
+    assert "Nothing changed" in text
+    assert len(text.splitlines()) <= 5
+    assert not (tmp_path / "curves.png").exists()
+
+
+def test_what_is_on_one_side_only_is_new_or_gone(repository: Repository, tmp_path: Path) -> None:
+    repository.results({"scratch": (10.0, 30.0)})
+    repository.commit()
+    repository.git("rm", "-r", "-q", "metrics", "plots", "samples", "dvc.lock")
+    repository.results({"concise": (11.0, 31.0)})
+    text = make_report(tmp_path)
+    assert "concise is new (11); scratch is gone (10)" in text
+    metrics = rows_of(text, "## Metrics")
+    assert metrics["concise evaluate val.perplexity"] == ["-", "11", "-", "new"]
+    assert metrics["scratch evaluate val.perplexity"] == ["10", "-", "-", "gone"]
+    stages = rows_of(text, "## Stages")
+    assert (stages["`train@concise`"][0], stages["`train@scratch`"][0]) == ("new", "gone")
+    assert rows_of(text, "### concise")["greedy"][0] == "-"
+
+
+def test_a_base_without_any_result(repository: Repository, tmp_path: Path) -> None:
+    params = {"variants": ["scratch"], "train": {"lr": 1.0, "seed": 0}}
+    repository.write("params.yaml", params)
+    repository.commit()
+    repository.results({"scratch": (10.0, 30.0)})
+    text = make_report(tmp_path)
+    assert "| `train@scratch` | new |" in text
+    assert "## Params\n\nNone changed." in text
+    assert size_of_png((tmp_path / "curves.png").read_bytes())
+
+
+def test_the_reason_of_a_stage_is_named(repository: Repository) -> None:
+    def stage(**changes: Any) -> dict[str, Any]:
+        deps = {"a.py": "1", **changes.get("deps", {})}
+        return {
+            "cmd": changes.get("cmd", "x"),
+            "deps": [{"path": path, "md5": value} for path, value in deps.items()],
+            "params": {"params.yaml": {"prepare": {"split": {"val": changes.get("val", 10)}}}},
+            "outs": [{"path": "out", "md5": changes.get("out", "1")}],
+        }
+
+    def why(old: dict[str, Any], new: dict[str, Any]) -> str:
+        for branch, content in (("old", old), ("new", new)):
+            repository.write("dvc.lock", {"stages": {"s": content}})
+            repository.commit()
+            repository.git("branch", "--force", branch)
+        return ci_report.compare_stages(find_revision("old"), find_revision("new"))["s"]
+
+    assert why(stage(), stage()) == "skipped"
+    assert why(stage(), stage(deps={"a.py": "2"}, out="2")) == "`a.py` changed"
+    assert why(stage(), stage(deps={"b.py": "1"})) == "`b.py` new"
+    assert why(stage(deps={"b.py": "1"}), stage()) == "`b.py` gone"
+    assert why(stage(), stage(val=20)) == "`prepare.split.val` 10 → 20"
+    assert why(stage(), stage(cmd="y")) == "its command changed"
+    assert "same inputs" in why(stage(), stage(out="2"))
+    many = {f"{name}.py": "1" for name in "bcdefg"}
+    assert why(stage(), stage(val=20, deps=many)) == (
+        "`prepare.split.val` 10 → 20; `b.py` new; `c.py` new; `d.py` new; and 3 more"
+    )
+
+
+def test_results_older_than_the_code_are_flagged(repository: Repository, tmp_path: Path) -> None:
+    repository.results({"scratch": (10.0, 30.0)})
+    repository.commit()
+    repository.git("branch", "start")
+    assert ci_report.stale_files(find_revision("start")) == []
+    repository.results({"scratch": (11.0, 30.0)})
+    assert "out of date" not in make_report(tmp_path)
+    repository.write("src/model.py", "CODE = 3\n")
+    assert "**Results out of date.** " in (text := make_report(tmp_path))
+    assert "src/model.py" in text
+
+
+def test_the_text_of_a_sample_is_no_markup(repository: Repository, tmp_path: Path) -> None:
+    repository.results({"scratch": (10.0, 30.0)})
+    repository.commit()
+    repository.write("samples/scratch.txt", "greedy\n  a|b <b>`c`\n")
+    text = make_report(tmp_path)
+    assert "<code>a&#124;b &lt;b&gt;&#96;c&#96;</code>" in text
+
+
+def test_the_gates_rule_is_reported_with_its_numbers(
+    repository: Repository, tmp_path: Path
+) -> None:
+    repository.seeds({"scratch": [9.0, 10.0, 11.0]})
+    repository.commit()
+    repository.seeds({"scratch": [10.0, 12.0]})
+    text = make_report(tmp_path)
+    table = rows_of(text, "## Held-out perplexity over the seeds")
+    # 2 * 10 % * sqrt(1/3 + 1/2)
+    assert table["scratch"] == ["10 (of 9, 10, 11)", "11 (of 10, 12)", "+10.0%", "+18.3%", "passed"]
+    assert (
+        "The tolerance is the larger of 5.0% and 2 standard errors of the difference of the means, "
+        "by a spread of 10.0% over the seeds of main."
+    ) in text
+
+
+def test_what_is_not_comparable_is_reported(repository: Repository, tmp_path: Path) -> None:
+    repository.results({"scratch": (10.0, 30.0)})
+    repository.corpus("time_machine")
+    repository.commit()
+    repository.results({"scratch": (10.0, 30.0)}, data="2")
+    repository.corpus("sample")
+    text = make_report(tmp_path)
+    assert (
+        "**Gate: failed.** not comparable: main was trained on time_machine, workspace on" in text
+    )
+    assert "Nothing was compared." in text
+
+
+def test_the_stages_of_both_lock_files_are_listed(repository: Repository, tmp_path: Path) -> None:
+    repository.seeds({"scratch": [10.0, 11.0]})
+    repository.commit()
+    repository.seeds({"scratch": [10.0, 11.5]})
+    stages = rows_of(make_report(tmp_path), "## Stages")
+    assert stages["`replicate@scratch-1`"] == [
+        "ran",
+        "made again from the same inputs, with other outputs",
+    ]
+    assert stages["`train@scratch`"][0] == "skipped"
+
+
+def test_a_folder_older_than_its_files_is_flagged(repository: Repository) -> None:
+    """Hashed as DVC hashes a folder: the MD5 of the list of its files."""
+    repository.write("src/core/a.py", "A\n")
+    repository.write("src/core/b/c.py", "C\n")
+    entries = [
+        {"md5": hashlib.md5(text).hexdigest(), "relpath": path}
+        for path, text in (("a.py", b"A\n"), ("b/c.py", b"C\n"))
+    ]
+    digest = hashlib.md5(json.dumps(entries).encode()).hexdigest() + ".dir"
+    stage = {"cmd": "x", "deps": [{"path": "src/core", "md5": digest}]}
+    repository.write("dvc.lock", {"stages": {"s": stage}})
+    repository.commit()
+    assert ci_report.stale_files(find_revision("main")) == []
+    repository.write("src/core/__pycache__/a.pyc", "not hashed")
+    assert ci_report.stale_files(find_revision("workspace")) == []
+    repository.write("src/core/b/c.py", "D\n")
+    assert ci_report.stale_files(find_revision("workspace")) == ["src/core"]
+
+
+@pytest.mark.timeout(600)
+def test_the_report_of_the_real_pipeline(pipeline: Pipeline) -> None:
+    pipeline = Pipeline(pipeline.root, pipeline.env | {"PYTHONPATH": str(pipeline.root / "src")})
+
+    def report(*options: str) -> str:
+        command = ["python", "-m", "tools.ci_report", "--base", "main", "--output", "out", *options]
+        pipeline.run(*command)
+        return (pipeline.root / "out/report.md").read_text("utf-8")
+
+    assert "Nothing changed" in report()
+    assert "Nothing changed" in report("--head", "main")
+    pipeline.set_params({"train.lr": 0.5})
+    pipeline.dvc("repro")
+    text = report()
+    assert "Not used of workspace: scratch-1, concise-1, fused-1 in analysis/replicate" in text
+    pipeline.dvc("repro", "-P")
+    text = report()
+    assert "out of date" not in text
+    table = rows_of(text, "## Held-out perplexity over the seeds")
+    assert [row[-1] for name, row in table.items() if name in ("scratch", "concise", "fused")]
+    metrics = yaml.safe_load((pipeline.root / "metrics/scratch.json").read_text("utf-8"))
+    own = f"{metrics['val_perplexity']:.4g}"
+    assert f"(of {own}, " in table["scratch"][1]
+    stages = rows_of(text, "## Stages")
+    for name in ("train@fused", "evaluate@fused", "replicate@fused-1", "draw"):
+        assert stages[f"`{name}`"][0] == "ran", name
+    assert stages["`prepare`"][0] == "skipped"
+    assert size_of_png((pipeline.root / "out/curves.png").read_bytes())
+    seconds = rows_of(text, "## Seconds by stage")["`train@scratch`"]
+    assert all(float(value) > 0 for value in seconds[:2])  # main's from DVC's cache

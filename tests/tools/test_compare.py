@@ -1,0 +1,183 @@
+"""Settings against each other, over their seeds."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from repositories import Repository, size_of_png
+
+from gru_lm.core.errors import UserError
+from tools import compare
+from tools.revisions import find_revision, find_revisions
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    return Repository.new(tmp_path / "project", monkeypatch)
+
+
+def run_sweep_of_scores(repository: Repository, scores: Mapping[float, list[float]]) -> None:
+    """An experiment for each learning rate and seed, with that val perplexity of scratch."""
+    repository.results({"scratch": (100.0, 200.0)})
+    repository.commit()
+    for lr, values in scores.items():
+        for seed, value in enumerate(values):
+            params = {"train": {"lr": lr, "seed": seed}}
+            repository.results({"scratch": (value, 2 * value)}, params)
+            repository.experiment(f"sweep-lr{lr}-seed{seed}")
+
+
+def test_runs_are_grouped_by_all_but_the_seed(repository: Repository, tmp_path: Path) -> None:
+    run_sweep_of_scores(repository, {0.5: [10.0, 12.0, 17.0], 2.0: [21.0, 22.0]})
+    groups = compare.compare(["sweep-*"], "val", tmp_path / "out")
+    assert [(group.label, group.num_seeds) for group in groups] == [
+        ("train.lr=0.5", 3),
+        ("train.lr=2", 2),
+    ]
+    first, second = csv.DictReader((tmp_path / "out/compare.csv").open(encoding="utf-8"))
+    assert (first["variant"], first["train.lr"], first["seeds"]) == ("scratch", "0.5", "3")
+    assert float(first["mean"]) == pytest.approx(13.0)
+    assert float(first["standard_deviation"]) == pytest.approx(math.sqrt(13))  # (9 + 1 + 16) / 2
+    assert (float(first["min"]), float(first["max"])) == (10.0, 17.0)
+    assert float(first["tokens_per_second"]) == pytest.approx(13_000)
+    assert second["revisions"] == "sweep-lr2.0-seed0 sweep-lr2.0-seed1"
+    report = (tmp_path / "out/compare.md").read_text(encoding="utf-8")
+    assert "| scratch | train.lr=0.5 | 3 | 13 | 3.606 | 10 | 17 | 13,000 |" in report
+    width, height = size_of_png((tmp_path / "out/compare.png").read_bytes())
+    assert 1000 < width < 3000
+    assert 300 < height < 2000
+
+
+def test_the_metric_is_the_one_asked_for(repository: Repository, tmp_path: Path) -> None:
+    run_sweep_of_scores(repository, {0.5: [10.0, 12.0]})
+    (group,) = compare.compare(["sweep-*"], "test", tmp_path)
+    assert group.mean == pytest.approx(22.0)
+    assert "test perplexity" in (tmp_path / "compare.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        # variances 1/3 and 1/3 over 4 seeds each: the standard error is sqrt(1/6) = 0.41
+        ({0.5: [9.5, 10.5, 9.5, 10.5], 2.0: [10.5, 11.5, 10.5, 11.5]}, "**train.lr=0.5** wins"),
+        ({0.5: [9.5, 10.5, 9.5, 10.5], 2.0: [10.2, 11.2, 10.2, 11.2]}, "within the noise"),
+        ({0.5: [10.0, 10.0], 2.0: [10.0, 10.0]}, "within the noise"),
+        ({0.5: [10.0, 10.0], 2.0: [11.0, 11.0]}, "**train.lr=0.5** wins"),
+        ({0.5: [9.5, 10.5], 2.0: [50.0]}, "With one seed only of train.lr=2, nothing can be said"),
+        ({0.5: [9.5, 10.5]}, "only one setting"),
+    ],
+)
+def test_the_winner_and_its_uncertainty(
+    scores: dict[float, list[float]], expected: str, repository: Repository
+) -> None:
+    run_sweep_of_scores(repository, scores)
+    sentence = compare.winner(compare.group_runs(find_revisions(["sweep-*"]), "val"), "val")
+    assert expected in sentence
+    assert ("wins" in sentence) == ("wins" in expected)
+    if scores.get(2.0) == [10.5, 11.5, 10.5, 11.5]:
+        assert "standard error of the difference is 0.41 (4 and 4 seeds)" in sentence
+
+
+def test_with_many_seeds_there_is_an_interval() -> None:
+    def group(mean: int) -> compare.Group:
+        runs = [compare.Run("x", seed, mean + (-1) ** seed, None, []) for seed in range(30)]
+        return compare.Group("scratch", {"train.lr": str(mean)}, runs)
+
+    # Variance 30/29, standard error sqrt(2/29) = 0.2626, times 1.96 = 0.515.
+    sentence = compare.winner([group(10), group(12)], "val")
+    assert "its 95 % interval 1.49 to 2.51 (30 and 30 seeds)" in sentence
+
+
+def test_the_same_result_twice_is_one_seed(repository: Repository) -> None:
+    run_sweep_of_scores(repository, {0.5: [10.0, 12.0]})
+    repository.git("branch", "again", find_revision("sweep-lr0.5-seed0").commit or "")
+    (group,) = compare.group_runs(find_revisions(["sweep-*", "again"]), "val")
+    assert group.values == [10.0, 12.0]
+
+
+def test_other_code_is_another_setting(repository: Repository) -> None:
+    repository.results({"scratch": (10.0, 11.0)})
+    repository.commit()
+    repository.git("checkout", "--quiet", "-b", "feature")
+    repository.results({"scratch": (9.0, 11.0)}, code="2")
+    repository.commit()
+    labels = [g.label for g in compare.group_runs(find_revisions(["main", "feature"]), "val")]
+    assert labels == ["code and data=those of feature", "code and data=those of main"]
+
+
+def test_a_result_that_varies_by_itself_stays_one_setting(repository: Repository) -> None:
+    for score in (10.0, 10.5):
+        repository.results({"scratch": (score, 11.0)})
+        repository.commit()
+        repository.git("tag", f"v{score}")
+    (group,) = compare.group_runs(find_revisions(["v10.0", "v10.5"]), "val")
+    assert (group.label, group.num_seeds, group.values) == ("all alike", 1, [10.0, 10.5])
+
+
+def test_a_variant_ignores_params_of_the_other(repository: Repository) -> None:
+    scores = {"scratch": (10.0, 11.0), "concise": (12.0, 13.0)}
+    for reset in ("before", "after"):
+        params = {"train": {"seed": 0}, "model": {"scratch": {"reset": reset}, "concise": {}}}
+        repository.results(scores | ({"scratch": (9.0, 9.0)} if reset == "after" else {}), params)
+        repository.commit()
+        repository.git("tag", reset)
+    labels = [
+        (g.variant, g.label) for g in compare.group_runs(find_revisions(["before", "after"]), "val")
+    ]
+    assert labels == [
+        ("scratch", "model.scratch.reset=after"),
+        ("scratch", "model.scratch.reset=before"),
+        ("concise", "all alike"),
+    ]
+
+
+def test_a_param_that_no_training_reads_is_no_setting(repository: Repository) -> None:
+    for rise in (0.05, 0.1):
+        repository.results({"scratch": (10.0, 11.0)}, {"train": {"lr": 1}, "gate": {"rise": rise}})
+        repository.commit()
+        repository.git("tag", f"v{rise}")
+    (group,) = compare.group_runs(find_revisions(["v0.05", "v0.1"]), "val")
+    assert (group.label, group.num_seeds) == ("all alike", 1)
+
+
+def test_nothing_to_compare(repository: Repository, tmp_path: Path) -> None:
+    repository.write("params.yaml", {"train": {"lr": 1.0}})
+    repository.commit()
+    with pytest.raises(UserError, match="no perplexity on val in main"):
+        compare.compare(["main"], "val", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_revisions_of_different_texts_are_refused(repository: Repository, tmp_path: Path) -> None:
+    repository.results({"scratch": (10.0, 11.0)})
+    repository.corpus("time_machine")
+    repository.commit()
+    for name, data, lr in (("a", "1", 0.5), ("b", "2", 1.0)):
+        repository.results({"scratch": (9.0, 11.0)}, {"train": {"lr": lr, "seed": 0}}, data=data)
+        repository.corpus("time_machine" if name == "a" else "tiny_shakespeare")
+        repository.experiment(name)
+    labels = [group.label for group in compare.compare(["main", "a"], "val", tmp_path / "out")]
+    assert labels == ["train.lr=0.5", "train.lr=1"]
+    message = "^not comparable: main was trained on time_machine, b on tiny_shakespeare$"
+    with pytest.raises(UserError, match=message):
+        compare.compare(["main", "a", "b"], "val", tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+
+
+def test_a_revision_without_results_refuses_no_comparison(
+    repository: Repository, tmp_path: Path
+) -> None:
+    repository.corpus("tiny_shakespeare")
+    repository.write("params.yaml", {"train": {"lr": 1.0}})
+    repository.commit()
+    repository.git("branch", "empty")
+    repository.results({"scratch": (10.0, 11.0)})
+    repository.corpus("time_machine")
+    repository.commit()
+    compare.compare(["main", "empty"], "val", tmp_path)
+    report = (tmp_path / "compare.md").read_text("utf-8")
+    assert "Without validation perplexity: empty." in report

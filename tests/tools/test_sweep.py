@@ -1,0 +1,195 @@
+"""A grid of experiments: what is queued, when workers are started, what is said of failures."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Pipeline
+
+from gru_lm.core.errors import UserError
+from tools import sweep
+
+
+def test_the_grid() -> None:
+    options = ["train.lr=0.5,1e-3", "sample.temperatures=[0.5,1],[2]", "train.seed=0"]
+    experiments = sweep.grid(options, "s")
+    assert [one.params for one in experiments] == [
+        ("train.lr=0.5", "sample.temperatures=[0.5,1]", "train.seed=0"),
+        ("train.lr=0.5", "sample.temperatures=[2]", "train.seed=0"),
+        ("train.lr=1e-3", "sample.temperatures=[0.5,1]", "train.seed=0"),
+        ("train.lr=1e-3", "sample.temperatures=[2]", "train.seed=0"),
+    ]
+    names = [one.name for one in experiments]
+    assert names[0] == "s-lr0.5-temperatures0.5_1-seed0"
+    assert len(set(names)) == 4
+    for name in names:
+        subprocess.run(["git", "check-ref-format", f"refs/exps/{name}"], check=True)
+
+
+def test_a_point_is_queued_with_its_own_params_only() -> None:
+    (point,) = sweep.grid(["train.lr=1"], "s")
+    assert point.queue[4:] == ["-S", "train.lr=1", "--name", point.name]
+
+
+@pytest.mark.parametrize("options", [["train.lr"], ["train.lr="], ["=1"], ["train.lr=1,1"]])
+def test_a_grid_that_makes_no_sense(options: list[str]) -> None:
+    with pytest.raises(UserError):
+        sweep.grid(options, "s")
+
+
+@pytest.mark.parametrize(("jobs", "cores", "threads"), [(1, 8, 8), (2, 8, 4), (3, 8, 2), (9, 8, 1)])
+def test_jobs_share_the_cores(jobs: int, cores: int, threads: int) -> None:
+    assert sweep.threads_per_job(jobs, cores) == threads
+
+
+STATUS = """\
+Task     Name          Created    Status
+1ca1b99  sweep-lr0.5   05:29 PM   {}
+7d90a8c  sweep-lr0.5   05:25 PM   Failed
+8f8ce0c  sweep-lr2     Nov 22, 2026  Success
+
+Worker status: {} active, {} idle
+"""
+
+
+def test_the_queue_is_read() -> None:
+    queue = sweep.read_status(STATUS.format("Running", 1, 2))
+    assert queue.states == {"sweep-lr0.5": "Running", "sweep-lr2": "Success"}
+    assert queue.workers == 3
+
+
+def test_the_reason_of_a_failure() -> None:
+    log = "Running stage 'train'\ntrain: error: no room\nERROR: failed to reproduce 'train': 1\n"
+    assert sweep.failure(log) == "train: error: no room"
+    assert sweep.failure("ERROR: failed to reproduce 'x': 1\n\n").startswith("ERROR: failed")
+    assert sweep.reached_a_stage(log)
+    assert not sweep.reached_a_stage(f"ERROR: {sweep.NO_LOG} for experiment 'x'")
+
+
+def test_a_task_lost_at_the_start_is_queued_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVC's workers, played: the first fails the task before any stage, the second dies."""
+    states = iter([("Failed", 1, 0), *[("Queued", 0, 0)] * sweep.PATIENCE, ("Success", 0, 1)])
+    commands = []
+
+    def dvc(command: list[str]) -> subprocess.CompletedProcess[str]:
+        commands.append(command[1:3])
+        output = ""
+        if command[1:3] == ["queue", "status"] and ["exp", "run"] in commands:
+            state, active, idle = next(states)
+            output = f"1ca1b99  s-lr1   05:29 PM   {state}\n{active} active, {idle} idle\n"
+        elif command[1:3] == ["queue", "logs"]:
+            output = f"ERROR: {sweep.NO_LOG} for experiment 's-lr1'"
+        return subprocess.CompletedProcess(command, 0, output, "")
+
+    starts = []
+    monkeypatch.setattr(sweep, "_dvc", dvc)
+    monkeypatch.setattr(sweep, "experiments", dict)
+    monkeypatch.setattr(sweep.Sweep, "_start_workers", lambda self: starts.append(self.jobs))
+    monkeypatch.setattr(sweep, "PAUSE", 0)
+    assert sweep.Sweep(sweep.grid(["lr=1"], "s"), jobs=2).run() == {}
+    assert commands.count(["exp", "run"]) == 2
+    assert commands.count(["queue", "remove"]) == 1
+    assert starts == [2, 2, 2]
+
+
+# A dvc that shows, at each look, the next line of ``states``: the task's state, active workers.
+FAKE_DVC = """#!/bin/sh
+echo "$1 $2" >> calls
+case "$1 $2" in
+"queue status")
+    [ -f started ] || { echo "0 active, 0 idle"; exit; }
+    read -r state workers < states
+    [ "$(wc -l < states)" = 1 ] || sed -i 1d states
+    echo "1ca1b99  s-lr1   05:29 PM   $state"
+    echo "$workers active, 0 idle" ;;
+"exp run") touch started ;;
+"queue kill") echo "Failed 0" > states ;;
+"queue logs") echo "Running stage 'train@scratch':" ;;
+esac
+"""
+
+
+@pytest.fixture
+def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which ``dvc`` is FAKE_DVC."""
+    fake = tmp_path / "bin/dvc"
+    fake.parent.mkdir()
+    fake.write_text(FAKE_DVC)
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(sweep, "PAUSE", 0)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_sweep(played: Path, states: list[str]) -> tuple[dict[str, str], list[str]]:
+    """What failed, and the commands that the sweep gave, but for the looks."""
+    (played / "states").write_text("".join(f"{state}\n" for state in states))
+    failed = sweep.Sweep(sweep.grid(["lr=1"], "s"), jobs=1).run()
+    calls = (played / "calls").read_text().splitlines()
+    return failed, [call for call in calls if call not in ("queue status", "queue logs")]
+
+
+def test_no_worker_is_started_while_a_task_is_running(played: Path) -> None:
+    """A busy worker that does not answer in time is shown as none."""
+    silent = ["Running 0"] * (3 * sweep.PATIENCE)
+    failed, calls = run_sweep(played, ["Queued 0", "Queued 1", *silent, "Running 1", "Success 0"])
+    assert not failed
+    assert calls == ["exp run", "queue start"]
+
+
+def test_no_worker_is_started_beside_the_task_of_another_sweep(played: Path) -> None:
+    failed, calls = run_sweep(played, ["Running 0", "Running 0", "Success 0"])
+    assert not failed
+    assert calls == ["exp run"]
+
+
+def record_worker(played: Path, pid: int) -> None:
+    path = played / sweep.WORKERS / "dvc-exp-worker-1.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"pid": pid, "returncode": None}))
+
+
+def test_a_silent_worker_whose_process_lives_is_waited_for(played: Path) -> None:
+    command = [sys.executable, "-c", "import time; time.sleep(60)", "queue-worker"]
+    with subprocess.Popen(command) as worker:
+        record_worker(played, worker.pid)
+        states = ["Queued 0", *["Running 0"] * (3 * sweep.PATIENCE), "Success 0"]
+        failed, calls = run_sweep(played, states)
+        worker.kill()
+    assert not failed
+    assert calls == ["exp run", "queue start"]
+
+
+def test_a_task_whose_worker_is_gone_is_ended(played: Path) -> None:
+    """DVC lists it as running for ever."""
+    with subprocess.Popen([sys.executable, "-c", "", "queue-worker"]) as worker:
+        pass
+    record_worker(played, worker.pid)
+    failed, calls = run_sweep(played, ["Queued 0", *["Running 0"] * (2 * sweep.PATIENCE)])
+    assert list(failed) == ["s-lr1"]
+    assert calls == ["exp run", "queue start", "queue kill"]
+
+
+@pytest.mark.timeout(600)
+def test_a_sweep_lists_what_failed(pipeline: Pipeline) -> None:
+    # The copy's own library, as its stages use it.
+    pipeline = Pipeline(pipeline.root, pipeline.env | {"PYTHONPATH": str(pipeline.root / "src")})
+    command = ["-S", "train.batch_size=4,5000", "--name", "try", "--jobs", "2"]
+    try:
+        result = pipeline.run("python", "-m", "tools.sweep", *command, code=1, timeout=400)
+    finally:
+        pipeline.run("dvc", "queue", "stop", "--kill")
+    assert "1 Failed, 1 Success" in result.stdout
+    (reason,) = [line for line in result.stdout.splitlines() if line.startswith("try-")]
+    assert reason.startswith("try-batch_size5000: train: error: the training split has 600 tokens")
+    again = "    again: dvc exp run -S train.batch_size=5000 --name try-batch_size5000"
+    assert again in result.stdout
+    assert result.stderr == "sweep: error: 1 of 2 experiments failed\n"
+    compared = pipeline.run("python", "-m", "tools.compare", "try-*", "--output", "out")
+    assert "scratch: only one setting" in compared.stdout

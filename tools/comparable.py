@@ -1,0 +1,92 @@
+"""Whether perplexities of several revisions can be compared: the same text, splits and vocabulary.
+
+A perplexity is per token of one text. On another corpus, another split or another vocabulary the
+same model has another one, so the difference says nothing about the models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from gru_lm.core.errors import UserError
+from tools.revisions import Revision, hashes
+
+CORPUS: Final = "data/raw/corpus.json"
+PREPARED: Final = "data/prepared"
+SPLITS: Final = ("train", "val", "test")
+
+
+def check_comparable(revisions: Sequence[Revision]) -> None:
+    """Raise UserError unless all of ``revisions`` measured their models on the same data.
+
+    The line names the first pair that differs and in what.
+    """
+    for other in revisions[1:]:
+        if reason := difference(revisions[0], other):
+            raise UserError(f"not comparable: {reason}")
+
+
+def difference(first: Revision, other: Revision) -> str | None:
+    """What differs in the data of the two; None if nothing does, or nothing is known of it.
+
+    The same data/prepared is the same data, whatever it was made from.
+    """
+    prepared = _prepared(first), _prepared(other)
+    if all(prepared) and prepared[0] == prepared[1]:
+        return None
+    if reason := _corpora(first, other) or _settings(first, other) or _sizes(first, other):
+        return reason
+    if all(prepared):
+        return (
+            f"{first.name} and {other.name} have other splits or another vocabulary, from the same "
+            f"corpus and the same prepare params ({PREPARED} differs in dvc.lock)"
+        )
+    return None
+
+
+def _prepared(revision: Revision) -> set[str]:
+    """The MD5 of the data that the revision's models were measured on."""
+    measured = [f"evaluate@{variant}" for variant in revision.variants]
+    deps = [dep for stage in measured for dep in hashes(revision.lock.get(stage, {}), "deps")]
+    made = hashes(revision.lock.get("prepare", {}), "outs")
+    return {md5 for path, md5 in deps or made if path == PREPARED}
+
+
+def _corpora(first: Revision, other: Revision) -> str | None:
+    corpora = [revision.json(CORPUS) for revision in (first, other)]
+    sums = [str(corpus.get("sha256", "")) for corpus in corpora]
+    if not all(sums) or sums[0] == sums[1]:
+        return None
+    names = [str(corpus.get("corpus")) for corpus in corpora]
+    if names[0] == names[1]:
+        names = [f"{name} ({digest[:8]})" for name, digest in zip(names, sums, strict=True)]
+    return f"{first.name} was trained on {names[0]}, {other.name} on {names[1]}"
+
+
+def _settings(first: Revision, other: Revision) -> str | None:
+    """The first param of ``prepare`` that differs, as the data were made with it."""
+    read = [_prepare_params(revision) for revision in (first, other)]
+    if not all(read):
+        return None
+    for key in sorted(read[0].keys() | read[1].keys()):
+        values = [params.get(key) for params in read]
+        if values[0] != values[1]:
+            return f"{first.name} has {key}={values[0]}, {other.name} has {values[1]}"
+    return None
+
+
+def _prepare_params(revision: Revision) -> dict[str, Any]:
+    return revision.read_by("prepare") or {
+        key: value for key, value in revision.params.items() if key.startswith("prepare.")
+    }
+
+
+def _sizes(first: Revision, other: Revision) -> str | None:
+    """The first split on which a variant of both was measured over other numbers of tokens."""
+    for variant in first.variants:
+        for split in SPLITS:
+            mine, its = (r.metric("evaluate", variant, f"{split}.tokens") for r in (first, other))
+            if mine is not None and its is not None and mine != its:
+                return f"{split} has {mine:,.0f} tokens in {first.name}, {its:,.0f} in {other.name}"
+    return None
