@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -306,6 +307,7 @@ def prepare(folder: Path, model, length: int) -> None:
     tokens = np.random.default_rng(0).integers(len(LETTERS), size=length).astype(np.uint8)
     Prepared.write(LETTERS, {"val": tokens}, folder / "data/prepared")
     model.save(folder / "models" / model.variant, LETTERS.fingerprint)
+    shutil.copy(PROJECT / "params.yaml", folder)
 
 
 def run_stage_in(folder: Path, variant: str) -> subprocess.CompletedProcess[str]:

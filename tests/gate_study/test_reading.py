@@ -39,8 +39,8 @@ def test_surprise_sums_to_the_evaluation(variant, options, stream):
     model = random_model(variant, **options)
     passage = read(model.gates(), stream, 0, N, chunk=37).passage
     score = evaluate(model, stream)
-    assert math.isnan(passage["surprise"][0])
-    bits = passage["surprise"][1:].sum(dtype=np.float64)
+    assert math.isnan(passage.surprise[0])
+    bits = passage.surprise[1:].sum(dtype=np.float64)
     assert bits == pytest.approx(score.nats / math.log(2), rel=1e-5)
 
 
@@ -48,10 +48,10 @@ def test_surprise_sums_to_the_evaluation(variant, options, stream):
 def test_a_passage_is_cut_from_the_whole(gates, stream, start, length):
     whole = read(gates, stream, 0, N, chunk=1000).passage
     cut = read(gates, stream, start, length, chunk=37).passage
-    assert whole.keys() == cut.keys()
-    for name, array in cut.items():
+    for name, array in vars(cut).items():
         assert len(array) == min(length, N - start)
-        np.testing.assert_allclose(array, whole[name][start : start + length], atol=1e-6)
+        expected = getattr(whole, name)[start : start + length]
+        np.testing.assert_allclose(array, expected, atol=1e-6)
 
 
 def test_predictions_are_made_before_reading(gates, stream):
@@ -59,12 +59,12 @@ def test_predictions_are_made_before_reading(gates, stream):
     passage = read(gates, stream, 0, 30).passage
     wanted, _ = gru_numpy(weights, stream[None, :30].numpy(), np.zeros((1, H)), "before")
     p = np.exp(wanted[:, 0]) / np.exp(wanted[:, 0]).sum(1, keepdims=True)
-    assert not passage["top_tokens"][0].any() and np.isnan(passage["top_probabilities"][0]).all()
+    assert not passage.top_tokens[0].any() and np.isnan(passage.top_probabilities[0]).all()
     for t in range(1, 30):
         best = np.argsort(-p[t - 1])[:5]
-        assert passage["top_tokens"][t].tolist() == best.tolist()
-        np.testing.assert_allclose(passage["top_probabilities"][t], p[t - 1][best], rtol=1e-4)
-        assert passage["surprise"][t] == pytest.approx(-math.log2(p[t - 1][stream[t]]), rel=1e-4)
+        assert passage.top_tokens[t].tolist() == best.tolist()
+        np.testing.assert_allclose(passage.top_probabilities[t], p[t - 1][best], rtol=1e-4)
+        assert passage.surprise[t] == pytest.approx(-math.log2(p[t - 1][stream[t]]), rel=1e-4)
 
 
 def test_means_are_over_the_whole_split(gates, stream):

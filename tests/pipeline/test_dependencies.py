@@ -65,6 +65,20 @@ def modules(dep: str, root: Path) -> set[str]:
     return {dep}
 
 
+def of_validation(imported: set[str]) -> set[str]:
+    """The files that a package has loaded for its settings.py alone."""
+    packages: dict[str, set[str]] = {}
+    for path in imported:
+        folder, _, name = path.rpartition("/")
+        packages.setdefault(folder, set()).add(name)
+    return {
+        f"{folder}/{name}"
+        for folder, names in packages.items()
+        for name in names
+        if name == "settings.py" or names <= {"__init__.py", "settings.py"}
+    }
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_deps_are_what_the_stage_imports(stage: str, workspace: Pipeline, tmp_path: Path) -> None:
     recorded = workspace.lock()[stage]
@@ -78,7 +92,7 @@ def test_deps_are_what_the_stage_imports(stage: str, workspace: Pipeline, tmp_pa
     imported = project_files(loaded, workspace.root) | {script}
     # In analysis/dvc.lock the paths start from the root as well: wdir is ``..``.
     deps = {name for dep in recorded["deps"] for name in modules(dep["path"], workspace.root)}
-    missing = {path for path in imported - deps if not path.endswith("/settings.py")}
+    missing = imported - deps - of_validation(imported)
     superfluous = deps - imported
     assert not missing and not superfluous, (
         f"deps of {stage}: missing {sorted(missing)}, superfluous {sorted(superfluous)}"
