@@ -108,7 +108,7 @@ def test_the_page_says_it_all_without_a_script(inputs):
     assert "Validation, bits per character 6.00 ± 0.25 7.00 ± 0.25 8.00 ± 0.25" in rows
     assert "Parameters 226,076 226,076 226,076" in rows
     assert "training, min:s 2:21 2:21 2:21" in rows
-    assert "scratch 0.50 1.41 6.00 64.0 7.00 128" in rows
+    assert "scratch (the equations) 0.50 1.41 6.00 64.0 7.00 128" in rows
     assert "unigram 4.00 16.0 4.00 16.0 4.00 16.0" in rows
     assert any("takes 7.00 bits per character: worse than" in text for text in outline.texts("p"))
     images = outline.attributes("img")
