@@ -1,0 +1,40 @@
+"""What the docs name exists: tests, files, and the pipeline's graph."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT
+
+PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in PROJECT.glob("docs/*.md"))]
+
+
+def text(page: str) -> str:
+    return (PROJECT / page).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    folder = (PROJECT / page).parent
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text(page)):
+        assert (folder / target).exists(), target
+
+
+def test_each_test_that_the_docs_name_is_there() -> None:
+    named = re.findall(r"`([\w/]*test_\w+\.py)(?:: (test_\w+))?`", text("docs/reliability.md"))
+    assert len(named) > 40
+    for path, function in named:
+        source = (PROJECT / "tests" / path).read_text(encoding="utf-8")
+        assert f"def {function}(" in source or not function, f"{path}: {function}"
+
+
+def test_the_graph_of_the_readme_is_dvcs() -> None:
+    command = [str(Path(sys.executable).parent / "dvc"), "dag", "--md", "--collapse-foreach-matrix"]
+    made = subprocess.run(
+        [*command, "dvc.yaml"], cwd=PROJECT, capture_output=True, text=True, check=True
+    ).stdout
+    assert made.strip() in text("README.md"), "make graph prints the present one"
