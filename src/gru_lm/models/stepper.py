@@ -25,7 +25,7 @@ class Stepper(Protocol):
         ...
 
 
-class ForwardStepper:
+class ForwardStepper(Stepper):
     """The stepper of any model: ``forward`` on one token at a time.
 
     ``model`` has the interface of ``LanguageModel.forward``; ``state`` (1, state_size) is where it

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from gru_lm.models.gates import Intervention
+from gru_lm.models.gates import Gates, Intervention
 
 
-class Equations:
+class Equations(Gates):
     """The ``Gates`` of a GRU with ``weights`` as ``GRU.textbook_weights`` gives them."""
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:

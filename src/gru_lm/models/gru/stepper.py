@@ -7,8 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
+from gru_lm.models.stepper import Stepper
 
-class GRUStepper:
+
+class GRUStepper(Stepper):
     """The ``Stepper`` of a GRU with ``weights`` as ``GRU.textbook_weights`` gives them.
 
     One token is too little work to hide a framework's overhead. So this is NumPy, everything that
