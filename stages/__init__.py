@@ -21,19 +21,10 @@ PIPELINES = ("dvc.yaml", "analysis/dvc.yaml")
 
 
 def run_stage(name: str, main: Callable[[], None]) -> None:
-    """Run a stage's ``main`` after all of params.yaml has been validated.
-
-    A user's error ends it with one line and a non-zero exit status.
-    """
+    """Run a stage's ``main``; a user's error ends it with one line and a non-zero exit status."""
     from gru_lm.core.errors import run_main  # importing ``stages`` alone loads no module
-    from gru_lm.core.params import load_params
-    from gru_lm.core.settings import CoreSettings
 
-    def checked_main() -> None:
-        load_params(CoreSettings)
-        main()
-
-    run_main(name, checked_main, made_by)
+    run_main(name, main, made_by)
 
 
 def add_variant(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from gru_lm.core.params import load_params
+from gru_lm.core.settings import CoreSettings
 from gru_lm.data.prepared import SPLITS, Prepared
 from gru_lm.evaluation.baselines import COMPRESSORS, ORDERS, compressed, n_gram, uniform, unigram
 from gru_lm.results.baselines import write_baselines
@@ -9,6 +11,7 @@ from stages import run_stage
 
 
 def main() -> None:
+    load_params(CoreSettings)  # it reads none, but refuses bad ones as every stage does
     prepared = Prepared()
     vocabulary = prepared.vocabulary
     size = len(vocabulary)

@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 
 from gru_lm.core.files import write_bytes
+from gru_lm.core.params import load_params
+from gru_lm.core.settings import CoreSettings
 from gru_lm.core.variants import Variant
 from gru_lm.data.prepared import Prepared
 from gru_lm.export.check import largest_differences, require_agreement, to_onnx
@@ -19,6 +21,7 @@ def main() -> None:
     add_variant(parser)
     variant: Variant = parser.parse_args().variant
 
+    load_params(CoreSettings)  # it reads none, but refuses bad ones as every stage does
     torch.set_num_threads(1)  # so that the differences do not depend on the number of cores
     prepared = Prepared()
     vocabulary = prepared.vocabulary

@@ -5,10 +5,12 @@ import json
 import lzma
 import math
 import random
+import shutil
 import string
 
 import numpy as np
 import pytest
+from conftest import PROJECT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -166,6 +168,7 @@ def test_a_perplexity_beyond_numbers_is_left_out(compressor):
 def test_the_stage_writes_all_of_them(level, tmp_path, monkeypatch):
     corpus = STORY.split() if level == "word" else STORY
     splits, vocabulary = prepared(corpus[:150], corpus[150:200], corpus[200:202], level)
+    shutil.copy(PROJECT / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     Prepared.write(vocabulary, splits)
     baseline.main()

@@ -100,9 +100,11 @@ def test_samples_with_line_breaks_can_be_told_apart(pipeline: Pipeline) -> None:
     ):
         pipeline.stage(stage, *variant)
     code = (
-        "import json; from stages.report import read_samples; "
+        "import json; from pathlib import Path; import tools; "
+        "from gru_lm.results.samples import read_samples; "
         "from tools.revisions import WORKSPACE, find_revision; "
-        "print(json.dumps([read_samples('scratch'), find_revision(WORKSPACE).samples['scratch']]))"
+        "print(json.dumps([read_samples(Path('samples/scratch.txt')), "
+        "find_revision(WORKSPACE).samples['scratch']]))"
     )
     by_heading, joined = json.loads(pipeline.run("python", "-c", code).stdout)
     assert list(by_heading) == list(joined) == ["greedy", "temperature 0.5"]
@@ -147,7 +149,7 @@ def test_a_corpus_out_of_reach_stops_the_run(pipeline: Pipeline) -> None:
     raw = pipeline.root / "data/raw"
     before = {path.name: path.read_bytes() for path in raw.iterdir()}
     result = pipeline.run("dvc", "repro", code=None)
-    assert ran(result.stdout) == ["fetch"]
+    assert ran(result.stdout)[-1] == "fetch"
     output = result.stdout + result.stderr
     (line,) = [line for line in output.splitlines() if line.startswith("fetch: error:")]
     for address in addresses:

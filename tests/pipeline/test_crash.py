@@ -20,12 +20,12 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
+from gru_lm.data.prepared import Prepared
 from gru_lm.data.vocabulary import Vocabulary
-from gru_lm.preparation.splits import save_splits
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = 4  # for each variant and partition: 24 in all, and those of the best weights and replicates
-RESULTS = ("models", "dvclive", "metrics/train", "analysis")
+RESULTS = ("training", "analysis")
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +35,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = np.random.default_rng(0)
     text = "".join(generator.choice(list("abcde fgh"), 500))
     vocabulary = Vocabulary.build(text)
-    (folder / "data/prepared").mkdir(parents=True)
-    vocabulary.save(folder / "data/prepared/vocab.json")
     tokens = vocabulary.encode(text)
     splits = {"train": tokens[:300], "val": tokens[300:400], "test": tokens[400:]}
-    save_splits(folder / "data/prepared", splits, vocabulary)
+    Prepared.write(vocabulary, splits, folder / "data/prepared")
     return folder
 
 
@@ -107,7 +105,7 @@ def results(folder: Path) -> dict[str, bytes]:
         str(path.relative_to(folder)): path.read_bytes()
         for kind in RESULTS
         for path in sorted((folder / kind).rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != "timing.json"
     }
 
 
@@ -156,7 +154,7 @@ def test_killed_training_ends_with_the_same_bytes(
     stormy = copy_with_params(prepared, tmp_path / "stormy", **options)
     killed = sum(kill(stormy, variant, *moment) for moment in moments(seed=len(variant)))
     assert killed == KILLS, "a run ended before it could be killed: make the runs longer"
-    assert not (stormy / "models").exists()
+    assert not (stormy / "training").exists()
     assert "going on after epoch" in finish(stormy, variant)
     assert results(stormy) == results(calm)
     assert not checkpoint_files(stormy), "a finished run removes its checkpoints"
@@ -171,7 +169,7 @@ def test_killed_training_keeps_the_same_best_weights(
     options |= {"optimizer": "adam", "lr": 0.005}
     calm = copy_with_params(prepared, tmp_path / "calm", **options)
     finish(calm, variant, seed)
-    figures = "metrics/train/{}" if seed is None else "analysis/replicate/{}-3"
+    figures = "training/{}/training" if seed is None else "analysis/replicate/{}-3"
     selected = json.loads((calm / f"{figures.format(variant)}.json").read_text())["selected_epoch"]
 
     stormy = copy_with_params(prepared, tmp_path / "stormy", **options)
@@ -193,7 +191,7 @@ def test_a_polite_stop_keeps_the_epoch_reached(
     params["checkpoint"]["every"] = 1000
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     process = start(folder, "scratch")
-    log = folder / "dvclive/scratch/plots/metrics/train/perplexity.tsv"
+    log = folder / "live/scratch/plots/metrics/train/perplexity.tsv"
     while process.poll() is None and not log.exists():
         time.sleep(0.01)
     process.send_signal(number)
@@ -203,7 +201,8 @@ def test_a_polite_stop_keeps_the_epoch_reached(
     assert "interrupted after epoch" in output
     [kept] = checkpoint_files(folder)
     assert f"epoch {int(kept.name.split('-')[0])};" in output
-    assert not (folder / "models").exists()
+    assert not (folder / "training").exists()
+    assert not list((folder / "live").glob("*"))
 
 
 def test_a_replicate_stops_politely_and_goes_on_too(prepared: Path, tmp_path: Path) -> None:
@@ -332,7 +331,8 @@ def test_a_disk_that_takes_no_more_stops_with_one_line(
     line = failure(process)
     assert line.startswith(f"train: error: {place}")
     assert "File too large: raise the limit" in line
-    assert not (folder / "models").exists()
+    assert not (folder / "training").exists()
+    assert not list((folder / "live").glob("*"))
 
 
 def test_a_model_beyond_the_memory_stops_with_one_line(prepared: Path, tmp_path: Path) -> None:
@@ -352,7 +352,8 @@ def test_divergence_stops_with_one_line_and_no_model(prepared: Path, tmp_path: P
     assert "last finite perplexity" in error
     assert "train.lr" in error
     assert "Traceback" not in output
-    assert not (folder / "models").exists()
+    assert not (folder / "training").exists()
+    assert not list((folder / "live").glob("*"))
     match = re.search(r"diverged in epoch (\d+)", error)
     assert match is not None
     newest = checkpoint_files(folder)[-1]

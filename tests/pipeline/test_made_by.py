@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,7 @@ def test_without_pipelines_that_can_be_read_no_file_is_known(
 ) -> None:
     """As where a stage is run by hand in a folder of one's own: still one line."""
     monkeypatch.chdir(tmp_path)
+    shutil.copy(PROJECT / "params.yaml", tmp_path)
     if content is not None:
         (tmp_path / "dvc.yaml").write_bytes(content.encode("latin-1"))
     assert made_by(Path("data/prepared/vocab.json")) is None

@@ -1,6 +1,6 @@
 """The stages train and replicate: the same training, told apart by the seed and by what is written.
 
-tests/test_crash.py kills both; here they run within this process.
+test_crash.py kills both; here they run within this process.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
-from gru_lm.core.errors import UserError
+from gru_lm.core.errors import MissingFile, UserError
+from gru_lm.data.prepared import SPLITS, Prepared
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.evaluation.perplexity import evaluate
 from gru_lm.models.base import load_model
-from gru_lm.preparation.splits import SPLITS, save_splits
 from gru_lm.training.loop import Diverged
 from stages import replicate, train
 
@@ -37,10 +36,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project's root with prepared data: random text, which can only be learnt by heart."""
     text = "".join(np.random.default_rng(0).choice(list("abcde fgh"), 420))
     vocabulary = Vocabulary.build(text)
-    vocabulary.save(tmp_path / "data/prepared/vocab.json")
     tokens = vocabulary.encode(text)
     splits = {"train": tokens[:200], "val": tokens[200:300], "test": tokens[300:]}
-    save_splits(tmp_path / "data/prepared", splits, vocabulary)
+    Prepared.write(vocabulary, splits, tmp_path / "data/prepared")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -74,14 +72,9 @@ def files(folder: Path) -> set[str]:
 
 def scores_of_model(folder: Path, variant: str) -> dict[str, Any]:
     """What stages.evaluate measures of the model that stages.train kept."""
-    vocabulary = Vocabulary.load(folder / "data/prepared/vocab.json")
-    model = load_model(folder / "models" / variant, vocabulary.fingerprint)
-    return {
-        name: evaluate(
-            model, torch.from_numpy(np.load(folder / f"data/prepared/{name}.npy").astype("int64"))
-        ).as_metrics()
-        for name in SPLITS
-    }
+    prepared = Prepared(folder / "data/prepared")
+    model = load_model(folder / "training" / variant, prepared.vocabulary.fingerprint)
+    return {name: evaluate(model, prepared.tensor(name)).as_metrics() for name in SPLITS}
 
 
 @pytest.mark.parametrize(("variant", "select"), SELECTED)
@@ -90,7 +83,7 @@ def test_from_the_same_seed_both_stages_reach_the_same(
 ) -> None:
     run(train, "--variant", variant, select=select)
     run(replicate, "--variant", variant, "--seed", "5", select=select)
-    trained = read(folder, f"metrics/train/{variant}.json")
+    trained = read(folder, f"training/{variant}/training.json")
     assert trained["selected_epoch"] == (7 if select == "last" else trained["best_val"]["epoch"])
     assert trained["best_val"]["epoch"] < 7, "both choices are the same: the test says little"
     assert read(folder, f"analysis/replicate/{variant}-5.json") == {
@@ -113,7 +106,7 @@ def test_the_seed_given_counts_and_the_seed_of_params_does_not(run: Run, folder:
         path.unlink()
     assert figures[6, 5] == figures[6, 6] == figures[6, 7]
     run(train, "--variant", "scratch", seed=7)
-    perplexity = read(folder, "metrics/train/scratch.json")["perplexity"]
+    perplexity = read(folder, "training/scratch/training.json")["perplexity"]
     assert json.loads(figures[7, 5])["train_perplexity"] == perplexity
     assert json.loads(figures[6, 5])["train_perplexity"] != perplexity
 
@@ -128,19 +121,15 @@ def test_training_logs_both_curves_and_sums_them_up(run: Run, folder: Path) -> N
     run(train, "--variant", "fused")
     curves = {}
     for name in ("train", "val"):
-        path = folder / f"dvclive/fused/plots/metrics/{name}/perplexity.tsv"
+        path = folder / f"training/fused/{name}.tsv"
         with path.open(encoding="utf-8", newline="") as file:
             rows = csv.DictReader(file, delimiter="\t")
             curves[name] = {int(row["step"]): float(row["perplexity"]) for row in rows}
     assert list(curves["train"]) == [1, 2, 3, 4, 5, 6, 7]
     assert list(curves["val"]) == [3, 6, 7]
-    assert read(folder, "dvclive/fused/metrics.json") == {
-        "train": {"perplexity": curves["train"][7]},
-        "val": {"perplexity": curves["val"][7]},
-        "step": 7,
-    }
+    assert not list((folder / "live").glob("*")), "what DVC follows ends with the training"
     best = min(curves["val"], key=lambda epoch: curves["val"][epoch])
-    metrics = read(folder, "metrics/train/fused.json")
+    metrics = read(folder, "training/fused/training.json")
     assert metrics.pop("parameters") > 0
     assert metrics == {
         "perplexity": curves["train"][7],
@@ -158,7 +147,7 @@ def test_a_last_look_that_is_not_finite_is_null(
     looks = iter([5.0, 4.0, float("inf")])
     monkeypatch.setattr("gru_lm.training.loop.validate", lambda *_: next(looks))
     run(train, "--variant", "scratch")
-    metrics = read(folder, "metrics/train/scratch.json")
+    metrics = read(folder, "training/scratch/training.json")
     assert (metrics["val_perplexity"], metrics["selected_epoch"]) == (None, 7)
     assert metrics["best_val"] == {"epoch": 6, "perplexity": 4.0}
 
@@ -189,5 +178,5 @@ def test_a_missing_split_is_found_before_the_training(
 
     monkeypatch.setattr("gru_lm.training.run.TrainingRun.train", never)
     (folder / f"data/prepared/{split}.npy").unlink()
-    with pytest.raises(UserError, match=rf"{split}\.npy is missing.*dvc repro prepare"):
+    with pytest.raises(MissingFile, match=rf"{split}\.npy is missing"):
         run(replicate, "--variant", "scratch", "--seed", "1")
