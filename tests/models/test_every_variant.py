@@ -1,4 +1,4 @@
-"""What every variant must keep to, whoever added it: each folder in models/ is tested.
+"""What every variant must keep to: each folder in models/ is tested.
 
 A variant is built with its options in params.yaml and small sizes.
 """
