@@ -306,8 +306,7 @@ def test_a_figure_that_is_no_number_is_named(project, path, keys, value):
         section = section[key]
     section[keys[-1]] = value
     (project / path).write_text(json.dumps(document), encoding="utf-8")
-    # In the baselines the first key is a name, and each baseline is validated by itself.
-    named = r"\.".join(keys[1:] if path == "analysis/baselines.json" else keys)
+    named = r"\.".join(keys)
     with pytest.raises(DamagedFile, match=rf"{path} is damaged \({named}: .*valid") as caught:
         run_stage_with(project, 5, [1, 2])
     assert caught.value.path == Path(path)
