@@ -288,8 +288,8 @@ def test_training_uses_the_threads_asked_for(prepared: Path, tmp_path: Path) -> 
 def test_two_trainings_of_the_same_variant_do_not_write_one_curve(
     prepared: Path, tmp_path: Path
 ) -> None:
-    folder = copy_with_params(prepared, tmp_path / "run", epochs=600)
-    alone = copy_with_params(prepared, tmp_path / "alone", epochs=600)
+    folder = copy_with_params(prepared, tmp_path / "run", epochs=300)
+    alone = copy_with_params(prepared, tmp_path / "alone", epochs=300)
     finish(alone, "scratch")
     first = start(folder, "scratch")
     while first.poll() is None and not checkpoint_files(folder):

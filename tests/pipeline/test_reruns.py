@@ -358,7 +358,7 @@ def test_a_run_that_is_killed_leaves_what_is_public_and_ends_the_same(
     before = public(scratch.root)
     scratch.set_params(changes)
     generator = random.Random(0)
-    for _ in range(6):
+    for _ in range(5):
         process = subprocess.Popen(
             ["dvc", "repro"],
             cwd=scratch.root,
