@@ -66,8 +66,8 @@ def test_the_report_of_a_change(repository: Repository, tmp_path: Path) -> None:
 
     stages = rows_of(text, "## Stages")
     assert stages["`fetch`"][0] == "skipped"
-    assert stages["`train@fused`"][0] == "ran"
-    assert "`train.lr` 1 → 0.5" in stages["`train@fused`"][1]
+    assert stages["`train@scratch`"][0] == "ran"
+    assert "`train.lr` 1 → 0.5" in stages["`train@scratch`"][1]
     assert rows_of(text, "## Seconds by stage")["`train@concise`"][:2] == ["20.0", "25.0"]
 
     assert "![Training perplexity of main and workspace](curves.png)" in text
@@ -105,7 +105,7 @@ def test_what_is_on_one_side_only_is_new_or_gone(repository: Repository, tmp_pat
     assert metrics["concise evaluate val.perplexity"] == ["-", "11", "-", "new"]
     assert metrics["scratch evaluate val.perplexity"] == ["10", "-", "-", "gone"]
     stages = rows_of(text, "## Stages")
-    assert (stages["`train@concise`"][0], stages["`train@fused`"][0]) == ("new", "gone")
+    assert (stages["`train@concise`"][0], stages["`train@scratch`"][0]) == ("new", "gone")
     assert rows_of(text, "### concise")["greedy"][0] == "-"
 
 
@@ -208,7 +208,7 @@ def test_the_stages_of_both_lock_files_are_listed(repository: Repository, tmp_pa
         "ran",
         "made again from the same inputs, with other outputs",
     ]
-    assert stages["`train@fused`"][0] == "skipped"
+    assert stages["`train@scratch`"][0] == "skipped"
 
 
 def test_a_folder_older_than_its_files_is_flagged(repository: Repository) -> None:

@@ -23,10 +23,10 @@ SHOW = "dvc exp show --only-changed --drop '(?!.*:val_).*/|params.yaml|Created'"
 
 @pytest.fixture(scope="module")
 def experiments(finished_pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    """The small pipeline with two experiments on scratch, of the default name and of a long one."""
+    """The small pipeline with an experiment of a long name, as far as the commands show it."""
     pipeline = finished_pipeline.copy(tmp_path_factory.mktemp("experiments") / "project")
-    pipeline.dvc("exp", "run", "-S", "train.lr=0.5", "evaluate@scratch")
-    pipeline.dvc("exp", "run", "-S", "train.lr=2", "-n", "sweep-lr2-seed0", "evaluate@scratch")
+    evaluated = [f"evaluate@{variant}" for variant in VARIANTS]
+    pipeline.dvc("exp", "run", "-S", "train.lr=2", "--name", "sweep-lr2-seed0", *evaluated)
     return pipeline
 
 
