@@ -210,6 +210,24 @@ def pipeline(finished_pipeline: Pipeline, tmp_path: Path) -> Pipeline:
     return finished_pipeline.copy(tmp_path / "project")
 
 
+@pytest.fixture(scope="session")
+def finished_scratch(
+    finished_pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory
+) -> Pipeline:
+    """The finished pipeline with scratch alone, committed. Tests must not change it."""
+    made = finished_pipeline.copy(tmp_path_factory.mktemp("scratch") / "project")
+    made.set_params({"variants": ["scratch"]})
+    made.dvc("repro")
+    made.commit("Scratch alone")
+    return made
+
+
+@pytest.fixture
+def scratch(finished_scratch: Pipeline, tmp_path: Path) -> Pipeline:
+    """A copy of it that a test may change."""
+    return finished_scratch.copy(tmp_path / "project")
+
+
 @pytest.fixture
 def process_wide_settings() -> Iterator[None]:
     """For tests that run a stage within their own process: its signals and threads as before."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from conftest import PROJECT, SMALL
+from conftest import PROJECT, SMALL, Pipeline
 
 VARIANTS = ("scratch", "concise", "fused")
 SPLITS = ("train", "val", "test")
@@ -54,3 +54,8 @@ def output_files(root: Path) -> dict[str, bytes]:
         for path in paths
         if path.is_file() and path.name not in (".gitignore", "dvc.yaml", "dvc.lock")
     }
+
+
+def status(pipeline: Pipeline) -> dict[str, object]:
+    found: dict[str, object] = json.loads(pipeline.dvc("status", "--json"))
+    return found

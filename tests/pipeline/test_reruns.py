@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import random
-import shutil
-import signal
-import subprocess
-import time
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -24,35 +18,11 @@ from stages_of import (
     is_timing,
     output_files,
     read_json,
+    status,
 )
 
 # The session's run is made within the first test that asks for it.
 pytestmark = pytest.mark.timeout(600)
-
-PUBLIC = ("models", "metrics", "plots", "samples", "analysis", "exports", "reports")
-
-
-def status(pipeline: Pipeline) -> dict[str, object]:
-    found: dict[str, object] = json.loads(pipeline.dvc("status", "--json"))
-    return found
-
-
-@pytest.fixture(scope="module")
-def finished_scratch(
-    finished_pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory
-) -> Pipeline:
-    """The finished pipeline with scratch alone, committed. Tests must not change it."""
-    made = finished_pipeline.copy(tmp_path_factory.mktemp("scratch") / "project")
-    made.set_params({"variants": ["scratch"]})
-    made.dvc("repro")
-    made.commit("Scratch alone")
-    return made
-
-
-@pytest.fixture
-def scratch(finished_scratch: Pipeline, tmp_path: Path) -> Pipeline:
-    """A copy of it that a test may change."""
-    return finished_scratch.copy(tmp_path / "project")
 
 
 # What runs again after a change
@@ -136,7 +106,7 @@ with Repo() as repo, repo.lock:
         text = path.read_bytes()
         path.write_bytes(text + b"\\n# A comment\\n")
         found[path.relative_to("src/gru_lm").as_posix()] = sorted(
-            stage.addressing for stage in stages if stage.status(check_updates=True)
+            stage.addressing for stage in stages if any(dep.status() for dep in stage.deps)
         )
         path.write_bytes(text)
 json.dump(found, sys.stdout)
@@ -289,108 +259,3 @@ def test_one_variant_alone_is_trained_measured_drawn_and_reported(pipeline: Pipe
     page = (pipeline.root / "reports/index.html").read_text(encoding="utf-8")
     assert 'value="concise"' in page
     assert 'value="scratch"' not in page
-
-
-# What a stage that refuses or fails leaves
-
-
-def public(root: Path) -> dict[str, bytes]:
-    return {name: data for name, data in output_files(root).items() if name.startswith(PUBLIC)}
-
-
-@pytest.fixture(scope="module")
-def uncommitted(finished_scratch: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    """Results that neither git nor another folder has. What is refused must leave them."""
-    made = finished_scratch.copy(tmp_path_factory.mktemp("uncommitted") / "project")
-    made.set_params({"train.lr": 0.9})
-    made.dvc("repro")
-    return made
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("exp", "run", "-S", "train.lr=-1"),
-        ("exp", "run", "-S", "+train.foo=1"),
-        ("exp", "run", "-S", "model.hidden_size=0", "train@scratch"),
-        ("repro", "train@scratch"),
-        ("repro", "-P"),
-    ],
-    ids=" ".join,
-)
-def test_a_refused_param_leaves_every_file(command: tuple[str, ...], uncommitted: Pipeline) -> None:
-    before, file = output_files(uncommitted.root), uncommitted.root / "params.yaml"
-    params = file.read_text(encoding="utf-8")
-    if command[0] == "repro":
-        file.write_text(params.replace("lr: 0.9", "lr: 0,9"), encoding="utf-8")
-        assert file.read_text(encoding="utf-8") != params
-    result = uncommitted.run("dvc", *command, code=None)
-    (line,) = [one for one in result.stderr.splitlines() if one.startswith("params: error:")]
-    assert "params.yaml" in line
-    assert "Traceback" not in result.stdout + result.stderr
-    assert output_files(uncommitted.root) == before
-    file.write_text(params, encoding="utf-8")
-    changed = {name for name in status(uncommitted) if ":" not in name}
-    assert not changed, "the main pipeline is up to date"
-
-
-def test_a_training_that_diverges_leaves_what_is_public(scratch: Pipeline) -> None:
-    before = public(scratch.root)
-    scratch.set_params({"train.lr": 900.0, "train.clip_norm": None, "train.epochs": 300})
-    result = scratch.run("dvc", "repro", "train@scratch", code=None)
-    assert "train: error: training diverged" in result.stderr
-    assert public(scratch.root) == before
-    scratch.git("checkout", "params.yaml")
-    output = scratch.dvc("repro")
-    assert "train@scratch" not in ran(output), "DVC's cache has it"
-    assert public(scratch.root) == before
-    assert not {name for name in status(scratch) if ":" not in name}
-
-
-def test_a_run_that_is_killed_leaves_what_is_public_and_ends_the_same(
-    scratch: Pipeline, tmp_path: Path
-) -> None:
-    """The whole of dvc repro, at random moments, until it is through."""
-    changes = {"train.epochs": 40, "train.batch_size": 2, "sample.length": 12}
-    calm = scratch.copy(tmp_path / "calm")
-    calm.set_params(changes)
-    calm.dvc("repro")
-    before = public(scratch.root)
-    scratch.set_params(changes)
-    generator = random.Random(0)
-    for _ in range(5):
-        process = subprocess.Popen(
-            ["dvc", "repro"],
-            cwd=scratch.root,
-            env=scratch.env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        time.sleep(generator.uniform(1.0, 9.0))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(timeout=60)
-        for name, data in public(scratch.root).items():
-            whole = (calm.root / name).read_bytes()
-            assert data in (before.get(name), whole) or is_timing(name), name
-    shutil.rmtree(scratch.root / ".dvc/tmp/lock", ignore_errors=True)
-    scratch.dvc("repro")
-    mine, other = output_files(scratch.root), output_files(calm.root)
-    assert mine.keys() == other.keys()
-    for name in mine:
-        assert mine[name] == other[name] or is_timing(name), name
-
-
-def test_a_model_is_public_only_with_its_measures(scratch: Pipeline) -> None:
-    """An evaluation that fails leaves the earlier model beside the earlier figures."""
-    before = public(scratch.root)
-    scratch.set_params({"train.epochs": 4})
-    scratch.dvc("repro", "train@scratch")
-    timing = scratch.root / "training/scratch/timing.json"
-    timing.unlink()
-    timing.write_text("{}", encoding="utf-8")
-    result = scratch.run("python", "-m", "stages.evaluate", "--variant", "scratch", code=1)
-    assert "training/scratch/timing.json is damaged" in result.stderr
-    assert "dvc repro train@scratch" in result.stderr
-    assert public(scratch.root) == before
