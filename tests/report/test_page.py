@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from built_page import Outline, build
 from conftest import PROJECT
 from examples import (
     CHARACTERS,
@@ -35,7 +36,6 @@ from gru_lm.report.reader import quantise, scale_top, script_json
 from gru_lm.report.wording import visible
 from gru_lm.results.seeds import Spread
 from gru_lm.results.training import Best
-from reports import Outline, build
 from stages import made_by
 from stages.report import main
 

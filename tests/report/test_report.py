@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from built_page import build
 from conftest import PROJECT
 from examples import CHARACTERS, KNOWN, VARIANTS, WORDS, L, gate_arrays, write_project
 
 from gru_lm.report.wording import visible
-from reports import build
 from tools.browser import find_chromium, launch
 
 needs_chromium = pytest.mark.skipif(
