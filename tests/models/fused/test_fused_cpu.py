@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -217,6 +218,37 @@ def test_a_failure_in_a_thread_is_not_lost(failure, threads):
 
     with pytest.raises(type(failure)):
         fused_cpu.share(loop, 2)
+
+
+def test_the_machine_code_is_kept_for_the_next_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    arguments = (0, 1, np.ones((ROWS, LANES), np.float32), np.zeros(LANES, np.int64))
+
+    def run() -> tuple[np.ndarray, Any]:
+        function = compiled(fused_cpu.add_columns.py_func)
+        fused_cpu.keep_code(function)
+        sums = np.zeros((ROWS, 1), np.float32)
+        function(*arguments, sums)
+        return sums, function.stats
+
+    first, stats = run()
+    assert (len(stats.cache_hits), len(stats.cache_misses)) == (0, 1)
+    assert [path.suffix for path in tmp_path.glob("numba-*/*/*")].count(".nbc") == 1
+    second, stats = run()
+    assert (len(stats.cache_hits), len(stats.cache_misses)) == (1, 0)
+    assert np.array_equal(first, second)
+    assert first.any()
+
+
+def test_code_that_cannot_be_kept_is_compiled(monkeypatch):
+    def refuse() -> None:
+        raise RuntimeError("cannot cache function: no locator available")
+
+    function = compiled(fused_cpu.fast_tanh.py_func)
+    monkeypatch.setattr(type(function), "enable_caching", lambda self: refuse())
+    fused_cpu.keep_code(function)
+    assert function(np.float32(0)) == 0
+    assert not numba.config.CACHE_DIR
 
 
 def test_compiled_tanh_and_sigmoid():

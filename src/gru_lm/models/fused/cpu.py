@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -461,3 +463,26 @@ def openmp() -> Any:
         return ctypes.CDLL(torch._C.__file__).GOMP_parallel
     except (AttributeError, OSError):  # not on Windows, for one
         return None
+
+
+def keep_code(function: Any) -> None:
+    """Keep the machine code of a compiled ``function`` on the disk, for the next process.
+
+    The folder is named after this source, so that code of an earlier source is never loaded, not
+    even if a process is killed while it writes. If no folder can be written, each process compiles
+    the function again.
+    """
+    config: Any = numba.config
+    source = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
+    given = config.CACHE_DIR  # NUMBA_CACHE_DIR, or empty
+    config.CACHE_DIR = str(Path(given or Path(__file__).parent / "__pycache__") / f"numba-{source}")
+    try:
+        function.enable_caching()
+    except RuntimeError:  # nowhere to write
+        pass
+    finally:
+        config.CACHE_DIR = given
+
+
+for entry in (forward_before, forward_after, backward_before, backward_after, add_columns):
+    keep_code(entry)
