@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from filelock import FileLock
+from warm import server
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -129,6 +130,11 @@ class Pipeline:
             stages |= yaml.safe_load((self.root / name).read_text(encoding="utf-8"))["stages"]
         return stages
 
+    def with_new_pythons(self) -> Pipeline:
+        """The same, but each stage starts a Python of its own, as users' do."""
+        path = self.env["PATH"].removeprefix(f"{server()}{os.pathsep}")
+        return Pipeline(self.root, self.env | {"PATH": path})
+
     def copy(self, root: Path) -> Pipeline:
         """The same in the new folder ``root``, DVC's cache and the results included."""
         shutil.copytree(self.root, root, symlinks=True)
@@ -164,7 +170,10 @@ def clean_environment(home: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def unrun_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    """A git repository with the project and small params, committed, nothing run. Copy it."""
+    """A git repository with the project and small params, committed, nothing run. Copy it.
+
+    Its stages start with torch loaded, unless asked ``with_new_pythons``.
+    """
     root = tmp_path_factory.mktemp("unrun") / "project"
     for name in SOURCES:
         source, target = PROJECT / name, root / name
@@ -175,7 +184,9 @@ def unrun_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
             )
         elif source.exists():
             shutil.copy2(source, target)
-    pipeline = Pipeline(root, clean_environment(tmp_path_factory.mktemp("home")))
+    env = clean_environment(tmp_path_factory.mktemp("home"))
+    env["PATH"] = f"{server()}{os.pathsep}{env['PATH']}"
+    pipeline = Pipeline(root, env)
     pipeline.set_params(SMALL)
     pipeline.git("init", "--quiet", "--initial-branch=main")
     pipeline.commit("The project, with small params")

@@ -13,12 +13,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from safetensors.numpy import load_file
+from warm import Stage
 
 from gru_lm.data.prepared import Prepared
 from gru_lm.data.vocabulary import Vocabulary
@@ -54,22 +54,25 @@ def copy_with_params(prepared: Path, target: Path, **train: object) -> Path:
     return target
 
 
-def start(
-    folder: Path, variant: str, seed: int | None = None, **options: Any
-) -> subprocess.Popen[str]:
+def start(folder: Path, variant: str, seed: int | None = None) -> Stage:
     """The training stage, or with a seed the stage that trains a replicate."""
     stage = ["stages.train"] if seed is None else ["stages.replicate", "--seed", str(seed)]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    if options:  # a limit would be one for the measuring of coverage too
-        env = {name: value for name, value in env.items() if not name.startswith("COVERAGE")}
+    env = {"PYTHONPATH": str(ROOT)}
+    return Stage(*stage, "--variant", variant, cwd=folder, env=env)
+
+
+def start_with(folder: Path, what: int, most: int) -> subprocess.Popen[str]:
+    """The training of scratch under a limit of the system, in a Python of its own."""
+    # The limit would be one for the measuring of coverage too.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     return subprocess.Popen(
-        [sys.executable, "-m", *stage, "--variant", variant],
+        [sys.executable, "-m", "stages.train", "--variant", "scratch"],
         cwd=folder,
-        env=env,
+        env=env | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        **options,
+        preexec_fn=lambda: limit(what, most),
     )
 
 
@@ -83,7 +86,7 @@ def set_param(folder: Path, section: str, key: str, value: object) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
 
 
-def failure(process: subprocess.Popen[str]) -> str:
+def failure(process: Stage | subprocess.Popen[str]) -> str:
     """The one line with which the stage fails, and all that stderr holds."""
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1, output
@@ -258,9 +261,7 @@ def test_another_experiments_checkpoint_is_never_picked_up(
     for key, value in change.items():
         set_param(folder, "train", key, value)
     process = start(folder, "scratch")
-    time.sleep(0.1)
-    assert process.stdout is not None
-    line = process.stdout.readline() + process.stdout.readline()
+    line = process.lines(2)
     process.kill()
     process.communicate()
     assert "going on after epoch" not in line
@@ -326,7 +327,7 @@ def test_a_disk_that_takes_no_more_stops_with_one_line(
     """A real refusal by the kernel; DVCLive, which writes the curve, does not say where it was."""
     folder = copy_with_params(prepared, tmp_path / "run")
     set_param(folder, "checkpoint", "every", every)
-    process = start(folder, "scratch", preexec_fn=lambda: limit(resource.RLIMIT_FSIZE, 500))
+    process = start_with(folder, resource.RLIMIT_FSIZE, 500)
     place = folder if every > 1 else ".checkpoints/scratch-"
     line = failure(process)
     assert line.startswith(f"train: error: {place}")
@@ -338,7 +339,7 @@ def test_a_disk_that_takes_no_more_stops_with_one_line(
 def test_a_model_beyond_the_memory_stops_with_one_line(prepared: Path, tmp_path: Path) -> None:
     folder = copy_with_params(prepared, tmp_path / "run")
     set_param(folder, "model", "hidden_size", 16_384)  # 1 GiB a matrix
-    process = start(folder, "scratch", preexec_fn=lambda: limit(resource.RLIMIT_AS, 3 << 30))
+    process = start_with(folder, resource.RLIMIT_AS, 3 << 30)
     assert "out of memory: lower model.hidden_size" in failure(process)
 
 

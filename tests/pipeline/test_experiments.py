@@ -144,6 +144,7 @@ def test_exp_show_lists_experiments_with_their_metrics(
 
 
 def test_exp_show_follows_a_running_experiment(pipeline: Pipeline) -> None:
+    pipeline = pipeline.with_new_pythons()
     process = subprocess.Popen(
         ["dvc", "exp", "run", "-S", "train.epochs=1000000"],
         cwd=pipeline.root,

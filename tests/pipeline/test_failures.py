@@ -78,6 +78,7 @@ def test_a_run_that_is_killed_leaves_what_is_public_and_ends_the_same(
 ) -> None:
     """The whole of dvc repro, at random moments, until it is through."""
     changes = {"train.epochs": 40, "train.batch_size": 2, "sample.length": 12}
+    scratch = scratch.with_new_pythons()
     calm = scratch.copy(tmp_path / "calm")
     calm.set_params(changes)
     calm.dvc("repro")

@@ -6,12 +6,12 @@ import ast
 import json
 import os
 import struct
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from warm import Stage
 
 from gru_lm.core.errors import UserError
 from gru_lm.core.params import parse_yaml
@@ -92,40 +92,15 @@ def test_the_parameters_loader_is_a_safe_one() -> None:
 
 HEADROOM = 1 << 30  # bytes that a loader may take beyond what it has when it starts
 
-LOADER = """
-import resource, sys
-from pathlib import Path
-import gru_lm.models.scratch.model
-from gru_lm.core.errors import UserError
-from gru_lm.models.base import load_model
-from gru_lm.data.prepared import Prepared
-from gru_lm.data.vocabulary import Vocabulary
-
-pages = int(Path("/proc/self/statm").read_text().split()[0])
-limit = pages * resource.getpagesize() + int(sys.argv[1])
-resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-folder = Path(sys.argv[3])
-try:
-    match sys.argv[2]:
-        case "model": load_model(folder, "f" * 64)
-        case "split": Prepared(folder).tokens("train")
-        case "vocabulary": Vocabulary.load(folder / "vocab.json")
-except UserError as error:
-    print(error)
-"""
-
 
 def refusal(kind: str, folder: Path) -> str:
     """The line with which a loader refuses what is in ``folder``, its memory bounded."""
-    result = subprocess.run(
-        [sys.executable, "-c", LOADER, str(HEADROOM), kind, str(folder)],
-        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert result.returncode == 0, result.stderr
-    (line,) = result.stdout.splitlines()
+    here = Path(__file__).parent
+    env = {"PYTHONPATH": f"{here}{os.pathsep}{ROOT / 'src'}"}
+    process = Stage("bounded_loader", str(HEADROOM), kind, str(folder), cwd=folder, env=env)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    (line,) = output.splitlines()
     assert len(line) < 1000
     return line
 
@@ -197,15 +172,11 @@ def test_hostile_vocabularies(content: bytes, tmp_path: Path) -> None:
     [("train", "../scratch"), ("train", "files"), ("evaluate", "/etc"), ("sample", "a/../scratch")],
 )
 def test_a_variant_is_one_of_those_known(stage: str, name: str, tmp_path: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", f"stages.{stage}", "--variant", name],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
+    process = Stage(
+        f"stages.{stage}", "--variant", name, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}
     )
-    assert result.returncode == 2
-    assert f"argument --variant: invalid choice: {name!r}" in result.stderr
-    assert "Traceback" not in result.stderr
+    output, _ = process.communicate()
+    assert process.returncode == 2
+    assert f"argument --variant: invalid choice: {name!r}" in output
+    assert "Traceback" not in output
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,106 @@
+"""A Python that has imported the slow libraries, and forks itself for each stage to run.
+
+``python warm_server.py SOCKET``. See ``warm.py``. A request is a JSON object, preceded by its size
+in 8 bytes, with the stage's stdin, stdout and stderr. The answer is the process's number, and when
+it has ended its wait status. A process whose requester goes away is killed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import sys
+import traceback
+from typing import Any, NoReturn
+
+LIBRARIES = (
+    *("torch", "torch._dynamo", "safetensors.torch", "numba", "dvclive", "pydantic"),
+    *("ruamel.yaml", "requests", "tenacity", "tqdm", "matplotlib.figure"),
+    "matplotlib.backends.backend_agg",
+)
+
+
+def serve(address: str) -> dict[str, Any]:
+    """Take requests for ever; returns each, in the process that has to fulfil it."""
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    gc.freeze()  # a collection would copy the memory as well
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the supervisors
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(address)
+        server.listen(64)
+        while True:
+            connection, _ = server.accept()
+            if os.fork() == 0:
+                break
+            connection.close()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    head, files, _, _ = socket.recv_fds(connection, 8, 3)
+    with connection.makefile("rb") as stream:
+        request: dict[str, Any] = json.loads(stream.read(int.from_bytes(head)))
+    process = os.fork()
+    if process:
+        supervise(process, connection, files)
+    connection.close()
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    return request
+
+
+def supervise(process: int, connection: socket.socket, files: list[int]) -> None:
+    """Report the end of ``process``; kill it if nobody listens any more."""
+    for file in files:
+        os.close(file)
+    connection.sendall(process.to_bytes(8))
+    ended = os.pidfd_open(process)
+    ready, _, _ = select.select([ended, connection], [], [])
+    if ended not in ready:
+        os.kill(process, signal.SIGKILL)
+    _, status = os.waitpid(process, 0)
+    try:
+        connection.sendall(status.to_bytes(8))
+    finally:
+        os._exit(0)
+
+
+def run(module: str) -> NoReturn:
+    """Run ``module`` as a script and end as Python does, but without freeing each object.
+
+    All of the libraries' objects would be copied from the server's memory for that.
+    """
+    code: object = 0
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    if code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
+
+
+if __name__ == "__main__":
+    asked = serve(sys.argv[1])
+    own = [name for name in sys.modules if name.split(".")[0] in ("gru_lm", "stages")]
+    assert not own, f"modules of the project are among the libraries: {own}"
+    os.environ.clear()
+    os.environ.update(asked["env"])
+    os.chdir(asked["cwd"])
+    sys.argv = asked["arguments"]
+    roots = [asked["cwd"], *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    sys.path[:1] = [root for root in roots if root]  # in place of this file's folder
+    run(sys.argv[0])
