@@ -269,7 +269,7 @@ def change(path, key, value):
             0,
             "train_perplexity: Input should be greater than or equal to 1",
         ),
-        ("analysis/baselines.json", "unigram", float("nan"), "NaN is no number"),
+        ("analysis/baselines.json", "unigram", float("nan"), "NaN is not a number"),
     ],
 )
 def test_a_file_of_another_run_is_named(project, path, key, value, why):

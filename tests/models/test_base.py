@@ -241,5 +241,5 @@ def test_a_model_loads_from_any_folder_without_params(folder, monkeypatch):
 
 
 def test_an_unknown_variant_is_refused():
-    with pytest.raises(ValueError, match=r"'skratch' is no variant .did you mean 'scratch'"):
+    with pytest.raises(ValueError, match=r"'skratch' is not a variant .did you mean 'scratch'"):
         build_model("skratch", V, hidden_size=H)

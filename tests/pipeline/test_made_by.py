@@ -147,8 +147,8 @@ def test_a_stage_says_the_command_where_the_pipelines_are(
     with pytest.raises(SystemExit):
         stages.run_stage("draw", main)
     command = {
-        "data/prepared/vocab.json": ": delete it and make it again with dvc repro prepare",
-        "analysis/summary.json": ": delete it and make it again with dvc repro "
+        "data/prepared/vocab.json": ": delete it and recreate it with dvc repro prepare",
+        "analysis/summary.json": ": delete it and recreate it with dvc repro "
         "analysis/dvc.yaml:summarise",
         "README.md": "",
     }[path]
