@@ -1,4 +1,4 @@
-"""The folders that models are kept in: what comes back from them, and what is refused."""
+"""Models are loaded as they were saved, and damaged folders are refused."""
 
 import json
 import os
@@ -230,7 +230,7 @@ def test_another_vocabulary(folder):
 
 
 def test_a_folder_of_another_variant(folder):
-    assert "variant 'scratch'" in refusal(folder, variant="concise")
+    assert "variant is 'scratch'" in refusal(folder, variant="concise")
     assert load_model(folder, "f" * 64, "scratch").variant == "scratch"
 
 
