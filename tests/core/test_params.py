@@ -444,7 +444,10 @@ BAD = {
         with_value("prepare.split", {"train": 1.0, "val": 0.1, "test": 0.1}),
         ["prepare.split.train = 1.0"],
     ),
-    "replicate-twice": (with_value("replicate.seeds", [1, 2, 1]), ["replicate.seeds", "differ"]),
+    "replicate-twice": (
+        with_value("replicate.seeds", [1, 2, 1]),
+        ["replicate.seeds", "listed once"],
+    ),
     "reserved-twice": (
         with_value("prepare.reserved_tokens", ["a", "a"]),
         ["prepare.reserved_tokens", "differ"],

@@ -238,12 +238,12 @@ def change(path, key, value):
     ("path", "key", "value", "why"),
     [
         ("metrics/train/scratch.json", "seed", 0, "its seed is not 5"),
-        ("analysis/replicate/fused-1.json", "seed", 2, "it is not that of fused from seed 1"),
+        ("analysis/replicate/fused-1.json", "seed", 2, "it is not the result of fused with seed 1"),
         (
             "analysis/replicate/fused-1.json",
             "variant",
             "scratch",
-            "it is not that of fused from seed 1",
+            "it is not the result of fused with seed 1",
         ),
         (
             "metrics/train/scratch.json",
