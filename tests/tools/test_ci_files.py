@@ -325,7 +325,7 @@ def test_what_the_committed_lock_files_name_is_pushed(ci: str, clone: Path):
         CI_DEFAULT_BRANCH="main",
     )
     assert (clone.parent / "pushed").read_text("utf-8") == "committed\n" * 2
-    if ci == "github":  # the gate comes after it, and judges what the runner computed
+    if ci == "github":  # the gate follows and uses the results of the runner
         assert (clone / "analysis/dvc.lock").read_text("utf-8") == "computed\n"
         assert (clone / "dvc.lock").read_text("utf-8") == "computed\n"
 
