@@ -1,8 +1,8 @@
-"""Fetching the corpus: whatever happens, the right bytes or the earlier file, and one clear line.
+"""Fetching gives the right corpus, or keeps the earlier one and ends with one clear line.
 
-``Project.fetch`` checks after every run what must always hold, so that a test only says what is
-particular to it. Most runs happen within this process, as starting Python for each would take
-most of the time; what concerns the process itself (signals, two at once, a terminal) starts one.
+``Project.fetch`` checks the invariants after every run, so a test only checks its own case. Most
+runs are in the process of the test, as starting Python takes most of the time. Tests of the process
+itself (signals, two fetches at once, a terminal) start a process.
 """
 
 from __future__ import annotations
