@@ -465,11 +465,11 @@ def openmp() -> Any:
 
 
 def keep_code(function: Any) -> None:
-    """Keep the machine code of a compiled ``function`` on the disk, for the next process.
+    """Cache the machine code of a compiled ``function`` on disk for later processes.
 
-    The folder is named after this source, so that code of an earlier source is never loaded, not
-    even if a process is killed while it writes. If no folder can be written, each process compiles
-    the function again.
+    The folder's name contains a hash of this source file, so code of an earlier version is never
+    loaded, even if a process is killed while it writes. If no folder is writable, each process
+    compiles the function again.
     """
     config: Any = numba.config
     source = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
@@ -477,7 +477,7 @@ def keep_code(function: Any) -> None:
     config.CACHE_DIR = str(Path(given or Path(__file__).parent / "__pycache__") / f"numba-{source}")
     try:
         function.enable_caching()
-    except RuntimeError:  # nowhere to write
+    except RuntimeError:  # no writable folder
         pass
     finally:
         config.CACHE_DIR = given
