@@ -18,7 +18,8 @@ class CorpusSource(Section):
     """The source of a corpus: a list of URLs, tried in order, or a file of the project.
 
     ``file`` is the file's name in a mirror. It defaults to the last part of the first URL. The
-    corpus must have the checksum ``sha256``. If it is not set, any content is accepted.
+    corpus must have the checksum ``sha256``. If it is not set, any content is accepted except for
+    an unexpected web page.
     """
 
     urls: Annotated[list[str], Field(min_length=1, max_length=16)] | None = None
