@@ -1,10 +1,10 @@
-# make repro                 set up .venv, then run the experiment (or what has changed since)
-# make analysis              the same, then what looks deeper: seeds, baselines, gates, report
-# make test                  set up .venv, then lint, types and tests
-# make coverage              the tests again, and which lines and branches they reach
-# make bench                 time the training beside the textbook's loop, JAX and Keras
-# make ci-report BASE=main   what the workspace changes against BASE: ci-report/report.md
-# make setup                 only set up .venv
+# make repro                 set up .venv and run the experiment, or its changed stages
+# make analysis              make repro, then the analysis: seeds, baselines, gates, report
+# make test                  set up .venv and run linters, type checks and tests
+# make coverage              run the tests and measure their line and branch coverage
+# make bench                 compare the training speed with the textbook's loop, JAX and Keras
+# make ci-report BASE=main   compare the workspace with BASE in ci-report/report.md
+# make setup                 set up .venv
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +13,7 @@ READY := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
-# DVC commits experiments to git, which wants a name; one that the user has set comes first.
+# DVC commits experiments to git, which needs an identity. These are used if you have set none.
 ifeq ($(shell git config user.email),)
 export GIT_AUTHOR_NAME ?= gru-lm
 export GIT_AUTHOR_EMAIL ?= gru-lm@localhost
@@ -24,26 +24,26 @@ endif
 .PHONY: repro analysis graph test coverage lint bench setup ci-report clean
 .DEFAULT_GOAL := repro
 
-# The corpus is fetched first by the stage's own script, whose exit status 3 means that no source
-# could be reached. DVC then finds the verified file in place.
+# The script of the stage fetches the corpus first. Its exit status is 3 if no source is reachable.
+# DVC then finds the verified file.
 repro: $(READY)
 	@python -m stages.params && { python -m stages.fetch; status=$$?; \
 	if [ $$status -eq 0 ]; then \
 		dvc repro params prepare && $(call SIDE_BY_SIDE,train) && dvc repro; \
 	elif [ $$status -eq 3 ]; then \
-		echo "make repro: going on with the bundled corpus: dvc exp run -S fetch.corpus=sample"; \
+		echo "make repro: using the bundled corpus: dvc exp run -S fetch.corpus=sample"; \
 		dvc exp run -S fetch.corpus=sample params prepare \
 			&& $(call SIDE_BY_SIDE,train) && dvc exp run; \
 	else \
 		exit $$status; \
 	fi; }
 
-# What looks deeper, with the params that are there now.
+# The analysis, with the current params.
 analysis: repro
 	@$(call SIDE_BY_SIDE,replicate) && $(call SIDE_BY_SIDE,gates) && dvc repro -P
 
-# As many changed stages of a kind at a time as there are cores: each uses one thread
-# (train.threads). A plain dvc repro takes them one by one, with the same results.
+# Run the changed stages of one kind in parallel, one per core, as each uses one thread
+# (train.threads). A plain dvc repro runs them one after the other with the same results.
 SIDE_BY_SIDE = dvc status --json | grep -oE '"([^"]+:)?($(1))@[^"]+"' | tr -d '"' | sort -r \
 	| xargs -r -P "$$(getconf _NPROCESSORS_ONLN)" -n 1 dvc --wait-for-lock repro --single-item
 
@@ -60,7 +60,7 @@ ci-report: $(READY)
 coverage: $(READY)
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered
 
-# The graph in the README; a test compares the two.
+# The graph in the README. A test checks that they are the same.
 graph: $(READY)
 	@dvc dag --md --collapse-foreach-matrix dvc.yaml
 
@@ -76,12 +76,12 @@ bench: $(READY)
 
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "gru-lm needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
+		|| { echo "gru-lm needs Python 3.11 or newer: run make PYTHON=python3.12 ..." >&2; exit 1; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	python -m tools.vega
-	@git config merge.ours.driver true || true # for .gitattributes; not every copy is a clone
+	@git config merge.ours.driver true || true # for .gitattributes; fails outside a clone
 	@touch $@
 
 clean:

@@ -1,7 +1,7 @@
-"""Speed and fidelity compared with other implementations; run from the project's root.
+"""Benchmarks of speed and fidelity against other implementations. Run them from the project root.
 
-Like the stages, a benchmark measures the library that lies beside it, never one installed
-elsewhere. README.md lists the commands.
+Like the stages, a benchmark imports the library from the ``src`` beside it and not from an
+installed copy. README.md lists the commands.
 """
 
 import sys

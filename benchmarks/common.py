@@ -1,4 +1,4 @@
-"""What the benchmarks share: the training tokens, the settings, and the machine in words."""
+"""Code shared by the benchmarks: training tokens, settings and a description of the machine."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from gru_lm.training.settings import Train, TrainingSettings
 ROOT: Final = Path(__file__).resolve().parent.parent
 RESULTS: Final = ROOT / "benchmarks" / "results"
 PARAMS: Final = ROOT / "params.yaml"
-NUM_TOKENS: Final = 10_000  # as many as the chapter trains on
+NUM_TOKENS: Final = 10_000  # as in the textbook's chapter
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The training tokens (N,) int64, on the CPU; ``source`` is the file they come from."""
+    """The training tokens (N,) int64 on the CPU, read from the file ``source``."""
 
     tokens: Tensor
     vocabulary: Vocabulary
@@ -43,7 +43,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What every implementation trains on and with, and the ``head`` of the result file."""
+    """The data and settings of every implementation, and the ``head`` of the result file."""
 
     corpus: Corpus
     settings: Train
@@ -52,7 +52,7 @@ class Experiment:
 
 
 def set_up(benchmark: str, device: torch.device) -> Experiment:
-    """The experiment of params.yaml, with the settings that the textbook's loop fixes.
+    """Return the experiment of params.yaml with the fixed settings of the textbook's loop.
 
     Raises UserError if params.yaml is invalid or the corpus is too short for a minibatch.
     """
@@ -79,9 +79,9 @@ def set_up(benchmark: str, device: torch.device) -> Experiment:
 
 
 def load_corpus() -> Corpus:
-    """The first 10,000 tokens of the prepared training split, or of the bundled sample.
+    """Return the first 10,000 tokens of the prepared training split, or of the bundled sample.
 
-    Raises UserError if the prepared split is there but damaged.
+    Raises UserError if the prepared split exists and is damaged.
     """
     folder = ROOT / "data" / "prepared"
     if (folder / "vocab.json").exists() and (folder / "train.npy").exists():
@@ -92,7 +92,7 @@ def load_corpus() -> Corpus:
 
 
 def sample_corpus() -> Corpus:
-    """The first 10,000 characters of the bundled sample."""
+    """Return the first 10,000 characters of the bundled sample."""
     source = "corpora/sample.txt"
     characters = tokenize(read_text(ROOT / source), "letters", "char")
     vocabulary = Vocabulary.build(characters, "char", "letters")
@@ -101,19 +101,19 @@ def sample_corpus() -> Corpus:
 
 
 def textbook_settings(settings: Train) -> Train:
-    """``settings`` with what the textbook's loop fixes: partition, optimizer, clipping, float32."""
+    """Return ``settings`` with partition, optimizer, clipping and type of the textbook's loop."""
     fixed = {"partition": "sequential", "optimizer": "sgd", "clip_norm": 1.0, "precision": "fp32"}
     return settings.model_copy(update=fixed)
 
 
 def wait_for(device: torch.device) -> None:
-    """Return when ``device`` has finished all work it was given."""
+    """Wait until ``device`` has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def positive(text: str) -> int:
-    """A count of at least 1, from the command line."""
+    """Parse a count of at least 1 from the command line."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is less than 1")
@@ -121,26 +121,26 @@ def positive(text: str) -> int:
 
 
 def add_machine_options(parser: argparse.ArgumentParser) -> None:
-    """``--threads``, ``--device`` and ``--peers``, which mean the same in every timing."""
+    """Add the options ``--threads``, ``--device`` and ``--peers`` of all timings."""
     parser.add_argument("--threads", type=positive, metavar="N", help="default: one per core")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add_peers_option(parser)
 
 
 def add_peers_option(parser: argparse.ArgumentParser) -> None:
-    """``--peers``, the folder to import d2l and flashrnn from."""
-    parser.add_argument("--peers", type=Path, metavar="DIR", help="a folder that holds d2l")
+    """Add the option ``--peers``, the folder to import d2l and flashrnn from."""
+    parser.add_argument("--peers", type=Path, metavar="DIR", help="a folder that contains d2l")
 
 
 def machine_name(device: torch.device) -> str:
-    """The processor that computes, for example ``NVIDIA H100 80GB HBM3`` or ``AMD EPYC``."""
+    """Return the processor's name, for example ``NVIDIA H100 80GB HBM3`` or ``AMD EPYC``."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return _cpu_name()
 
 
 def file_name(benchmark: str, device: torch.device) -> str:
-    """The result's file name, made from the device: ``speed-amd-epyc-2-threads.json``."""
+    """Return a file name with the device, such as ``speed-amd-epyc-2-threads.json``."""
     name = machine_name(device)
     if device.type == "cpu":
         threads = torch.get_num_threads()
@@ -149,7 +149,7 @@ def file_name(benchmark: str, device: torch.device) -> str:
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """The machine, the versions and the time, for the head of a result file."""
+    """Return machine, versions and time for the head of a result file."""
     return {
         "machine": machine_name(device),
         "device": device.type,

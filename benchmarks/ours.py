@@ -1,4 +1,4 @@
-"""This project's variants of the GRU, set up so that they compare with the textbook's."""
+"""This project's GRU variants, set up for a comparison with the textbook's."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from gru_lm.training.loop import Trainer, make_optimizer
 from gru_lm.training.minibatches import Minibatch
 from gru_lm.training.settings import Precision, Train
 
-# Trains on minibatches (X, Y), each (B, T) of token numbers: one update per minibatch, the state
-# carried from one to the next. Returns the perplexity.
+# A function that trains on minibatches (X, Y) of token numbers, each (B, T), and returns the
+# perplexity. It does one update per minibatch and carries the state to the next one.
 Loop = Callable[[Iterable[Minibatch]], float]
 
-# The variants that implement a GRU. Another model in models/ is nothing to compare here.
+# The variants that implement a GRU. Other models are not comparable.
 OURS: Final = (Variant("scratch"), Variant("concise"), Variant("fused"))
 
 
 def precisions(device: torch.device) -> tuple[Precision, ...]:
-    """Those that differ on ``device``: TF32 is a format of NVIDIA's GPUs."""
+    """Return the precisions that differ on ``device``. TF32 exists on NVIDIA's GPUs only."""
     return ("fp32", "tf32", "bf16") if device.type == "cuda" else ("fp32", "bf16")
 
 
 def our_model(
     variant: Variant, vocab_size: int, hidden_size: int, device: torch.device
 ) -> LanguageModel:
-    """A fresh model of ``variant``, with the reset gate before the product if that is an option.
+    """Return a new model of ``variant``, with the reset gate before the product if possible.
 
-    That is the textbook's place for it; concise computes what ``nn.GRU`` computes.
+    This is the textbook's GRU. concise computes the function of ``nn.GRU`` instead.
     """
     options: dict[str, Any] = {} if variant == "concise" else {"reset": "before"}
     return build_model(variant, vocab_size, hidden_size=hidden_size, **options).to(device)
@@ -43,7 +43,7 @@ def our_loop(
     precision: Precision = "fp32",
     trainer_class: type[Trainer] = Trainer,
 ) -> Loop:
-    """``Trainer.train_epoch``, set up as ``gru_lm.training.loop.train`` does."""
+    """Return ``Trainer.train_epoch`` with the set-up of ``gru_lm.training.loop.train``."""
     optimizer = make_optimizer(model, settings)
     trainer = trainer_class(model, optimizer, settings.clip_norm, precision=precision)
 

@@ -1,7 +1,8 @@
-"""The pipeline's stages, one script each, run from the project's root: ``python -m stages.fetch``.
+"""The stages of the pipelines, one script each.
 
-A stage uses the library that lies beside it, never one installed elsewhere: ``dvc exp run --temp``
-and ``--queue`` run a copy of the tree, whose own ``src`` must be what runs.
+Run them from the project root, for example with ``python -m stages.fetch``. A stage imports the
+library from the ``src`` beside it and not from an installed copy. ``dvc exp run --temp`` and
+``--queue`` run a copy of the tree, and the copy must use its own ``src``.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ PIPELINES = ("dvc.yaml", "analysis/dvc.yaml")
 
 
 def run_stage(name: str, main: Callable[[], None]) -> None:
-    """Run a stage's ``main``; a user's error ends it with one line and a non-zero exit status."""
-    from gru_lm.core.errors import run_main  # importing ``stages`` alone loads no module
+    """Run a stage's ``main``. A UserError becomes one line and a non-zero exit status."""
+    from gru_lm.core.errors import run_main  # imported here, so importing ``stages`` loads nothing
 
     run_main(name, main, made_by)
 
 
 def add_variant(parser: argparse.ArgumentParser) -> None:
-    """The option ``--variant``, one of the variants that have a folder in models/."""
+    """Add the required option ``--variant`` to ``parser``."""
     from gru_lm.core.variants import known_variants
 
     parser.add_argument("--variant", choices=known_variants(), required=True)
 
 
 def made_by(path: Path) -> str | None:
-    """The command that makes ``path``, by the pipelines' outputs; None if no stage makes it."""
+    """Return the command of the stage that creates ``path``, or None if there is no such stage."""
     from gru_lm.core.errors import UserError
     from gru_lm.core.params import read_yaml
 
@@ -43,11 +44,11 @@ def made_by(path: Path) -> str | None:
         prefix = "" if pipeline == "dvc.yaml" else f"{pipeline}:"
         try:
             stages = read_yaml(Path(pipeline))["stages"]
-        except UserError:  # a stage may be run by hand without DVC
+        except UserError:  # a stage can be run by hand without dvc.yaml
             continue
         for stage, entry in stages.items():
             for out in _outputs(entry):
-                # ``${item.variant}`` in an output stands for one part of a name.
+                # ``${item.variant}`` in an output matches any text without a slash.
                 parts = re.split(r"\$\{item\.\w+\}", out)
                 pattern = "([^/]+?)".join(map(re.escape, parts))
                 if found := re.fullmatch(rf"{pattern}(?:/.*)?", path.as_posix()):

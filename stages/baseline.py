@@ -1,4 +1,4 @@
-"""Measure predictors without a network on the same splits as the models."""
+"""Score baselines without a network on the same splits as the models."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from stages import run_stage
 
 
 def main() -> None:
-    load_params(CoreSettings)  # it reads none, but refuses bad ones as every stage does
+    load_params(CoreSettings)  # validates params.yaml, though this stage uses no params
     prepared = Prepared()
     vocabulary = prepared.vocabulary
     size = len(vocabulary)
@@ -20,7 +20,7 @@ def main() -> None:
     scores |= {f"{order}-gram": n_gram(splits, size, order) for order in ORDERS}
     scores |= {name: compressed(splits, vocabulary, name) for name in COMPRESSORS}
     for name, by_split in scores.items():
-        print(f"baseline: {name} {by_split['val']['bits_per_token']:.3f} bits a token of val")
+        print(f"baseline: {name} {by_split['val']['bits_per_token']:.3f} bits per token of val")
     write_baselines(Path("analysis/baselines.json"), scores)
 
 

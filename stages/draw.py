@@ -1,4 +1,4 @@
-"""Draw the pictures of the analysis into a folder that holds nothing else."""
+"""Draw the pictures of the analysis and remove outdated ones from their folder."""
 
 from gru_lm.core.files import write_bytes
 from gru_lm.core.params import load_params
@@ -11,13 +11,13 @@ from stages import run_stage
 def main() -> None:
     inputs = Inputs(load_params(CoreSettings).variants)
     for reason in inputs.left_out:
-        print(f"draw: left out of the pictures of gates: {reason}")
-    # All are drawn before the first is written: no mixture of old and new ones is left.
+        print(f"draw: left out of the gate pictures: {reason}")
+    # Draw all pictures before writing the first, so an error leaves no mix of old and new ones.
     pictures = {figure.path: figure.png(inputs) for figure in figures(inputs, "analysis")}
     for path, picture in pictures.items():
         write_bytes(path, picture)
     for path in FOLDERS["analysis"].glob("*.png"):
-        if path not in pictures:  # of a variant that is no longer listed
+        if path not in pictures:  # of a variant that was removed from params.yaml
             path.unlink()
 
 

@@ -1,4 +1,4 @@
-"""Write one trained variant as an ONNX file, once ONNX Runtime computes from it what torch does."""
+"""Export one trained variant to ONNX after comparing ONNX Runtime's results with torch's."""
 
 import argparse
 from pathlib import Path
@@ -21,8 +21,8 @@ def main() -> None:
     add_variant(parser)
     variant: Variant = parser.parse_args().variant
 
-    load_params(CoreSettings)  # it reads none, but refuses bad ones as every stage does
-    torch.set_num_threads(1)  # so that the differences do not depend on the number of cores
+    load_params(CoreSettings)  # validates params.yaml, though this stage uses no params
+    torch.set_num_threads(1)  # makes the differences independent of the number of cores
     prepared = Prepared()
     vocabulary = prepared.vocabulary
     model = load_model(Path("models") / variant, vocabulary.fingerprint, variant)
@@ -32,8 +32,8 @@ def main() -> None:
     write_bytes(Path(f"exports/{variant}.onnx"), data)
     ExportCheck.model_validate(found).write(Path(f"metrics/export/{variant}.json"))
     print(
-        f"export@{variant}: {len(data):,} bytes; ONNX Runtime's logits differ from torch's by "
-        f"{found['max_logit_difference']:.1e} at most, among logits up to {found['max_logit']:.3g}"
+        f"export@{variant}: {len(data):,} bytes; ONNX Runtime's logits differ from torch's by at "
+        f"most {found['max_logit_difference']:.1e} (largest logit {found['max_logit']:.3g})"
     )
 
 

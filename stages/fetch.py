@@ -1,4 +1,4 @@
-"""Bring the corpus that params.yaml names to data/raw/corpus.txt, with its provenance beside it."""
+"""Fetch the corpus to data/raw/corpus.txt and write its checksum and size to corpus.json."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ RAW = Path("data/raw")
 
 
 def main() -> None:
-    # Killed politely, the stage should still remove its temporary file: as after Ctrl-C.
+    # Remove the temporary file after SIGTERM, as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # A shell's background jobs start with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -30,7 +30,7 @@ def main() -> None:
         mirror=os.environ.get("GRU_LM_CORPUS_MIRROR"),
         warn=lambda line: print(f"fetch: warning: {line}", file=sys.stderr),
     )
-    # Where the bytes came from, and when, is left out: the same corpus gives the same file.
+    # Without source and time, the same corpus gives the same file.
     provenance = {"corpus": name, "sha256": fetched.sha256, "bytes": fetched.size}
     write_json(RAW / "corpus.json", provenance)
     print(f"fetch: {name}, {fetched.size} bytes, from {fetched.origin}")

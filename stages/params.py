@@ -1,8 +1,8 @@
-"""Check all of params.yaml, before a stage starts whose files DVC deletes at its start.
+"""Validate params.yaml and write each variant's options to a file.
 
-Each variant's options become a file of their own, defaults included. So a variant without options
-needs no key in params.yaml, which DVC would demand of a stage that depends on that key, and other
-options rerun the trainings of that variant alone.
+This runs before the stages whose outputs DVC deletes at their start. The files include default
+values. Training depends on the file of its variant instead of a key of params.yaml, as DVC refuses
+to run a stage if the key is missing. Changed options retrain that variant only.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ def main() -> None:
     files = {OPTIONS / f"{variant}.json": model.options(variant) for variant in known_variants()}
     for path, options in files.items():
         write_json(path, options)
-    for path in set(OPTIONS.iterdir()) - files.keys():  # of a variant that is gone
+    for path in set(OPTIONS.iterdir()) - files.keys():  # of a removed variant
         path.unlink()
     print(f"params: params.yaml is valid; variants: {', '.join(variants)}")
 

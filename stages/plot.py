@@ -1,4 +1,4 @@
-"""Draw the main pipeline's pictures, from the curves and figures of all variants."""
+"""Draw the main pipeline's pictures of all variants."""
 
 from gru_lm.core.files import write_bytes
 from gru_lm.core.params import load_params
@@ -10,7 +10,7 @@ from stages import run_stage
 
 def main() -> None:
     inputs = Inputs(load_params(CoreSettings).variants)
-    # All are drawn before the first is written: no mixture of old and new ones is left.
+    # Draw all pictures before writing the first, so an error leaves no mix of old and new ones.
     pictures = {figure.path: figure.png(inputs) for figure in figures(inputs, "main")}
     for path, picture in pictures.items():
         write_bytes(path, picture)

@@ -1,4 +1,4 @@
-"""Turn the raw book into a vocabulary and three arrays of token numbers."""
+"""Convert the corpus to a vocabulary and three arrays of token numbers."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def main() -> None:
     corpus = tokenize(text, settings.normalize, settings.tokens)
     if not corpus:
         raise UserError(
-            f"{RAW} holds no token under prepare.normalize = {settings.normalize}: choose another "
+            f"{RAW} has no tokens with prepare.normalize = {settings.normalize}: choose another "
             "corpus" + (" or prepare.normalize = none" if settings.normalize == "letters" else "")
         )
     vocabulary = Vocabulary.build(

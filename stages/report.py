@@ -1,4 +1,4 @@
-"""Write reports/index.html, one page with the numbers, the pictures and a text to read along."""
+"""Write reports/index.html, a page with the figures, the pictures and the gate reader."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from stages import run_stage
 def main() -> None:
     inputs = Inputs(load_params(CoreSettings).variants)
     for reason in inputs.left_out:
-        print(f"report: left out of the text to read along: {reason}")
+        print(f"report: left out of the gate reader: {reason}")
     pictures = [Picture.read(figure) for figure in figures(inputs)]
     write_text(Path("reports/index.html"), render(inputs, pictures))
 

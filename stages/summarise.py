@@ -1,4 +1,4 @@
-"""Sum up every variant over all its seeds, with the baselines beside them."""
+"""Summarise every variant over all seeds, together with the baselines."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +30,7 @@ def replicated(variant: str, seed: int) -> Run:
     path = Path(f"analysis/replicate/{variant}-{seed}.json")
     replicate = Replicate.read(path)
     if (replicate.variant, replicate.seed) != (variant, seed):
-        raise DamagedFile(path, f"it is not that of {variant} from seed {seed}")
+        raise DamagedFile(path, f"it is not the result of {variant} with seed {seed}")
     return Run(replicate.train_perplexity, replicate.best_val, replicate.scores)
 
 
@@ -41,13 +41,13 @@ def require_same_splits(runs: Mapping[str, Sequence[Run]]) -> None:
         if len(sizes) > 1:
             raise UserError(
                 f"the trainings were scored on {split} splits of different sizes "
-                f"({', '.join(f'{size:,.0f}' for size in sorted(sizes))} tokens): bring all up to "
-                "date with dvc repro"
+                f"({', '.join(f'{size:,.0f}' for size in sorted(sizes))} tokens): update all of "
+                "them with dvc repro"
             )
 
 
 def main() -> None:
-    # A seed that is both train.seed and among the replicates is one run, not two.
+    # If train.seed is also in replicate.seeds, it counts once.
     first = load_params(TrainingSettings).train.seed
     seeds = list(dict.fromkeys([first, *load_params(EvaluationSettings).replicate.seeds]))
     runs = {

@@ -1,4 +1,4 @@
-"""A small but real run of the whole pipeline, made once a session and copied by the tests."""
+"""Fixtures with a small real run of the pipelines, made once per session and copied by tests."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from warm import server
 
 PROJECT = Path(__file__).resolve().parent.parent
 
-# torch looks for it once, at its first use of cuBLAS: before any test makes itself deterministic.
+# torch reads it once, at its first use of cuBLAS, which may be in an earlier test.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
-# What a clone holds of the pipeline: neither results nor the cache.
+# The project's files in a clone, without results and cache.
 SOURCES = (
     "dvc.yaml",
     "analysis/dvc.yaml",
@@ -40,7 +40,7 @@ SOURCES = (
     ".gitattributes",
 )
 
-# A run of seconds: params.yaml's keys, dotted, and their values here.
+# Params by dotted key for a run of seconds.
 SMALL = {
     "device": "cpu",
     "fetch.corpus": "sample",
@@ -60,7 +60,7 @@ SMALL = {
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A copy of the project in a folder of its own, and how to run commands in it."""
+    """A copy of the project in its own folder, with methods to run commands in it."""
 
     root: Path
     env: dict[str, str]
@@ -68,7 +68,7 @@ class Pipeline:
     def run(
         self, *command: str | Path, code: int | None = 0, timeout: float = 500
     ) -> subprocess.CompletedProcess[str]:
-        """Run ``command`` in the root; it must exit with ``code`` (None: with any but 0)."""
+        """Run ``command`` in the root. It must exit with ``code`` (None: any but 0)."""
         result = subprocess.run(
             [str(part) for part in command],
             cwd=self.root,
@@ -87,19 +87,19 @@ class Pipeline:
         return result
 
     def dvc(self, *arguments: str | Path, code: int | None = 0, timeout: float = 500) -> str:
-        """What ``dvc ARGUMENTS`` prints on stdout."""
+        """Run ``dvc ARGUMENTS`` and return its stdout."""
         return self.run("dvc", *arguments, code=code, timeout=timeout).stdout
 
     def git(self, *arguments: str | Path) -> str:
-        """What ``git ARGUMENTS`` prints on stdout."""
+        """Run ``git ARGUMENTS`` and return its stdout."""
         return self.run("git", *arguments).stdout
 
     def stage(self, name: str, *arguments: str, code: int | None = 0) -> str:
-        """What a stage run by hand, without DVC, prints on stdout."""
+        """Run a stage by hand, without DVC, and return its stdout."""
         return self.run("python", "-m", f"stages.{name}", *arguments, code=code).stdout
 
     def repro(self, *arguments: str) -> list[str]:
-        """Bring both pipelines up to date; returns the stages that really ran, in their order."""
+        """Run both pipelines and return the stages that ran, in their order."""
         return ran(self.dvc("repro", *(arguments or ("-P",))))
 
     def commit(self, message: str) -> None:
@@ -124,7 +124,7 @@ class Pipeline:
             file.write(line + "\n")
 
     def lock(self) -> dict[str, Any]:
-        """The stages of both lock files: dvc.yaml with every variable filled in, and the hashes."""
+        """Return the stages of both lock files, with all variables resolved and the hashes."""
         stages = {}
         for name in ("dvc.lock", "analysis/dvc.lock"):
             stages |= yaml.safe_load((self.root / name).read_text(encoding="utf-8"))["stages"]
@@ -136,21 +136,21 @@ class Pipeline:
         return Pipeline(self.root, self.env | {"PATH": path})
 
     def copy(self, root: Path) -> Pipeline:
-        """The same in the new folder ``root``, DVC's cache and the results included."""
+        """Copy everything to the new folder ``root``, including DVC's cache and the results."""
         shutil.copytree(self.root, root, symlinks=True)
         return Pipeline(root, self.env)
 
 
 def ran(output: str) -> list[str]:
-    """The stages that DVC says it ran, without the path of their dvc.yaml."""
+    """Return the stages that DVC reports as run, without the path of their dvc.yaml."""
     return re.findall(r"^Running stage '(?:[^']+:)?([^':]+)':", output, re.MULTILINE)
 
 
 def clean_environment(home: Path) -> dict[str, str]:
-    """The environment for DVC, git and Python: nothing of this user's settings reaches them.
+    """Return the environment for DVC, git and Python, without the user's own settings.
 
-    ``dvc`` and ``python`` are those of the environment that runs the tests. One thread a stage:
-    on a busy machine, two that wait for each other make the small nn.GRU a hundred times slower.
+    ``dvc`` and ``python`` are those that run the tests. Each stage has one thread, as threads that
+    wait for each other make the small nn.GRU a hundred times slower on a busy machine.
     """
     foreign = re.compile(r"(GIT|DVC|DVCLIVE|GRU_LM|PYTHON|XDG)_?\w*|\w+_proxy", re.IGNORECASE)
     env = {name: value for name, value in os.environ.items() if not foreign.fullmatch(name)}
@@ -170,9 +170,9 @@ def clean_environment(home: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def unrun_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    """A git repository with the project and small params, committed, nothing run. Copy it.
+    """Make a git repository with the project and small params, without results. Copy it.
 
-    Its stages start with torch loaded, unless asked ``with_new_pythons``.
+    Its stages start with torch loaded. ``with_new_pythons`` changes that.
     """
     root = tmp_path_factory.mktemp("unrun") / "project"
     for name in SOURCES:
@@ -197,9 +197,9 @@ def unrun_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 def finished_pipeline(
     unrun_pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory
 ) -> Pipeline:
-    """The same after ``dvc repro -P``, its results committed. Tests must not change it.
+    """Make the same repository with the committed results of ``dvc repro -P``. Do not change it.
 
-    Of several workers the first makes it, and each has its own copy.
+    The first of several workers makes it, and each worker has its own copy.
     """
     workers = "PYTEST_XDIST_WORKER" in os.environ
     shared = tmp_path_factory.getbasetemp().parent if workers else tmp_path_factory.mktemp("first")
@@ -217,7 +217,7 @@ def finished_pipeline(
 
 @pytest.fixture
 def pipeline(finished_pipeline: Pipeline, tmp_path: Path) -> Pipeline:
-    """A copy of the finished pipeline that a test may change."""
+    """Make a copy of the finished pipeline that a test can change."""
     return finished_pipeline.copy(tmp_path / "project")
 
 
@@ -225,7 +225,7 @@ def pipeline(finished_pipeline: Pipeline, tmp_path: Path) -> Pipeline:
 def finished_scratch(
     finished_pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory
 ) -> Pipeline:
-    """The finished pipeline with scratch alone, committed. Tests must not change it."""
+    """Make the finished pipeline with scratch alone, committed. Do not change it."""
     made = finished_pipeline.copy(tmp_path_factory.mktemp("scratch") / "project")
     made.set_params({"variants": ["scratch"]})
     made.dvc("repro")
@@ -235,13 +235,13 @@ def finished_scratch(
 
 @pytest.fixture
 def scratch(finished_scratch: Pipeline, tmp_path: Path) -> Pipeline:
-    """A copy of it that a test may change."""
+    """Make a copy of the finished pipeline with scratch alone that a test can change."""
     return finished_scratch.copy(tmp_path / "project")
 
 
 @pytest.fixture
 def process_wide_settings() -> Iterator[None]:
-    """For tests that run a stage within their own process: its signals and threads as before."""
+    """Restore signals and threads after a test that runs a stage in its own process."""
     import torch  # here: most tests do not need it
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

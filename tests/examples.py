@@ -1,4 +1,4 @@
-"""Small results of every kind, as the stages write them, and a project that holds them."""
+"""Small results of every kind as the stages write them, and a project that contains them."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ EXPORT = ExportCheck(
 
 
 def png(width: int = 4, height: int = 3) -> bytes:
-    """A grey picture, written by hand."""
+    """Return a grey PNG."""
 
     def chunk(kind, data):
         body = kind + data
@@ -103,7 +103,7 @@ def spread(mean: float, sd: float | None) -> dict:
 
 
 def model_summary(bits: dict[str, float], sd=0.25, best_bits=None) -> ModelSummary:
-    """A model that takes ``bits`` by split, and ``best_bits`` on validation at its best epoch."""
+    """Return the summary of a model with ``bits`` by split and ``best_bits`` at its best epoch."""
     splits = {
         split: {
             "perplexity": spread(2.0 ** min(value, 1000), sd),
@@ -182,7 +182,7 @@ LENGTHS = ("1", "2", "4", "all")
 
 
 def verdict(outcome="supported", **parts) -> dict:
-    """One whose every part has ``outcome`` by every measure but accuracy, ``parts`` aside."""
+    """Return a verdict whose parts other than ``parts`` have ``outcome``, except for accuracy."""
     band = {"value": 0.2, "low": 0.1, "high": 0.3}
     bands = {"near": band, "far": band}
     held = ("reset_mean", "update_mean", "long_units", "short_units", "random_units")
@@ -210,7 +210,7 @@ def gate_study(
     places=PLACES,
     found=SUPPORTED,
 ) -> GateStudy:
-    """A study whose context curves are ``train`` and ``val``, with the verdict ``found``."""
+    """Return a study with the context curves ``train`` and ``val`` and the verdict ``found``."""
     interventions = {"targets": 9, "lengths": [0, 1], "bands": ["1"], "conditions": {}}
     return GateStudy.model_validate(
         {
@@ -266,7 +266,7 @@ def write_project(
     seeds=(0, 1, 2),
     best_val: Best | None = None,
 ) -> Path:
-    """All results that pictures and page are made of, in the new folder ``root``."""
+    """Write all results that the pictures and the page need to the new folder ``root``."""
     root.mkdir(parents=True)
     params = (PROJECT / "params.yaml").read_text(encoding="utf-8").splitlines()
     listed = f"variants: [{', '.join(v for v in variants if v != 'lstm')}]"
@@ -302,6 +302,6 @@ def write_project(
 
 
 def write_pictures(paths: list[Path]) -> None:
-    """A grey picture at each of ``paths``."""
+    """Write a grey picture to each of ``paths``."""
     for path in paths:
         write_bytes(path, png())

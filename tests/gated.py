@@ -1,4 +1,4 @@
-"""GRUs whose gates can be read, and a text for them: what the tests of gates work on."""
+"""GRUs and a text for the tests of gates."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def random_stream() -> Tensor:
 
 
 def plain_gates(**biases: Tensor) -> Equations:
-    """One symbol a unit: no recurrence, gates set by their biases alone; token v drives unit v."""
+    """Return a GRU without recurrence whose gates depend on biases only; token v drives unit v."""
     zeros = torch.zeros(V, V)
     w = {f"W_{kind}{gate}": zeros.clone() for kind in "xh" for gate in "zrh"}
     w |= {f"b_{gate}": torch.zeros(V) for gate in "zrh"}

@@ -1,4 +1,4 @@
-"""The GRU variants with each of their options, random models of them, and sizes for hypothesis."""
+"""The GRU variants with each of their options, random models, and sizes for hypothesis."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ any_size = given(
 
 
 def random_model(kind: str, V: int, H: int, seed: int) -> GRU:
-    """Weights large enough that every gate, every bias and the reset's place matter."""
+    """Return a model with weights large enough that all gates, biases and ``reset`` matter."""
     torch.manual_seed(seed)
     variant, options = KINDS[kind]
     model = build_model(variant, V, hidden_size=H, **options)

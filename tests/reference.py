@@ -1,7 +1,7 @@
-"""What the tests hold the project against: the definitions, written a second time and plainly.
+"""Simple reference implementations, which the tests compare with the project.
 
-Nothing here imports the project. Everything is slow on purpose: loops over steps, one-hot
-products, index arithmetic, and gradients from autograd over the bare equations.
+This module does not import the project. It is slow on purpose and uses loops over steps, one-hot
+products, index arithmetic, and autograd on the plain equations.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# For matrices this small a second thread only waits: on a busy machine, a hundred times longer.
+# A second thread does not help with matrices this small, and slows them on a busy machine.
 torch.set_num_threads(1)
 
 # ---------------------------------------------------------------------------------- minibatches
@@ -22,11 +22,11 @@ torch.set_num_threads(1)
 def sequential_partition(
     stream: Sequence[int], batch_size: int, num_steps: int, offset: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Sequential partitioning as the textbook defines it, by the position of each single token.
+    """Return minibatches by the textbook's sequential partitioning, one index per token.
 
-    After ``offset`` skipped tokens, the longest stretch that fills ``batch_size`` equally long
-    rows, and leaves each token a successor, is written row by row; minibatch k is the k-th block
-    of ``num_steps`` columns. A last, narrower block is dropped.
+    After ``offset`` skipped tokens, the longest stretch that fills ``batch_size`` rows of equal
+    length, and in which each token has a successor, is written row by row. Minibatch k is the k-th
+    block of ``num_steps`` columns. A narrower last block is dropped.
     """
     row_length = (len(stream) - 1 - offset) // batch_size
     minibatches = []
@@ -45,7 +45,7 @@ def sequential_partition(
 def random_pieces(
     stream: Sequence[int], num_steps: int, offset: int
 ) -> set[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """The (input, target) pieces among which random sampling chooses, after ``offset`` tokens."""
+    """Return the (input, target) pieces of random sampling, after ``offset`` tokens."""
     rest = list(stream)[offset:]
     pieces = set()
     begin = 0
@@ -66,9 +66,9 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 def gru_numpy(
     weights: Mapping[str, Tensor], tokens: np.ndarray, state: np.ndarray, reset: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The GRU's equations in float64 NumPy: one-hot inputs, one step after the other.
+    """Compute the GRU's equations in float64 NumPy with one-hot inputs, step by step.
 
-    ``tokens`` (B, T), ``state`` (B, H); returns the logits (T, B, V) and the final state.
+    Reads ``tokens`` (B, T) from ``state`` (B, H). Returns the logits (T, B, V) and the final state.
     """
     w = {name: weight.detach().double().numpy() for name, weight in weights.items()}
     H = np.asarray(state, dtype=np.float64)
@@ -87,10 +87,10 @@ def gru_numpy(
 
 
 def as_nn_gru(w: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The weights of a "reset after" GRU as ``nn.GRU`` and ``nn.Linear`` name and stack them.
+    """Convert the weights of a "reset after" GRU to those of ``nn.GRU`` and ``nn.Linear``.
 
-    ``nn.GRU`` stacks the gates in the order reset, update, new, has its matrices transposed, and
-    two biases a gate: those of the first two gates only ever act as their sum.
+    ``nn.GRU`` stacks the gates in the order reset, update, new, with transposed matrices. It has
+    two biases per gate, which it adds for the first two gates.
     """
     nothing = torch.zeros_like(w["b_r"])
     gru = {
@@ -109,7 +109,7 @@ Minibatch = tuple[Tensor, Tensor]
 
 
 def textbook_forward(w: Mapping[str, Tensor], reset: str) -> Forward:
-    """By the equations, from one-hot (T, B, V) and state (B, H): logits (T * B, V) and state."""
+    """Return logits (T * B, V) and state for one-hot inputs (T, B, V) and state (B, H)."""
 
     def forward(one_hot: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
         outputs = []
@@ -128,7 +128,7 @@ def textbook_forward(w: Mapping[str, Tensor], reset: str) -> Forward:
 
 
 def nn_gru_forward(gru: torch.nn.GRU, linear: torch.nn.Linear) -> Forward:
-    """The same for torch's own layers."""
+    """Return the same as ``textbook_forward`` with torch's layers."""
 
     def forward(one_hot: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
         outputs, last = gru(one_hot, H.unsqueeze(0))
@@ -147,10 +147,10 @@ def train_textbook(
     carry_state: bool,
     adam: bool = False,
 ) -> list[float]:
-    """The textbook's training loop, in place on ``weights``; the perplexity of each epoch.
+    """Train ``weights`` in place with the textbook's loop and return each epoch's perplexity.
 
-    ``sizes`` are those of the vocabulary and of the state. Gradients are clipped by hand to the
-    joint norm ``clip``; the step is plain gradient descent, or torch's Adam.
+    ``sizes`` are those of the vocabulary and of the state. Gradients are clipped to the joint norm
+    ``clip``. The update is gradient descent or torch's Adam.
     """
     vocab_size, hidden_size = sizes
     optimizer = torch.optim.Adam(list(weights), lr=lr) if adam else None
@@ -191,10 +191,10 @@ def train_textbook_to_the_bit(
     sizes: tuple[int, int],
     epochs: Sequence[Sequence[Minibatch]],
 ) -> list[float]:
-    """``train_textbook`` at learning rate 1 and norm 1, each operation the textbook's own.
+    """Run ``train_textbook`` at learning rate 1 and norm 1 with exactly the textbook's operations.
 
-    Its loss is torch's, its norm a sum over the parameters in the type of the weights, its scaling
-    and step one multiplication and one subtraction a weight.
+    The loss is torch's. The norm is a sum over the parameters in the type of the weights. Scaling
+    and update are one multiplication and one subtraction per weight.
     """
     vocab_size, hidden_size = sizes
     perplexities = []

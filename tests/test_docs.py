@@ -1,4 +1,4 @@
-"""What the docs name exists: tests, files, and the pipeline's graph."""
+"""The tests, files and graph that the docs mention exist."""
 
 from __future__ import annotations
 

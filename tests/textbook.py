@@ -1,4 +1,4 @@
-"""Random weights and inputs for the recurrent layers, by the textbook's names."""
+"""Random weights with the textbook's names, and inputs, for the recurrent layers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ RESETS = ["before", "after"]
 
 
 def shapes(reset, vocab_size=V, hidden_size=H):
-    """The parameters' names and shapes, as the class documents them."""
+    """Return the documented names and shapes of the parameters."""
     result = {}
     for gate in "zrh":
         result[f"W_x{gate}"] = (vocab_size, hidden_size)
@@ -21,7 +21,7 @@ def shapes(reset, vocab_size=V, hidden_size=H):
 
 
 def random_weights(reset, dtype=torch.float32, **sizes):
-    """Weights large enough that every gate and every bias matters."""
+    """Return weights large enough that every gate and every bias matters."""
     generator = torch.Generator().manual_seed(11)
     return {
         name: torch.randn(shape, generator=generator, dtype=torch.float64).mul(0.7).to(dtype)
@@ -36,7 +36,7 @@ def random_inputs(dtype=torch.float32):
 
 
 def loss_of(logits, last):
-    """A scalar that depends on every output, each with a weight of its own."""
+    """Return a scalar that depends on every output with a different weight."""
     generator = torch.Generator().manual_seed(13)
     return (logits * torch.randn(logits.shape, generator=generator)).sum() + (
         last * torch.randn(last.shape, generator=generator)

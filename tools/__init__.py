@@ -1,16 +1,16 @@
-"""What a team does with the pipeline's results, run from the project's root: ``python -m tools.X``.
+"""Tools for the results of the pipelines. Run them from the project root: ``python -m tools.X``.
 
-    browser    a headless Chromium without network, for the tests and the screenshot
-    comparable whether revisions were measured on the same data
-    compare    settings against each other, over their seeds
-    ci_report  what a change does: metrics, curves, params, samples, stages
-    gate       fail where held-out perplexity rises too far
-    screenshot docs/report.png, the README's picture of reports/index.html
-    sweep      queue a grid of experiments, run it, list what failed
-    vega       the scripts that let the pages of ``dvc plots`` open without a network
+    browser    start a headless Chromium without network, for the tests and the screenshot
+    comparable check that revisions were measured on the same data
+    compare    compare settings over their seeds
+    ci_report  report how a change affects metrics, curves, params, samples and stages
+    gate       fail if held-out perplexity rises too far
+    screenshot make docs/report.png, the README's picture of reports/index.html
+    sweep      queue a grid of experiments, run it and list failures
+    vega       install the scripts that the pages of ``dvc plots`` need without a network
 
-Compare, ci_report and gate read what git and DVC's cache hold; sweep calls DVC. Like the stages, a
-tool uses the library that lies beside it, never one installed elsewhere.
+compare, ci_report and gate read git and DVC's cache. sweep calls DVC. Like the stages, a tool
+imports the library from the ``src`` beside it and not from an installed copy.
 """
 
 import sys

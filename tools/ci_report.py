@@ -1,9 +1,9 @@
-"""What a change does to the pipeline's results, as a report for a pull request.
+"""Report how a change affects the pipeline's results, for a pull request.
 
     python -m tools.ci_report --base main --output ci-report
 
-Compares a revision (``--head``, the workspace by default) with an earlier one and writes report.md
-and curves.png. Run ``dvc repro -P`` first: the report reads results and makes none.
+This compares a revision (``--head``, the workspace by default) with an earlier one and writes
+report.md and curves.png. It only reads results, so run ``dvc repro -P`` first.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from tools.revisions import WORKSPACE, Revision, find_revision, hashes, natural
 
 ABSENT: Final = object()
 
-# The ends of the metrics' keys: less is better, more is better.
+# Suffixes of metrics for which less is better, and for which more is better.
 LESS: Final = ("perplexity",)
 MORE: Final = ("tokens_per_second",)
 
-# Bits say what perplexity says; seconds have a section of their own.
+# Bits are redundant beside perplexity, and seconds have their own section.
 ELSEWHERE: Final = ("bits_per_token", "seconds")
 
 SKIPPED: Final = "skipped"
 
 
 def report(base: Revision, head: Revision, verdict: Verdict) -> str:
-    """The whole report.md."""
+    """Return the text of report.md."""
     stages = compare_stages(base, head)
     stale = stale_files(head)
     title = f"# {head.name} against {base.name}"
@@ -48,7 +48,7 @@ def report(base: Revision, head: Revision, verdict: Verdict) -> str:
     if stale:
         parts.append(
             "**Results out of date.** They were made with other versions of: "
-            f"{', '.join(stale)}. Run `dvc repro -P` and commit what it writes."
+            f"{', '.join(stale)}. Run `dvc repro -P` and commit the results."
         )
     sections = {
         "Held-out perplexity over the seeds": gate_table(base, head, verdict),
@@ -64,17 +64,17 @@ def report(base: Revision, head: Revision, verdict: Verdict) -> str:
 
 
 def headline(base: Revision, head: Revision, stages: Mapping[str, str]) -> str:
-    """What changed, in one sentence."""
+    """Summarise the changes in one sentence."""
     params = len(differences(base.params, head.params))
     ran = [name for name, what in stages.items() if what != SKIPPED]
     return (
         f"{params or 'No'} param{'s'[: params != 1]} changed; {len(ran)} of {len(stages)} stages "
-        "ran, came or went."
+        "ran, were added or were removed."
     )
 
 
 def gate_table(base: Revision, head: Revision, verdict: Verdict) -> str:
-    """What the gate compared, and how its tolerance came about."""
+    """Return a table of the gate's comparison, and notes on its tolerance."""
     rows = [
         [
             change.variant,
@@ -94,7 +94,7 @@ def gate_table(base: Revision, head: Revision, verdict: Verdict) -> str:
 
 
 def metrics_table(base: Revision, head: Revision) -> str:
-    """All metrics that differ, and held-out perplexity in any case."""
+    """Return a table of the metrics that differ, and of held-out perplexity in any case."""
     rows, same = [], 0
     old_values, new_values = _metrics(base), _metrics(head)
     for key in sorted(old_values.keys() | new_values.keys(), key=_metric_order):
@@ -130,7 +130,7 @@ def _metric_order(key: tuple[str, str, str]) -> tuple[Any, ...]:
 
 
 def _change(field: str, old: Any, new: Any) -> tuple[str, str]:
-    """The change as a number, and what it means in a word."""
+    """Return the change as a number and as a word."""
     if old is None or new is None:
         return "-", _presence(old, new)
     if old == new:
@@ -143,7 +143,7 @@ def _change(field: str, old: Any, new: Any) -> tuple[str, str]:
 
 
 def judgement(field: str, old: float, new: float) -> str:
-    """better, worse, same, or changed where neither direction is good."""
+    """Return better, worse, same, or changed if neither direction is good."""
     if old == new:
         return "same"
     if field.endswith(LESS):
@@ -162,7 +162,7 @@ def curves_text(base: Revision, head: Revision) -> str:
 
 
 def curves_picture(base: Revision, head: Revision) -> bytes | None:
-    """The curves of both over each other, or None where neither has any."""
+    """Draw the curves of both revisions as a PNG, or return None if there are none."""
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for variant in _variants(base, head):
         both = {
@@ -184,13 +184,13 @@ def params_table(base: Mapping[str, Any], head: Mapping[str, Any]) -> str:
 
 
 def differences(base: Mapping[str, Any], head: Mapping[str, Any]) -> list[str]:
-    """The keys that only one side has, or whose values differ. 1 and true are not the same."""
+    """Return the keys that differ or that only one side has. 1 and true differ."""
     keys = sorted(base.keys() | head.keys(), key=natural)
     return [key for key in keys if _value(base.get(key, ABSENT)) != _value(head.get(key, ABSENT))]
 
 
 def samples_table(base: Revision, head: Revision) -> str:
-    """By variant, the texts side by side."""
+    """Return a table per variant with the texts of both revisions."""
     parts = []
     for variant in _variants(base, head):
         old, new = base.samples.get(variant, {}), head.samples.get(variant, {})
@@ -212,7 +212,7 @@ def samples_table(base: Revision, head: Revision) -> str:
 
 
 def compare_stages(base: Revision, head: Revision) -> dict[str, str]:
-    """By stage in head's order, ``skipped`` or what made it run."""
+    """Return ``skipped`` or the reasons for a run by stage, in head's order."""
     found = {}
     for name in dict.fromkeys([*head.lock, *base.lock]):
         if name not in base.lock or name not in head.lock:
@@ -236,12 +236,12 @@ def _stage_changes(name: str, base: Revision, head: Revision) -> list[str]:
             what = _presence(old_deps.get(path), new_deps.get(path)) or "changed"
             reasons.append(f"`{path}` {what}")
     if not reasons and hashes(old, "outs") != hashes(new, "outs"):
-        reasons.append("made again from the same inputs, with other outputs")
+        reasons.append("its outputs changed, with the same inputs")
     return reasons
 
 
 def stale_files(revision: Revision) -> list[str]:
-    """The files and folders that the lock files record with a hash that they no longer have."""
+    """Return the files and folders whose hash differs from the one in the lock files."""
     recorded: dict[str, set[str]] = {}
     for stage in revision.lock.values():
         for path, md5 in hashes(stage, "deps"):
@@ -254,7 +254,7 @@ def stale_files(revision: Revision) -> list[str]:
 
 
 def _hash_now(revision: Revision, path: str) -> str | None:
-    """The hash of a file or folder as DVC computes it; None if git does not have all of it."""
+    """Return DVC's hash of a file or folder, or None if git does not have all of it."""
     data = revision.read(path)
     if data is not None:
         return _md5(data)
@@ -285,7 +285,7 @@ def stages_table(stages: Mapping[str, str]) -> str:
         else:
             rows.append([f"`{name}`", "ran", what])
     return markdown_table(["stage", "", "why"], rows) + (
-        "\n\nBy the lock files of both sides, so *ran* may mean: brought from the run cache."
+        "\n\nThis compares the lock files, so *ran* includes results restored from the run cache."
     )
 
 
@@ -296,11 +296,11 @@ def seconds_table(base: Revision, head: Revision, stages: Mapping[str, str]) -> 
         if old is None and new is None:
             continue
         where = head.metrics.get("timing", {}).get(variant, {}).get("device", "-")
-        note = " (an earlier run's)" if stages.get(f"train@{variant}") == SKIPPED else ""
+        note = " (earlier run)" if stages.get(f"train@{variant}") == SKIPPED else ""
         seconds = ["-" if value is None else f"{value:,.1f}" for value in (old, new)]
         rows.append([f"`train@{variant}`", seconds[0], seconds[1] + note, _value(where)])
     note = (
-        "Only training records its time. Git keeps none, so what DVC's cache lacks is left out (-)."
+        "Only training records its time. Times are in DVC's cache, and missing ones are shown as -."
     )
     if not rows:
         return note
@@ -321,7 +321,7 @@ def _variants(base: Revision, head: Revision) -> list[str]:
 
 
 def _presence(old: Any, new: Any) -> str:
-    """new or gone where one side has nothing, else an empty text."""
+    """Return "new" or "gone" if one of the values is None, else ""."""
     if old is None:
         return "" if new is None else "new"
     return "gone" if new is None else ""
@@ -336,12 +336,12 @@ def _number(value: Any) -> str:
 
 
 def _value(value: Any) -> str:
-    """A value for a cell of a table."""
+    """Escape a value for a cell of a Markdown table."""
     return "-" if value is ABSENT else html.escape(show(value), quote=False).replace("|", "\\|")
 
 
 def _text(text: str | None) -> str:
-    """A sample for a cell: no Markdown in it is taken for such."""
+    """Escape a sample for a cell, so it is not rendered as Markdown."""
     if text is None:
         return "-"
     escaped = html.escape(text, quote=False).replace("|", "&#124;").replace("`", "&#96;")
@@ -349,7 +349,7 @@ def _text(text: str | None) -> str:
 
 
 def write_report(base: Revision, head: Revision, verdict: Verdict, output: Path) -> None:
-    """Write report.md, and curves.png unless there is nothing to draw."""
+    """Write report.md, and curves.png if there are curves."""
     text = report(base, head, verdict)
     picture = curves_picture(base, head) if "(curves.png)" in text else None
     (output / "curves.png").unlink(missing_ok=True)
@@ -359,9 +359,9 @@ def write_report(base: Revision, head: Revision, verdict: Verdict, output: Path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Report what a change does to the results.")
+    parser = argparse.ArgumentParser(description="Report how a change affects the results.")
     parser.add_argument("--base", required=True, help="revision or experiment to compare with")
-    parser.add_argument("--head", default=WORKSPACE, help="what changed (default: %(default)s)")
+    parser.add_argument("--head", default=WORKSPACE, help="changed revision (default: %(default)s)")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     given = parser.parse_args()
     base, head = find_revision(given.base), find_revision(given.head)

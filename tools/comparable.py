@@ -1,7 +1,7 @@
-"""Whether perplexities of several revisions can be compared: the same text, splits and vocabulary.
+"""Check that the perplexities of several revisions are comparable.
 
-A perplexity is per token of one text. On another corpus, another split or another vocabulary the
-same model has another one, so the difference says nothing about the models.
+A perplexity depends on the corpus, the splits and the vocabulary. If they differ between two
+revisions, the difference in perplexity says nothing about the models.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SPLITS: Final = ("train", "val", "test")
 def check_comparable(revisions: Sequence[Revision]) -> None:
     """Raise UserError unless all of ``revisions`` measured their models on the same data.
 
-    The line names the first pair that differs and in what.
+    The message names the first pair that differs, and the difference.
     """
     for other in revisions[1:]:
         if reason := difference(revisions[0], other):
@@ -28,9 +28,9 @@ def check_comparable(revisions: Sequence[Revision]) -> None:
 
 
 def difference(first: Revision, other: Revision) -> str | None:
-    """What differs in the data of the two; None if nothing does, or nothing is known of it.
+    """Return how the data of the two differ, or None if they are the same or unknown.
 
-    The same data/prepared is the same data, whatever it was made from.
+    If data/prepared is the same, the data are the same, even if corpus or params differ.
     """
     prepared = _prepared(first), _prepared(other)
     if all(prepared) and prepared[0] == prepared[1]:
@@ -39,14 +39,14 @@ def difference(first: Revision, other: Revision) -> str | None:
         return reason
     if all(prepared):
         return (
-            f"{first.name} and {other.name} have other splits or another vocabulary, from the same "
+            f"{first.name} and {other.name} have different splits or vocabularies, with the same "
             f"corpus and the same prepare params ({PREPARED} differs in dvc.lock)"
         )
     return None
 
 
 def _prepared(revision: Revision) -> set[str]:
-    """The MD5 of the data that the revision's models were measured on."""
+    """Return the MD5 of the data that the revision's models were measured on."""
     measured = [f"evaluate@{variant}" for variant in revision.variants]
     deps = [dep for stage in measured for dep in hashes(revision.lock.get(stage, {}), "deps")]
     made = hashes(revision.lock.get("prepare", {}), "outs")
@@ -65,7 +65,7 @@ def _corpora(first: Revision, other: Revision) -> str | None:
 
 
 def _settings(first: Revision, other: Revision) -> str | None:
-    """The first param of ``prepare`` that differs, as the data were made with it."""
+    """Return a message on the first param of ``prepare`` that differs, or None."""
     read = [_prepare_params(revision) for revision in (first, other)]
     if not all(read):
         return None
@@ -83,7 +83,7 @@ def _prepare_params(revision: Revision) -> dict[str, Any]:
 
 
 def _sizes(first: Revision, other: Revision) -> str | None:
-    """The first split on which a variant of both was measured over other numbers of tokens."""
+    """Return a message on the first split with different numbers of tokens, or None."""
     for variant in first.variants:
         for split in SPLITS:
             mine, its = (r.metric("evaluate", variant, f"{split}.tokens") for r in (first, other))

@@ -1,13 +1,13 @@
-"""Compare settings over their seeds: one table, one picture, and which one is best.
+"""Compare settings over their seeds in a table and a picture, and find the best one.
 
     python -m tools.compare 'sweep-*'
     python -m tools.compare main my-branch 1a2b3c4 workspace --metric test
 
-Takes experiments (``*`` and ``?`` match their names), branches, tags, commits and ``workspace``.
-Revisions whose params differ in nothing but train.seed are runs of one setting. Where that would
-mix runs of the same seed with different results, their code or data differ, and the setting says
-so. Revisions whose models were measured on other data (corpus, splits or vocabulary) are refused.
-Writes compare.md, compare.csv and compare.png.
+The arguments are experiments (``*`` and ``?`` match their names), branches, tags, commits and
+``workspace``. Revisions whose params differ only in train.seed are runs of one setting. If runs of
+one setting have the same seed and different results, they are split into settings by code and data.
+Revisions measured on different data (corpus, splits or vocabulary) are refused. The tool writes
+compare.md, compare.csv and compare.png.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from tools.revisions import SEED, Revision, find_revisions, hashes, natural
 
 SPLIT_NAMES: Final = {"val": "validation", "test": "test"}
 
-# With this many seeds on both sides the normal distribution stands in for Student's.
+# With this many seeds on both sides the normal distribution approximates Student's t.
 MANY: Final = 30
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one revision says of one variant."""
+    """The results of one variant in one revision."""
 
     revision: str
     seed: Any
@@ -48,7 +48,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Group:
-    """All runs of one variant with one setting: the params that differ, and their values."""
+    """All runs of one variant with one setting. ``setting`` has the params that differ."""
 
     variant: str
     setting: Mapping[str, str]
@@ -57,7 +57,7 @@ class Group:
     @property
     def label(self) -> str:
         pairs = [f"{key}={value}" for key, value in self.setting.items()]
-        return ", ".join(pairs) or "all alike"
+        return ", ".join(pairs) or "same params"
 
     @property
     def values(self) -> list[float]:
@@ -69,7 +69,7 @@ class Group:
 
     @property
     def deviation(self) -> float | None:
-        """The sample standard deviation; one run has none."""
+        """The sample standard deviation, or None for a single run."""
         return statistics.stdev(self.values) if len(self.runs) > 1 else None
 
     @property
@@ -83,32 +83,32 @@ class Group:
 
 
 def show(value: Any) -> str:
-    """A param's value as params.yaml would have it; 1 and 1.0 are the same."""
+    """Format a param's value as in params.yaml. 1 and 1.0 are the same."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def group_runs(revisions: Sequence[Revision], split: str) -> list[Group]:
-    """The runs by variant and setting, each variant's best first."""
+    """Group the runs by variant and setting, with the best setting of each variant first."""
     differing = differing_params(revisions)
     variants = list(dict.fromkeys(one for revision in revisions for one in revision.variants))
     groups = []
     for variant in variants:
         read = {key for one in revisions for name in _stages(variant) for key in one.read_by(name)}
-        own = f"model.{variant}."  # read from a file that the stage params writes
+        own = f"model.{variant}."  # written to a file by the stage params
         keys = [key for key in differing if key in read or not read or key.startswith(own)]
         groups += _group_variant(variant, revisions, split, keys)
     return groups
 
 
 def _stages(variant: str) -> list[str]:
-    """The stages that a variant's perplexity depends on; what others read is no setting of it."""
+    """Return the stages that a variant's perplexity depends on."""
     return ["fetch", "prepare", f"train@{variant}", f"evaluate@{variant}"]
 
 
 def differing_params(revisions: Sequence[Revision]) -> list[str]:
-    """The keys, but for the seed, whose values are not the same in all revisions."""
+    """Return the keys other than the seed whose values differ between revisions."""
     keys = sorted({key for revision in revisions for key in revision.params} - {SEED})
     return [key for key in keys if len({_param(revision, key) for revision in revisions}) > 1]
 
@@ -134,13 +134,13 @@ def _group_variant(
         setting = dict(zip(keys, values, strict=True))
         by_input = _by_input(variant, pairs) if _seeds_disagree(pairs) else {"": pairs}
         for first, same in by_input.items():
-            named = setting | ({"code and data": f"those of {first}"} if len(by_input) > 1 else {})
+            named = setting | ({"code and data": f"as in {first}"} if len(by_input) > 1 else {})
             groups.append(Group(variant, named, _without_repeats([run for _, run in same])))
     return sorted(groups, key=lambda group: (group.mean, natural(group.label)))
 
 
 def _seeds_disagree(pairs: Sequence[tuple[Revision, Run]]) -> bool:
-    """Whether two runs of one setting and seed have different results."""
+    """Return whether two runs with the same setting and seed have different results."""
     results = {(show(run.seed), run.perplexity) for _, run in pairs}
     return len(results) > len({seed for seed, _ in results})
 
@@ -148,19 +148,22 @@ def _seeds_disagree(pairs: Sequence[tuple[Revision, Run]]) -> bool:
 def _by_input(
     variant: str, pairs: Sequence[tuple[Revision, Run]]
 ) -> dict[str, list[tuple[Revision, Run]]]:
-    """The runs by what their training and evaluation read, named after the first of each."""
+    """Group the runs by the inputs of their training and evaluation.
+
+    The key is the name of the first revision of each group.
+    """
     found: dict[str, list[tuple[Revision, Run]]] = {}
     for pair in pairs:
         stages = [pair[0].lock.get(name, {}) for name in _stages(variant)]
         deps = [dep for stage in stages for dep in hashes(stage, "deps")]
-        # What training wrote is a result, not an input.
+        # Outputs of the training are results, not inputs.
         inputs = [dep for dep in deps if not dep[0].startswith(("training/", "models/"))]
         found.setdefault(repr(inputs), []).append(pair)
     return {same[0][0].name: same for same in found.values()}
 
 
 def _without_repeats(runs: Sequence[Run]) -> list[Run]:
-    """One run for each seed and result: a result found again is no further evidence."""
+    """Return one run per seed and result, as repeated results are no additional evidence."""
     found: dict[tuple[str, float], Run] = {}
     for run in runs:
         found.setdefault((show(run.seed), run.perplexity), run)
@@ -172,7 +175,7 @@ def _param(revision: Revision, key: str) -> str:
 
 
 def winner(groups: Sequence[Group], split: str) -> str:
-    """One sentence on the best of one variant's ``groups``, sorted by their means."""
+    """Describe the best of one variant's ``groups``, which are sorted by their means."""
     best = groups[0]
     unit = f"{SPLIT_NAMES[split]} perplexity"
     if len(groups) == 1:
@@ -186,9 +189,8 @@ def winner(groups: Sequence[Group], split: str) -> str:
     single = [group.label for group in (best, second) if group.deviation is None]
     if single:
         return (
-            f"{best.variant}: {best.label} {found}. With one seed only of "
-            f"{single[0] if len(single) == 1 else 'both'}, nothing can be said about whether "
-            "another seed would agree."
+            f"{best.variant}: {best.label} {found}. There is only one seed of "
+            f"{single[0] if len(single) == 1 else 'both'}, so other seeds may give another order."
         )
     error = math.sqrt(sum(statistics.variance(g.values) / len(g.runs) for g in (best, second)))
     uncertainty = f"the standard error of the difference is {error:.2g}"
@@ -205,7 +207,7 @@ def winner(groups: Sequence[Group], split: str) -> str:
 
 
 def markdown(groups: Sequence[Group], split: str, missing: Sequence[str]) -> str:
-    """The report: the winner of each variant, the picture, the table."""
+    """Return the report with the winner of each variant, the picture and the table."""
     lines = [f"# Settings by {SPLIT_NAMES[split]} perplexity", ""]
     for variant in _variants(groups):
         lines.append(f"- {winner([g for g in groups if g.variant == variant], split)}")
@@ -223,9 +225,9 @@ def markdown(groups: Sequence[Group], split: str, missing: Sequence[str]) -> str
     lines.append(markdown_table(header, rows))
     lines += [
         "",
-        "A difference counts as more than noise from two standard errors on. With fewer than ten",
-        "seeds that is weaker evidence than 95 %, and the best of many settings is partly luck:",
-        "confirm a winner with seeds of its own.",
+        "Differences of at least two standard errors count as more than noise. With fewer than ten",
+        "seeds the confidence is below 95 %. The best of many settings is partly luck, so confirm",
+        "a winner with new seeds.",
     ]
     if missing:
         lines += ["", f"Without {SPLIT_NAMES[split]} perplexity: {', '.join(missing)}."]
@@ -237,7 +239,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def csv_table(groups: Sequence[Group]) -> str:
-    """The groups as CSV, a column for each differing param, numbers in full."""
+    """Return the groups as CSV with one column per differing param and unrounded numbers."""
     keys = list(dict.fromkeys(key for group in groups for key in group.setting))
     names = ["seeds", "mean", "standard_deviation", "min", "max", "tokens_per_second"]
     buffer = io.StringIO()

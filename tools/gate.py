@@ -1,14 +1,13 @@
-"""Fail if held-out perplexity has risen too far against an earlier revision.
+"""Fail if held-out perplexity has risen too far compared with an earlier revision.
 
     python -m tools.gate --base main
 
-The held-out split is ``val``. Of each variant, the mean over the seeds that one revision has (its
-own training and those in analysis/replicate) is compared with the mean over those of the other. A
-rise fails if it is larger than the tolerance: the larger of ``max_perplexity_rise`` and
-``standard_errors`` standard errors of the difference of the means, both in ``regression`` of
-params.yaml. The standard error follows from the spread over the base's seeds, as a share of the
-mean, pooled over its variants. The spread over the head's seeds would not do: a change that makes
-training unstable would excuse itself.
+The held-out split is ``val``. For each variant, the tool compares the means over the seeds of both
+revisions (train.seed and those in analysis/replicate). The gate fails if the rise exceeds the
+tolerance, which is the larger of ``max_perplexity_rise`` and ``standard_errors`` standard errors of
+the difference of the means. Both are in ``regression`` of params.yaml. The standard error is
+computed from the relative spread over the base's seeds, pooled over its variants. The head's spread
+is not used, as a change that makes training unstable would then raise its own tolerance.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ SPLIT: Final = "val"
 
 @dataclass(frozen=True)
 class Change:
-    """Held-out perplexity of one variant, by seed, before and after; ``tolerance`` is a share."""
+    """Held-out perplexity of one variant by seed, before and after. ``tolerance`` is a fraction."""
 
     variant: str
     base: Mapping[int, float]
@@ -44,7 +43,7 @@ class Change:
 
     @property
     def rise(self) -> float:
-        """As a share of the earlier mean."""
+        """The rise as a fraction of the earlier mean."""
         old, new = self.means
         return new / old - 1
 
@@ -63,10 +62,9 @@ class Change:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the gate lets a revision through, and why.
+    """The result of the gate.
 
-    ``reason`` is one line; ``notes`` are sentences on how the tolerance came about and which
-    figures were not used.
+    ``reason`` is one line. ``notes`` are sentences on the tolerance and on unused results.
     """
 
     passed: bool
@@ -76,24 +74,22 @@ class Verdict:
 
 
 def rule() -> Regression:
-    """The rule that params.yaml of the workspace sets."""
+    """Return the rule in params.yaml of the workspace."""
     return load_params(EvaluationSettings).regression
 
 
 def judge(base: Revision, head: Revision, rule: Regression) -> Verdict:
     """Compare the held-out perplexity of each variant that both revisions have.
 
-    A variant that only one has is named and passes. A head does not pass if it lacks the result of
-    a variant in its own list, or was measured on other data than the base.
+    A variant that only one revision has is mentioned and passes. The head fails if the result of a
+    variant in its list is missing, or if it was measured on other data than the base.
     """
     olds = {variant: base.perplexities(variant, SPLIT) for variant in base.variants}
     news = {variant: head.perplexities(variant, SPLIT) for variant in head.variants}
     missing = [variant for variant, by_seed in news.items() if not by_seed]
     if missing or not news:
         of = f" of {', '.join(missing)}" if missing else ""
-        return Verdict(
-            False, f"{head.name} has no perplexity{of} on {SPLIT} to judge: run dvc repro"
-        )
+        return Verdict(False, f"{head.name} has no perplexity{of} on {SPLIT}: run dvc repro")
     if any(olds.values()) and (reason := difference(base, head)):
         return Verdict(False, f"not comparable: {reason}")
     spread, notes = _spread(base, olds, head, news, rule)
@@ -114,9 +110,9 @@ def judge(base: Revision, head: Revision, rule: Regression) -> Verdict:
 
 
 def pooled_spread(by_variant: Mapping[str, Mapping[int, float]]) -> float | None:
-    """The standard deviation over seeds as a share of the mean, pooled over the variants.
+    """Return the relative standard deviation over seeds, pooled over the variants.
 
-    None if no variant has two seeds.
+    It is None if no variant has two seeds.
     """
     squares, degrees = 0.0, 0
     for by_seed in by_variant.values():
@@ -134,18 +130,18 @@ def _spread(
     news: Mapping[str, Mapping[int, float]],
     rule: Regression,
 ) -> tuple[float | None, list[str]]:
-    """The spread over seeds by which the means are judged, and a sentence on it."""
+    """Return the relative spread over seeds, and a note on the tolerance."""
     for revision, found in ((base, pooled_spread(olds)), (head, pooled_spread(news))):
         if found is not None:
             return found, [
                 f"The tolerance is the larger of {rule.max_perplexity_rise:.1%} and "
-                f"{rule.standard_errors:g} standard errors of the difference of the means, by a "
+                f"{rule.standard_errors:g} standard errors of the difference of the means, with a "
                 f"spread of {found:.1%} over the seeds of {revision.name}."
             ]
     return None, [
-        f"{base.name} and {head.name} have one seed of each variant, so how much is luck is "
-        f"unknown, and the tolerance is {rule.max_perplexity_rise:.1%} alone. dvc repro -P trains "
-        "the seeds in replicate.seeds as well."
+        f"{base.name} and {head.name} have one seed per variant, so the spread over seeds is "
+        f"unknown and the tolerance is {rule.max_perplexity_rise:.1%}. dvc repro -P also trains "
+        "the seeds in replicate.seeds."
     ]
 
 
@@ -162,8 +158,8 @@ def _unused(revision: Revision) -> list[str]:
     if not names:
         return []
     return [
-        f"Not used of {revision.name}: {', '.join(names)} in analysis/replicate, trained with "
-        "other params, data or code than the variant's own seed. dvc repro -P trains them again."
+        f"Not used from {revision.name}: {', '.join(names)} in analysis/replicate, trained with "
+        "other params, data or code than train.seed. dvc repro -P retrains them."
     ]
 
 
@@ -178,7 +174,9 @@ def _seeds(by_seed: Mapping[int, float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Fail if held-out perplexity rises too far.")
     parser.add_argument("--base", required=True, help="revision or experiment to compare with")
-    parser.add_argument("--head", default=WORKSPACE, help="what to judge (default: %(default)s)")
+    parser.add_argument(
+        "--head", default=WORKSPACE, help="revision to check (default: %(default)s)"
+    )
     given = parser.parse_args()
     verdict = judge(find_revision(given.base), find_revision(given.head), rule())
     for note in verdict.notes:

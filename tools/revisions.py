@@ -1,11 +1,11 @@
-"""The results of the pipelines as one git revision, DVC experiment or the workspace holds them.
+"""Read the results of a git revision, a DVC experiment or the workspace.
 
-Git keeps params, metrics, curves, samples, the figures of further seeds and both lock files. The
-speed of a training is read from DVC's cache, if the lock names it and the cache has it. Paths are
-relative to the folder that the tool runs in, which is the project's root.
+Git has params, metrics, curves, samples, the results of further seeds and both lock files. The
+speed of a training is in DVC's cache, if the lock file names it. Paths are relative to the current
+folder, which must be the project root.
 
-A file of another revision was written by that revision's code, whose schema may have other keys. So
-the tools check the numbers that they read, not the whole file.
+Another revision's code may have written its files with another schema. The tools therefore validate
+the numbers that they read and not whole files.
 """
 
 from __future__ import annotations
@@ -34,33 +34,32 @@ SEED: Final = "train.seed"
 LOCKS: Final = ("dvc.lock", "analysis/dvc.lock")
 CACHE: Final = Path(".dvc/cache/files/md5")
 
-# The kinds of metrics: metrics/<kind>/<variant>.json. What metrics/<variant>.json holds repeats
-# some of them.
+# The kinds of metrics, in metrics/<kind>/<variant>.json. metrics/<variant>.json repeats some.
 KINDS: Final = ("evaluate", "train", "timing")
 
 _PERPLEXITY: Final[TypeAdapter[float]] = TypeAdapter(Perplexity)
 _FINITE: Final[TypeAdapter[float]] = TypeAdapter(Finite)
 
-# refs/exps/<the commit that the experiment started from, cut in two>/<name>
+# refs/exps/<first 2 digits of the experiment's base commit>/<other 38 digits>/<name>
 _EXPERIMENT: Final = re.compile(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/([^/]+)")
 
 
 @dataclass(frozen=True)
 class Revision:
-    """One state of the project; ``commit`` is None for the workspace."""
+    """One state of the project. ``commit`` is None for the workspace."""
 
     name: str
     commit: str | None
 
     def read(self, path: str) -> bytes | None:
-        """The file's bytes, or None where the revision has no such file."""
+        """Return the file's bytes, or None if the revision has no such file."""
         if self.commit is None:
             file = Path(path)
             return file.read_bytes() if file.is_file() else None
         return _git("cat-file", "blob", f"{self.commit}:./{path}")
 
     def output(self, path: str) -> bytes | None:
-        """The bytes of a stage's output, from DVC's cache if git has none; None if neither has."""
+        """Return the bytes of a stage's output from git or DVC's cache, or None."""
         data = self.read(path)
         md5 = self.outputs.get(path)
         if data is None and self.commit is not None and md5:
@@ -69,7 +68,7 @@ class Revision:
         return data
 
     def listing(self, folder: str) -> list[str]:
-        """The files below ``folder``, relative to it, without __pycache__, which DVC ignores."""
+        """Return the files in ``folder`` and below, as DVC does: relative, without __pycache__."""
         if self.commit is None:
             root = Path(folder)
             found = [path.relative_to(root) for path in root.rglob("*") if path.is_file()]
@@ -79,7 +78,7 @@ class Revision:
 
     @cached_property
     def files(self) -> list[str]:
-        """The paths of the results that git keeps, sorted."""
+        """The sorted paths of the results in git."""
         folders = ("metrics", "plots/train", "samples", "analysis/replicate")
         return sorted(f"{folder}/{name}" for folder in folders for name in self.listing(folder))
 
@@ -92,8 +91,8 @@ class Revision:
     def lock(self) -> dict[str, Any]:
         """The stages of both lock files, in their order.
 
-        DVC never takes a stage out of them. Stages that the pipelines no longer have, and those of
-        variants and seeds that the params no longer list, are left out here.
+        DVC never removes stages from lock files. Stages that were removed from the pipelines, and
+        those of removed variants and seeds, are left out here.
         """
         found: dict[str, Any] = {}
         for path in LOCKS:
@@ -108,7 +107,7 @@ class Revision:
         return found
 
     def _lists(self, item: str) -> bool:
-        """Whether ``item`` of a stage's matrix, a variant or ``variant-seed``, is in the params."""
+        """Return whether the params list ``item``, a variant or ``variant-seed``."""
         variants, seeds = self.params.get("variants"), self.params.get("replicate.seeds")
         if not item or not isinstance(variants, list):
             return True
@@ -121,15 +120,15 @@ class Revision:
         return {path: md5 for stage in self.lock.values() for path, md5 in hashes(stage, "outs")}
 
     def read_by(self, stage: str) -> dict[str, Any]:
-        """The params that the lock files record of ``stage``, by dotted keys."""
+        """Return the params of ``stage`` in the lock files by dotted key."""
         files = self.lock.get(stage, {}).get("params", {}).values()
         return {key: value for params in files for key, value in flatten(params).items()}
 
     @cached_property
     def variants(self) -> list[str]:
-        """The variants that its params list, in that order; what others left behind is not read.
+        """The variants listed in the params, in that order.
 
-        A revision from before the list has whatever was trained, sorted.
+        For revisions older than this list, these are all trained variants, sorted.
         """
         named = self.params.get("variants")
         if isinstance(named, list):
@@ -150,7 +149,7 @@ class Revision:
 
     @cached_property
     def curves(self) -> dict[str, Curve]:
-        """By variant, its (epoch, training perplexity) rows."""
+        """The rows (epoch, training perplexity) by variant."""
         found = {}
         for variant in self.variants:
             path = f"plots/train/{variant}.tsv"
@@ -163,7 +162,7 @@ class Revision:
 
     @cached_property
     def samples(self) -> dict[str, dict[str, str]]:
-        """By variant and heading ("greedy", "temperature 0.5"), the texts, one a line."""
+        """The texts, one per line, by variant and heading ("greedy", "temperature 0.5")."""
         found: dict[str, dict[str, str]] = {}
         for variant in self.variants:
             path = f"samples/{variant}.txt"
@@ -177,21 +176,21 @@ class Revision:
         return found
 
     def metric(self, kind: str, variant: str, key: str) -> float | None:
-        """One finite number, a perplexity at least 1; None if the revision has none.
+        """Return one metric, or None if the revision does not have it.
 
-        Raises UserError if it is anything else.
+        Raises UserError unless it is a finite number, which must be at least 1 for a perplexity.
         """
         value = self.metrics.get(kind, {}).get(variant, {}).get(key)
         return self._number(f"metrics/{kind}/{variant}.json", key, value)
 
     def perplexity(self, variant: str, split: str) -> float | None:
-        """The variant's exact perplexity on ``split``, trained from train.seed."""
+        """Return the variant's exact perplexity on ``split`` with train.seed."""
         return self.metric("evaluate", variant, f"{split}.perplexity")
 
     def perplexities(self, variant: str, split: str) -> dict[int, float]:
-        """The variant's exact perplexity on ``split`` by seed: train.seed first, then replicates.
+        """Return the variant's exact perplexity on ``split`` by seed, with train.seed first.
 
-        Replicates of another training (see ``stale_replicates``) are left out.
+        Stale replicates (see ``stale_replicates``) are left out.
         """
         own = self.perplexity(variant, split)
         if own is None:
@@ -206,10 +205,10 @@ class Revision:
         return found
 
     def stale_replicates(self, variant: str) -> list[int]:
-        """The seeds whose replicate was trained with other params, data or code than the variant.
+        """Return the seeds of replicates with other params, data or code than the variant.
 
-        What the lock files record of the replicate must agree with what they record of the
-        variant's training and evaluation, for all that both have read. The seed itself aside.
+        The lock files must record the same params (except the seed) and dependencies for the
+        replicate as for the variant's training and evaluation, as far as both have them.
         """
         stages = [f"train@{variant}", f"evaluate@{variant}"]
         params = {key: value for stage in stages for key, value in self.read_by(stage).items()}
@@ -229,15 +228,12 @@ class Revision:
 
     @cached_property
     def replicates(self) -> dict[str, dict[str, Any]]:
-        """The figures of all further seeds, by dotted keys, by the paths of their files."""
+        """The results of all further seeds by path and dotted key."""
         paths = [path for one in self.variants for path in self._replicates(one).values()]
         return {path: self.json(path) for path in paths}
 
     def _replicates(self, variant: str) -> dict[int, str]:
-        """By seed, the path of the figures of the variant's training from it.
-
-        The seeds are those in replicate.seeds of its params.
-        """
+        """Return the paths of the variant's results by seed, for the seeds in replicate.seeds."""
         seeds = self.params.get("replicate.seeds")
         if not isinstance(seeds, list):
             return {}
@@ -245,7 +241,7 @@ class Revision:
         return {seed: path for seed, path in paths.items() if path in self.files}
 
     def json(self, path: str) -> dict[str, Any]:
-        """The JSON object ``path`` by dotted keys, empty if the revision has no such file."""
+        """Return the JSON object ``path`` by dotted key, empty if the revision has no such file."""
         data = self.read(path)
         return {} if data is None else self._json(path, data)
 
@@ -256,23 +252,23 @@ class Revision:
         try:
             return kind.validate_python(value, strict=True)
         except ValidationError:
-            raise self._damaged(path, f"{key} cannot be {value!r:.40}") from None
+            raise self._damaged(path, f"{key} is {value!r:.40}") from None
 
     def _json(self, path: str, data: bytes) -> dict[str, Any]:
-        """The JSON object ``data``, the content of ``path``, by dotted keys."""
+        """Parse ``data``, the content of ``path``, and return the JSON object by dotted key."""
         try:
             value = json.loads(self._text(path, data))
         except (ValueError, RecursionError) as error:
             raise self._damaged(path, str(error)) from None
         if not isinstance(value, dict):
-            raise self._damaged(path, "it does not hold a JSON object")
+            raise self._damaged(path, "it is not a JSON object")
         return flatten(value)
 
     def _matching(self, pattern: str) -> list[str]:
         return [path for path in self.files if PurePosixPath(path).match(pattern)]
 
     def _text(self, path: str, data: bytes | None = None) -> str:
-        """``data``, the content of ``path``, as text; by default, what git or the disk has."""
+        """Decode ``data``, the content of ``path``. It is read if not given."""
         try:
             return (data if data is not None else self.read(path) or b"").decode("utf-8")
         except UnicodeDecodeError as error:
@@ -287,14 +283,14 @@ class Revision:
 
 
 def hashes(stage: Mapping[str, Any], kind: str) -> list[tuple[str, str]]:
-    """The (path, MD5) pairs that a lock file records of a stage's ``deps`` or ``outs``."""
+    """Return the (path, MD5) pairs of a stage's ``deps`` or ``outs`` in a lock file."""
     return [(item["path"], item.get("md5", "")) for item in stage.get(kind, [])]
 
 
 def find_revision(name: str) -> Revision:
-    """The workspace, a DVC experiment or anything that git resolves, in this order.
+    """Find the workspace, a DVC experiment or anything that git resolves, in this order.
 
-    Raises UserError, with close matches, where it is none of them.
+    Raises UserError with close matches if there is none.
     """
     if name == WORKSPACE:
         return Revision(name, None)
@@ -304,16 +300,16 @@ def find_revision(name: str) -> Revision:
     commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
     if commit is None:
         if _git("rev-parse", "--git-dir") is None:
-            raise UserError(f"{Path.cwd()} is in no git repository: run this in the project")
+            raise UserError(f"{Path.cwd()} is not in a git repository: run this in the project")
         names = [*known, *_branches_and_tags(), WORKSPACE]
         close = difflib.get_close_matches(name, names, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "see dvc exp list and git branch"
-        raise UserError(f"{name!r} is no experiment, branch, tag or commit here: {hint}")
+        raise UserError(f"{name!r} is not an experiment, branch, tag or commit: {hint}")
     return Revision(name, commit.decode().split()[-1])
 
 
 def find_revisions(names: list[str]) -> list[Revision]:
-    """All that ``names`` mean, each once; ``sweep-*`` means the experiments of such names."""
+    """Find the revisions ``names``, each once. Patterns such as ``sweep-*`` match experiments."""
     known = experiments()
     found: dict[str, Revision] = {}
     for name in names:
@@ -322,13 +318,13 @@ def find_revisions(names: list[str]) -> list[Revision]:
             continue
         matching = sorted(fnmatch.filter(known, name), key=natural)
         if not matching:
-            raise UserError(f"no experiment is named like {name!r}: see dvc exp list")
+            raise UserError(f"no experiment matches {name!r}: see dvc exp list")
         found |= {one: _experiment(one, known[one]) for one in matching}
     return list(found.values())
 
 
 def experiments() -> dict[str, dict[str, str]]:
-    """By experiment name, its commit by the commit that it started from."""
+    """Return the commits of experiments by name and by base commit."""
     found: dict[str, dict[str, str]] = {}
     listed = _git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or b""
     for line in listed.decode().splitlines():
@@ -339,7 +335,7 @@ def experiments() -> dict[str, dict[str, str]]:
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings as one, by dotted keys. Lists and empty mappings stay values."""
+    """Flatten nested mappings to dotted keys. Lists and empty mappings are values."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict) and value:
@@ -350,19 +346,19 @@ def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def natural(text: str) -> list[tuple[int, float, str]]:
-    """A sort key that puts 9 before 10, within a text too."""
+    """Return a sort key that puts 9 before 10, also within a text."""
     parts = re.split(r"(\d+(?:\.\d+)?)", text)
     return [(1, float(p), "") if n % 2 else (0, 0.0, p) for n, p in enumerate(parts)]
 
 
 def _experiment(name: str, by_start: Mapping[str, str]) -> Revision:
-    """The one experiment of this name; of several, the one that started from HEAD."""
+    """Return the experiment of this name. If there are several, return the one based on HEAD."""
     if len(by_start) == 1:
         return Revision(name, *by_start.values())
     head = (_git("rev-parse", "HEAD") or b"").decode().strip()
     if head not in by_start:
         commits = ", ".join(commit[:7] for commit in by_start.values())
-        raise UserError(f"{name!r} names several experiments: give one of the commits {commits}")
+        raise UserError(f"{name!r} matches several experiments: use one of the commits {commits}")
     return Revision(name, by_start[head])
 
 
@@ -372,9 +368,11 @@ def _branches_and_tags() -> list[str]:
 
 
 def _git(*arguments: str) -> bytes | None:
-    """What git prints, or None where it fails."""
+    """Run git and return its output, or None if it fails. Raises UserError if git is missing."""
     try:
         result = subprocess.run(["git", *arguments], capture_output=True, check=False)
     except FileNotFoundError:
-        raise UserError("git is not installed, and the results of revisions lie in git") from None
+        raise UserError(
+            "git is not installed: install it to read the results of revisions"
+        ) from None
     return result.stdout if result.returncode == 0 else None

@@ -1,8 +1,8 @@
-"""The README's picture of the report: its text to read along, as a browser shows it.
+"""Make the README's picture of the report, a screenshot of the gate reader.
 
     python -m tools.screenshot [reports/index.html] [docs/report.png]
 
-Needs Chromium or Chrome. The fonts are the machine's, so the picture differs between machines.
+This needs Chromium or Chrome. It uses the machine's fonts, so the picture differs between machines.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ WIDTH, HEIGHT = 1200, 740  # CSS pixels
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="screenshot", description="Photograph the report.")
+    parser = argparse.ArgumentParser(
+        prog="screenshot", description="Take a screenshot of the report."
+    )
     parser.add_argument("page", nargs="?", type=Path, default=Path("reports/index.html"))
     parser.add_argument("picture", nargs="?", type=Path, default=Path("docs/report.png"))
     given = parser.parse_args()
@@ -43,7 +45,7 @@ def main() -> None:
 
 
 def _with_palette(png: bytes) -> bytes:
-    """The same picture in 256 colours, which is a quarter of the size."""
+    """Reduce a picture to 256 colours, which saves three quarters of its size."""
     buffer = io.BytesIO()
     image = Image.open(io.BytesIO(png)).convert("RGB")
     image.quantize(256, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)

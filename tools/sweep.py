@@ -1,14 +1,15 @@
-"""Queue a grid of experiments, run it with DVC's workers, and list what failed.
+"""Queue a grid of experiments, run it with DVC's workers and list failures.
 
     python -m tools.sweep -S train.lr=0.5,1 -S train.seed=0,1,2 --jobs 2
 
-Each point runs the main pipeline. Each job gets its share of the cores (OMP_NUM_THREADS; a training
-takes train.threads of them if that is not null), so that jobs do not fight for them.
+Each point of the grid runs the main pipeline. The cores are divided among the jobs with
+OMP_NUM_THREADS, so jobs do not compete for them. If train.threads is not null, a training uses that
+number of threads instead.
 
-DVC's workers may die or fail a task while they start (treeverse/dvc issue 10673): workers are
-started again while tasks wait, and a task that failed before its first stage is queued again. A
-busy worker may not answer DVC in time and then counts as none, so no worker is started while a task
-is running, unless the processes of all workers are gone.
+DVC's workers may die or fail a task while they start (treeverse/dvc issue 10673). The tool restarts
+workers while tasks are waiting, and queues a task again if it failed before its first stage. DVC
+does not count a busy worker that responds too late. The tool therefore starts no worker while a
+task is running, unless the processes of all workers have ended.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ from gru_lm.core.errors import Interrupted, UserError, run_main
 from tools.revisions import experiments
 
 RESTARTS: Final = 3  # of the workers, and of each task that fails before its first stage
-PATIENCE: Final = 4  # looks at the queue without a worker before it counts as left alone
-PAUSE: Final = 3.0  # seconds between two looks
-# Where DVC keeps the process numbers of its workers, one JSON file each.
+PATIENCE: Final = 4  # polls without a worker before workers are restarted
+PAUSE: Final = 3.0  # seconds between two polls of the queue
+# The folder of DVC's files with the process ids of its workers, one JSON file each.
 WORKERS: Final = Path(".dvc/tmp/exps/celery")
 NO_LOG: Final = "No output logs found"
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A point of the grid."""
+    """One point of the grid."""
 
     name: str
     params: tuple[str, ...]
@@ -60,14 +61,14 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Queue:
-    """What ``dvc queue status`` shows: (task, name, state) rows, and the number of workers."""
+    """The output of ``dvc queue status``: (task, name, state) rows and the number of workers."""
 
     tasks: Sequence[tuple[str, str, str]]
     workers: int
 
     @property
     def states(self) -> dict[str, str]:
-        """By name; of several tasks, the state of the one still ahead: DVC lists it first."""
+        """The states by name. If several tasks have the same name, the first listed counts."""
         return {name: state for _, name, state in reversed(self.tasks)}
 
     @property
@@ -77,13 +78,16 @@ class Queue:
 
 
 def grid(options: Sequence[str], prefix: str) -> list[Experiment]:
-    """All combinations of ``key=value,value`` options, named after their values."""
+    """Return all combinations of ``key=value,value`` options, named after their values.
+
+    Raises UserError if an option is malformed or two experiments have the same name.
+    """
     axes = []
     for option in options:
         key, equals, values = option.partition("=")
         if not (key and equals and values):
             raise UserError(f"-S {option}: write it as key=value,value")
-        # A comma within brackets belongs to the value.
+        # A comma within brackets is part of the value.
         axes.append([f"{key}={value}" for value in re.split(r",(?![^\[]*\])", values)])
     found = [
         Experiment("-".join([prefix, *(_short(param) for param in params)]), params)
@@ -91,12 +95,12 @@ def grid(options: Sequence[str], prefix: str) -> list[Experiment]:
     ]
     twice = [name for name, count in Counter(one.name for one in found).items() if count > 1]
     if twice:
-        raise UserError(f"two experiments would be called {twice[0]}: a value stands twice")
+        raise UserError(f"two experiments would be named {twice[0]}: remove the duplicate value")
     return found
 
 
 def _short(param: str) -> str:
-    """``train.lr=0.5`` as a part of a name that git takes: ``lr0.5``."""
+    """Convert ``train.lr=0.5`` to a part of a valid git ref name, ``lr0.5``."""
     key, _, value = param.partition("=")
     return key.rpartition(".")[2] + re.sub(r"[^A-Za-z0-9._-]+", "_", value).strip("._")
 
@@ -106,16 +110,16 @@ def threads_per_job(jobs: int, cores: int) -> int:
 
 
 def read_status(text: str) -> Queue:
-    """Parse what ``dvc queue status`` prints."""
+    """Parse the output of ``dvc queue status``."""
     rows = re.findall(r"^([0-9a-f]{7}) +(\S+) .* (\w+) *$", text, re.MULTILINE)
     workers = re.search(r"(\d+) active, (\d+) idle", text)
     return Queue(rows, int(workers[1]) + int(workers[2]) if workers else 0)
 
 
 def failure(log: str) -> str:
-    """The last error line of a log, or its last line."""
+    """Return the last error line of a log, or its last line."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    # DVC repeats after a stage's own line that the stage has failed.
+    # After the stage's error DVC adds a line that the stage has failed.
     errors = [line for line in lines if re.search(r"error", line, re.IGNORECASE)]
     own = [line for line in errors if not line.startswith("ERROR: failed to reproduce")]
     return (own or errors or lines or ["its log is empty"])[-1]
@@ -126,7 +130,7 @@ def reached_a_stage(log: str) -> bool:
 
 
 class Sweep:
-    """The run of a grid, from its first experiment queued to its last one done."""
+    """A run of a grid of experiments in DVC's queue."""
 
     def __init__(self, points: Sequence[Experiment], jobs: int) -> None:
         self.experiments = points
@@ -139,7 +143,7 @@ class Sweep:
         self.again: Counter[str] = Counter()
 
     def run(self) -> dict[str, str]:
-        """Queue and run everything; returns the reason of each experiment that failed."""
+        """Queue and run all experiments. Returns the reasons of failures by experiment name."""
         self._clear_names()
         for experiment in self.experiments:
             self._queue(experiment)
@@ -152,12 +156,15 @@ class Sweep:
         }
 
     def _clear_names(self) -> None:
-        """Forget what failed under these names; refuse to repeat what is there or on its way."""
+        """Remove failed tasks with these names from the queue.
+
+        Raises UserError if an experiment with one of the names exists, is queued or is running.
+        """
         done, queue = experiments(), _status()
         for name in (one.name for one in self.experiments):
             if name in done or queue.states.get(name) in ("Queued", "Running"):
                 raise UserError(
-                    f"{name} exists already: choose another --name, or remove it with "
+                    f"{name} already exists: choose another --name, or remove it with "
                     f"dvc {'exp' if name in done else 'queue'} remove {name}"
                 )
         self._forget({one.name for one in self.experiments}, queue)
@@ -175,10 +182,10 @@ class Sweep:
             )
 
     def _start_workers(self) -> None:
-        """Start the workers, unless those that there are have a task at hand."""
+        """Start the workers, unless running workers have a task."""
         if _status().running and not workers_are_gone():
             return
-        # The workers inherit stdout: through a pipe, their start would be waited for to their end.
+        # The workers inherit stdout. With a pipe, this call would return only when they end.
         subprocess.run(
             ["dvc", "queue", "start", "-j", str(self.jobs)],
             env=self.environment,
@@ -189,7 +196,7 @@ class Sweep:
         )
 
     def _wait(self) -> Queue:
-        """Until every experiment has ended, or nothing brings the workers back."""
+        """Wait until every experiment has ended or all restarts of workers are used up."""
         shown, alone = "", 0
         while True:
             queue = _status()
@@ -210,25 +217,25 @@ class Sweep:
                     if self.kills == RESTARTS:
                         return queue
                     self.kills += 1
-                    # DVC would list them as running for ever.
-                    print(f"sweep: the worker of {', '.join(lost)} is gone: ended", flush=True)
+                    # Otherwise DVC would list them as running forever.
+                    print(f"sweep: lost the worker of {', '.join(lost)}: task killed", flush=True)
                     _dvc(["dvc", "queue", "kill", *lost])
                     continue
                 if self.restarts == RESTARTS:
                     return queue
                 self.restarts += 1
-                print("sweep: no worker is left: starting them again", flush=True)
+                print("sweep: no worker is running: restarting the workers", flush=True)
                 self._start_workers()
             time.sleep(PAUSE)
 
     def _queue_again(self, queue: Queue) -> bool:
-        """Queue what failed before its first stage again; says whether there was any."""
+        """Queue tasks that failed before their first stage again. Returns whether any did."""
         found = False
         for one in self.experiments:
             if queue.states.get(one.name) != "Failed" or self.again[one.name] == RESTARTS:
                 continue
             if reached_a_stage(_log(one.name)):
-                self.again[one.name] = RESTARTS  # its own failure: no need to look again
+                self.again[one.name] = RESTARTS  # a failure of the experiment: do not retry
                 continue
             self.again[one.name] += 1
             print(f"sweep: {one.name} failed before its first stage: queued again", flush=True)
@@ -242,7 +249,7 @@ class Sweep:
     def _reason(self, name: str, queue: Queue) -> str:
         state = queue.states.get(name)
         if state != "Failed":
-            return f"{state or 'not in the queue'}, and no worker is left: see dvc queue status"
+            return f"{state or 'not in the queue'}, and no worker is running: see dvc queue status"
         log = _log(name)
         if NO_LOG in log:
             return "failed before its first stage: see .dvc/tmp/exps/celery/*.out"
@@ -250,15 +257,14 @@ class Sweep:
 
 
 def workers_are_gone() -> bool:
-    """Whether DVC has recorded processes of workers, and none of them lives."""
+    """Return whether DVC has recorded worker processes and all of them have ended."""
     recorded = [json.loads(path.read_text("utf-8")) for path in WORKERS.glob("*worker*.json")]
     return bool(recorded) and not any(_lives(one["pid"]) for one in recorded)
 
 
 def _lives(pid: int) -> bool:
     if Path("/proc/self/cmdline").exists():
-        # By its command: the number may be another process's by now, and one that has ended but
-        # has not been waited for has no command.
+        # Check the command, as the id may have been reused. A zombie process has no command.
         command = Path(f"/proc/{pid}/cmdline")
         return command.exists() and b"queue-worker" in command.read_bytes()
     try:
@@ -284,7 +290,7 @@ def _dvc(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 
 def _num_cores() -> int:
-    """The cores that this process may use."""
+    """Return the number of cores that this process can use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -295,12 +301,12 @@ def main() -> None:
     parser.add_argument(
         "-S", "--set-param", action="append", required=True, metavar="KEY=VALUE,VALUE"
     )
-    parser.add_argument("-j", "--jobs", type=int, default=1, help="side by side (default: 1)")
+    parser.add_argument("-j", "--jobs", type=int, default=1, help="parallel jobs (default: 1)")
     parser.add_argument("--name", default="sweep", metavar="PREFIX", help="default: sweep")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and stop")
     given = parser.parse_args()
     if given.jobs < 1:
-        raise UserError(f"--jobs = {given.jobs}: must be at least 1")
+        raise UserError(f"--jobs is {given.jobs}: it must be at least 1")
     points = grid(given.set_param, given.name)
     if given.dry_run:
         for experiment in points:
@@ -312,15 +318,16 @@ def main() -> None:
         failed = Sweep(points, given.jobs).run()
     except KeyboardInterrupt:
         raise Interrupted(
-            "interrupted; the workers go on: dvc queue status, or dvc queue stop --kill"
+            "interrupted; the workers keep running: see dvc queue status, or run dvc queue stop "
+            "--kill"
         ) from None
     for experiment in points:
         if experiment.name in failed:
             print(f"{experiment.name}: {failed[experiment.name]}")
-            print(f"    again: {shlex.join(experiment.run_alone)}")
+            print(f"    retry: {shlex.join(experiment.run_alone)}")
     if failed:
         raise UserError(f"{len(failed)} of {len(points)} experiments failed")
-    print(f"sweep: all {len(points)} done: python -m tools.compare '{given.name}-*'")
+    print(f"sweep: all {len(points)} done. Next: python -m tools.compare '{given.name}-*'")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Does the training follow the textbook's, and how much does the seed matter?"""
+"""Comparison of the training with the textbook's, and of different seeds."""

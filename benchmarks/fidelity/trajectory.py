@@ -1,12 +1,12 @@
-"""Does our loop train as the textbook's does, from the same weights on the same minibatches?
+"""Compare the training loop with the textbook's, with the same weights and minibatches.
 
     python -m benchmarks.fidelity.trajectory
 
-Trains scratch and concise twice side by side on the CPU, once by ``d2l.train_epoch_ch8`` and once
-by ``Trainer.train_epoch``, and compares the perplexity and all weights after every epoch. At the
+This trains scratch and concise on the CPU with ``d2l.train_epoch_ch8`` and with
+``Trainer.train_epoch``, and compares the perplexity and all weights after every epoch. At the
 textbook's learning rate a difference in the last bit grows until two curves diverge, so the
-comparison is for equality. To show that growth, the textbook's scratch loop is also trained with
-another number of threads, which adds in another order.
+comparison tests equality. To show this growth, the textbook's scratch loop is also trained with
+another number of threads, which changes the order of summation.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from gru_lm.core.variants import Variant
 from gru_lm.models.base import LanguageModel
 from gru_lm.training.minibatches import Minibatch, epoch_minibatches
 
-FOUR_DIGITS: Final = 5e-5  # half a unit of the fourth digit of 9.999, the strictest case
+FOUR_DIGITS: Final = 5e-5  # relative; half a unit of the fourth digit of 9.999, the strictest case
 CPU: Final = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A training: ``train_epoch`` returns the perplexity; ``weights`` are in the same order."""
+    """A training. ``train_epoch`` returns the perplexity. All runs have the same weight order."""
 
     train_epoch: Loop
     weights: list[Tensor]
@@ -47,7 +47,7 @@ class Run:
 
 @dataclass
 class Comparison:
-    """A run and its reference: the perplexity of each, and the distance between their weights."""
+    """A run and its reference, with their perplexities and the differences of their weights."""
 
     reference: Run
     run: Run
@@ -56,7 +56,7 @@ class Comparison:
     weight_differences: list[float] = field(default_factory=list)
 
     def train_epoch(self, minibatches: list[Minibatch], reached: float) -> None:
-        """Train the run for an epoch; ``reached`` is the reference's perplexity in that epoch."""
+        """Train the run for an epoch. ``reached`` is the reference's perplexity in that epoch."""
         with _threads(self.threads):
             self.perplexities.append((reached, self.run.train_epoch(minibatches)))
         pairs = zip(self.run.weights, self.reference.weights, strict=True)
@@ -64,7 +64,7 @@ class Comparison:
             self.weight_differences.append(max(float((a - b).abs().max()) for a, b in pairs))
 
     def summarize(self) -> dict[str, Any]:
-        """Up to which epoch the two are identical, and agree to four digits."""
+        """Return the last epochs with identical weights and with four equal digits."""
         differences = [abs(its - theirs) / theirs for theirs, its in self.perplexities]
         return {
             "threads": self.threads,
@@ -77,7 +77,7 @@ class Comparison:
 
 
 def textbook_scratch(d2l: ModuleType, start: LanguageModel, lr: float) -> Run:
-    """``d2l.RNNModelScratch`` with the chapter's equations, from the weights of scratch."""
+    """Return ``d2l.RNNModelScratch`` with the chapter's equations and the weights of scratch."""
     weights = dict(start.named_parameters())
     params = [weights[name].detach().clone().requires_grad_() for name in PARAMETERS]
     sizes = (start.vocab_size, start.hidden_size, CPU)
@@ -86,20 +86,20 @@ def textbook_scratch(d2l: ModuleType, start: LanguageModel, lr: float) -> Run:
 
 
 def textbook_concise(d2l: ModuleType, start: LanguageModel, lr: float) -> Run:
-    """``d2l.RNNModel`` around ``nn.GRU``, from the weights of concise."""
+    """Return ``d2l.RNNModel`` with ``nn.GRU`` and the weights of concise."""
     net = textbook_net(d2l, "concise", start.vocab_size, start.hidden_size, CPU)
-    weights = start.state_dict()  # of modules gru and linear; the textbook's are rnn and linear
+    weights = start.state_dict()  # modules gru and linear; the textbook's are rnn and linear
     net.load_state_dict({name.replace("gru.", "rnn."): weights[name] for name in weights})
     return Run(textbook_loop(d2l, net, lr, CPU), list(net.parameters()))
 
 
 def ours(model: LanguageModel, experiment: Experiment) -> Run:
-    """This project's ``Trainer``."""
+    """Return a run of this project's ``Trainer``."""
     return Run(our_loop(model, experiment.settings), list(model.parameters()))
 
 
 def compare(d2l: ModuleType, experiment: Experiment, epochs: int) -> dict[str, Any]:
-    """Train all of them side by side; the result of each comparison by name."""
+    """Train all runs on the same minibatches and return the result of each comparison by name."""
     settings, threads = experiment.settings, torch.get_num_threads()
     torch.manual_seed(settings.seed)
     sizes = (experiment.corpus.vocab_size, experiment.hidden_size, CPU)
@@ -130,7 +130,7 @@ def compare(d2l: ModuleType, experiment: Experiment, epochs: int) -> dict[str, A
 
 
 def table(results: dict[str, Any], epochs: int) -> str:
-    """The result for a reader."""
+    """Format the result as a table."""
     lines = [f"{f'of {epochs} epochs':<32} {'identical up to':>15} {'4 digits up to':>15}"]
     lines += [
         f"{name:<32} {row['identical_up_to_epoch']:>15} {row['four_digits_up_to_epoch']:>15}"
@@ -166,7 +166,7 @@ def main() -> None:
 
 
 def _last_within(differences: list[float], bound: float) -> int:
-    """The number of the last epoch before a difference first exceeds ``bound``, or is NaN."""
+    """Return the last epoch before a difference exceeds ``bound`` or is NaN."""
     for epoch, difference in enumerate(differences):
         if not difference <= bound:
             return epoch

@@ -1,1 +1,1 @@
-"""Kernels that are not part of the library, and their timing against those that are."""
+"""Kernels that are not part of the library, and their timing against the library's."""

@@ -1,14 +1,14 @@
-"""A candidate for fused on a GPU: the loop over all steps as one Triton kernel.
+"""A persistent Triton kernel for fused on a GPU, which runs the loop over all steps.
 
-A program computes ``UNITS`` hidden units for ``SEQUENCES`` sequences at every step, so that their
-recurrent weights stay in its multiprocessor's cache. A step needs all units of the state before it,
+A program computes ``UNITS`` hidden units for ``SEQUENCES`` sequences at every step, so their
+recurrent weights stay in its multiprocessor's cache. A step needs all units of the previous state,
 so the programs of the same sequences wait for each other between the phases of a step (persistent
-RNNs: Diamos et al. 2016, ICML; Appleyard et al. 2016, arXiv:1604.01946). That saves launches and
-reads of the weights, and costs waiting. Which is faster has not been measured: ``race.py`` does so
-on a GPU. The kernel belongs in ``gru_lm.models.fused.gpu`` only if it is faster.
+RNNs: Diamos et al. 2016, ICML; Appleyard et al. 2016, arXiv:1604.01946). This saves launches and
+reads of the weights, but costs waiting. The speed has not been measured yet. ``race.py`` measures
+it on a GPU. The kernel will move to ``gru_lm.models.fused.gpu`` only if it is faster.
 
 ``PersistentLoops`` has the interface of ``gru_lm.models.fused.gpu.KernelLoops``, in float32 only.
-Its phases can also be launched one by one. Triton's interpreter needs that, as it runs one program
+Its phases can also be launched one by one. Triton's interpreter needs this, as it runs programs one
 after the other.
 """
 
@@ -26,16 +26,16 @@ from gru_lm.models.fused.steps import Steps
 
 
 class PersistentLoops:
-    """The four loops of ``gru_lm.models.fused.model.TorchLoops``, one launch each.
+    """The four loops of ``gru_lm.models.fused.torch_loops.TorchLoops``, with one launch each.
 
-    Forward: W_zr (2H, H), W_hh (H, H), W_h (3H, H). Backward: the same, transposed.
+    Forward: W_zr (2H, H), W_hh (H, H), W_h (3H, H). Backward: their transposes.
     """
 
     UNITS: ClassVar[int] = 16
     SEQUENCES: ClassVar[int] = 16
-    TERMS: ClassVar[int] = 64  # of a product, at a time
-    WARPS: ClassVar[int] = 8  # ptxas then hardly spills (compute capability 9.0)
-    together: ClassVar[bool] = True  # all phases in one launch; False: one launch a phase
+    TERMS: ClassVar[int] = 64  # terms of a product per iteration
+    WARPS: ClassVar[int] = 8  # causes few register spills (compute capability 9.0)
+    together: ClassVar[bool] = True  # all phases in one launch; False: one launch per phase
 
     @classmethod
     def forward_before(cls, steps: Steps, W_zr: Tensor, W_hh: Tensor) -> None:
@@ -72,13 +72,13 @@ class PersistentLoops:
 
 
 # A kernel runs the phases from first to last - 1. A program's units are rows u, its sequences are
-# columns b, and a product takes ``K`` of its terms at a time. A step's tensors are those of
-# ``gru_lm.models.fused.model.Steps``.
+# columns b, and a product processes ``K`` terms per iteration. The tensors of a step are those of
+# ``gru_lm.models.fused.buffers.StepBuffers``.
 
 
 @triton.jit
 def _meet(arrived: tl.tensor, goal: int) -> None:
-    """Go on when ``goal`` arrivals are counted: what was stored before is then seen by all."""
+    """Wait for ``goal`` arrivals. All programs then see earlier stores."""
     tl.debug_barrier()
     tl.atomic_add(arrived, 1, sem="release")
     while tl.atomic_add(arrived, 0, sem="acquire") < goal:
@@ -97,10 +97,10 @@ def _product(
     B: int,
     K: tl.constexpr,
 ) -> tl.tensor:
-    """Rows ``u`` of W (H, inner) by columns ``b`` of X (inner, B), which all programs have stored.
+    """Multiply rows ``u`` of W (H, inner) by columns ``b`` of X (inner, B).
 
-    The weights are the same at each step and stay in the multiprocessor's cache; what others have
-    stored is read past it.
+    The weights are the same at each step and stay in the multiprocessor's cache. X is stored by all
+    programs, so it is read bypassing that cache.
     """
     total = tl.full((u.shape[0], b.shape[0]), 0.0, tl.float32)
     for start in range(0, inner, K):
@@ -117,7 +117,7 @@ def _product(
 def _products(
     W: tl.tensor, u: tl.tensor, X: tl.tensor, b: tl.tensor, H: int, B: int, K: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor]:
-    """``_product`` with the first and with the second H rows of W (2H, H)."""
+    """Return ``_product`` for the first and for the second H rows of W (2H, H)."""
     first = tl.full((u.shape[0], b.shape[0]), 0.0, tl.float32)
     second = tl.full((u.shape[0], b.shape[0]), 0.0, tl.float32)
     for start in range(0, H, K):
@@ -136,7 +136,7 @@ def _products(
 def _place(
     H: int, B: int, UNITS: tl.constexpr, SEQUENCES: tl.constexpr
 ) -> tuple[int, int, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
-    """How many programs share this one's sequences, their group, u, b, and the tile's places."""
+    """Return the number of programs in the group, the group, u, b, the tile's offsets and mask."""
     programs = (H + UNITS - 1) // UNITS
     group = tl.program_id(0) // programs
     u = tl.program_id(0) % programs * UNITS + tl.arange(0, UNITS)
@@ -241,12 +241,12 @@ def _backward_before(
     for phase in range(first, last):
         t = T - 1 - phase // 3
         ZR, dCZR, G, G_old = gates + t * 3 * n, dA + t * 3 * n, Gs + (t + 1) * n, Gs + t * n
-        if phase % 3 == 0:  # G of this step is whole: dC and dZ
+        if phase % 3 == 0:  # G of this step is complete; compute dC and dZ
             g, z = tl.load(G + at, here), tl.load(ZR + at, here)
             c, h = tl.load(C + t * n + at, here), tl.load(Hs + t * n + at, here)
             tl.store(dCZR + at, g * (1 - z) * (1 - c * c), here)
             tl.store(dCZR + n + at, g * (h - c) * z * (1 - z), here)
-        elif phase % 3 == 1:  # dR, and what G of the step before gets without a product
+        elif phase % 3 == 1:  # dR, and the elementwise terms of the previous step's G
             g, z = tl.load(G + at, here), tl.load(ZR + at, here)
             r, h = tl.load(ZR + n + at, here), tl.load(Hs + t * n + at, here)
             p = _product(W_hh, H, u, dCZR, b, H, B, K)

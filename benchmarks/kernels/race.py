@@ -2,8 +2,8 @@
 
     python -m benchmarks.kernels.race
 
-Writes ``benchmarks/results/persistent-<machine>.json``. Ends with an error if the two kernels reach
-different perplexities. Needs a CUDA GPU.
+This writes ``benchmarks/results/persistent-<machine>.json``. It fails if the two kernels reach
+different perplexities. It needs a CUDA GPU.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> None:
         cut = partial(next, all_epochs(experiment, device))
         turn = partial(turn_here, loop, cut, arguments.epochs_per_turn, device)
         implementations[name] = Implementation(name, turn)
-    for alternation in range(-1, arguments.alternations):  # the first, a warm-up, is not kept
+    for alternation in range(-1, arguments.alternations):  # the first is a warm-up
         order = list(implementations.items())
         random.Random(alternation).shuffle(order)
         for name, one in order:

@@ -1,1 +1,1 @@
-"""The other implementations: the textbook's package d2l, flashrnn, JAX and Keras."""
+"""Other implementations: the textbook's package d2l, flashrnn, JAX and Keras."""

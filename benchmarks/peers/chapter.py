@@ -1,7 +1,7 @@
-"""The textbook's GRU as a user of d2l writes it: three functions for ``d2l.RNNModelScratch``.
+"""The textbook's GRU, as three functions for ``d2l.RNNModelScratch``.
 
-After Zhang et al., Dive into Deep Learning, section "Gated Recurrent Units" (train_ch8 edition):
-every product is written out at every step, and the one-hot inputs are multiplied. B sequences,
+Source: Zhang et al., Dive into Deep Learning, section "Gated Recurrent Units" (train_ch8 edition).
+Every product is computed at every step, and the one-hot inputs are multiplied. B sequences,
 V tokens in the vocabulary, H hidden units.
 """
 
@@ -22,7 +22,7 @@ PARAMETERS: Final = (
 
 
 def get_params(vocab_size: int, num_hiddens: int, device: torch.device) -> list[Tensor]:
-    """Fresh parameters in the order of ``PARAMETERS``: normal(0, 0.01), biases zero."""
+    """Return new parameters in the order of ``PARAMETERS``: normal(0, 0.01), biases zero."""
 
     def normal(rows: int, columns: int) -> Tensor:
         return torch.randn(rows, columns, device=device) * 0.01
@@ -42,14 +42,14 @@ def get_params(vocab_size: int, num_hiddens: int, device: torch.device) -> list[
 
 
 def init_gru_state(batch_size: int, num_hiddens: int, device: torch.device) -> tuple[Tensor]:
-    """The state before the first token: zeros (B, H), alone in a tuple."""
+    """Return the state before the first token, a tuple of zeros (B, H)."""
     return (torch.zeros((batch_size, num_hiddens), device=device),)
 
 
 def gru(
     inputs: Tensor, state: tuple[Tensor], params: Sequence[Tensor]
 ) -> tuple[Tensor, tuple[Tensor]]:
-    """Read one-hot ``inputs`` (T, B, V); returns the logits (T * B, V) and the final state."""
+    """Read one-hot ``inputs`` (T, B, V). Returns the logits (T * B, V) and the final state."""
     W_xz, W_hz, b_z, W_xr, W_hr, b_r, W_xh, W_hh, b_h, W_hq, b_q = params
     (H,) = state
     outputs = []

@@ -1,7 +1,4 @@
-"""The virtual environment that JAX and Keras are installed into.
-
-Their packages never enter the project's environment.
-"""
+"""The virtual environment of JAX and Keras, which is separate from the project's environment."""
 
 from __future__ import annotations
 
@@ -21,28 +18,28 @@ INSTALL_SECONDS: Final = 900
 
 
 def environment(folder: Path | None = None) -> Path:
-    """The Python of ``folder``; by default of ``.bench/peers-env``, made if it is missing.
+    """Return the Python of ``folder``, by default of ``.bench/peers-env``.
 
-    Nothing is installed into a ``folder`` that is given. Raises PeerMissingError if it holds no
-    environment, or if the default one cannot be made.
+    The default environment is created if it is missing. Nothing is installed into a given
+    ``folder``. Raises PeerMissingError if the folder is not an environment or cannot be created.
     """
     if folder is None:
         folder = FOLDER
         _install(folder)
     python = folder.absolute() / "bin" / "python"
     if not python.exists():
-        raise PeerMissingError("the folder given with --peers-env holds no virtual environment")
+        raise PeerMissingError("the folder given with --peers-env is not a virtual environment")
     return python
 
 
 def _install(folder: Path) -> None:
-    """Make the environment ``folder`` unless it already has what environment.txt lists."""
+    """Create the environment ``folder`` unless it already has the packages in environment.txt."""
     marker = folder / ".installed"
     wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
     try:
         if marker.is_file() and marker.read_text(encoding="utf-8") == wanted:
             return
-        print("installing JAX and Keras into an environment of their own (minutes)", flush=True)
+        print("installing JAX and Keras into a separate environment (minutes)", flush=True)
         shutil.rmtree(folder, ignore_errors=True)
         pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
         pip += ["--disable-pip-version-check", "--only-binary", ":all:", "-r", str(REQUIREMENTS)]
@@ -55,10 +52,10 @@ def _install(folder: Path) -> None:
     except subprocess.TimeoutExpired:
         raise PeerMissingError(f"not installed after {INSTALL_SECONDS} seconds") from None
     except OSError as error:
-        raise PeerMissingError(f"the environment cannot be made: {error.strerror}") from error
+        raise PeerMissingError(f"the environment cannot be created: {error.strerror}") from error
 
 
 def last_line(text: str) -> str:
-    """pip's last error in ``text``, or else its last line."""
+    """Return pip's last error in ``text``, or its last line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no message"]
     return next((line for line in lines[::-1] if line.startswith("ERROR:")), lines[-1])

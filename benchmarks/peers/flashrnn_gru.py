@@ -1,8 +1,8 @@
-"""flashrnn's GRU kernels in a language model that this project's loop trains.
+"""A language model with flashrnn's GRU kernels, trained by this project's loop.
 
-FlashRNN (Pöppel et al. 2024, arXiv:2412.07752) compiles CUDA kernels for the sizes asked for. Its
-GRU has the reset gate after the product, as scratch with ``reset: after``. The training is not
-captured as a CUDA graph, since flashrnn builds and launches its kernels itself.
+FlashRNN (Pöppel et al. 2024, arXiv:2412.07752) compiles CUDA kernels for the given sizes. Its GRU
+has the reset gate after the product, as scratch with ``reset: after``. The training is not captured
+as a CUDA graph, as flashrnn builds and launches its kernels itself.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from gru_lm.training.loop import Trainer
 from gru_lm.training.minibatches import Minibatch
 
 FLASHRNN_VERSION: Final = "1.0.8"
-AGREEMENT: Final = 1e-3  # of the largest entry
+AGREEMENT: Final = 1e-3  # maximal difference relative to the largest entry
 Backend = Literal["cuda", "vanilla"]  # vanilla is flashrnn's reference, which runs on a CPU
 
 
 def load_flashrnn(folder: Path | None = None) -> ModuleType:
-    """Import flashrnn from ``folder``, or from ``.bench/peers``. Raises PeerMissingError."""
+    """Import flashrnn from ``folder`` or ``.bench/peers``. Raises PeerMissingError on failure."""
     folder = peers_folder(folder)
     os.environ["PATH"] = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"  # ninja, to compile
     return import_from(folder, "flashrnn")
 
 
 class FlashGRU(LanguageModel):
-    """Inputs picked by row, flashrnn's GRU, an output layer.
+    """A model of looked-up inputs, flashrnn's GRU and an output layer.
 
     Parameters: W_x (V, 3H), columns r, z, n; R (3, 1, H, H), each (new, old), gates g (the reset
     gate's product), r, z; b (4, 1, H), g, r, z, n; W_q (V, H); b_q (V,).
     """
 
-    variant = "concise"  # a GRU of its function
+    variant = "concise"  # which computes the same function
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class FlashGRU(LanguageModel):
         return outputs @ self.W_q.T + self.b_q, last[0, :, 0, 0]
 
     def scratch_weights(self) -> dict[str, Tensor]:
-        """The weights by the names and in the shapes of scratch with ``reset: after``."""
+        """Return the weights with the names and shapes of scratch with ``reset: after``."""
         x_r, x_z, x_h = self.W_x.chunk(3, dim=1)
         h_h, h_r, h_z = self.R[:, 0].transpose(1, 2)
         b_hh, b_r, b_z, b_h = self.b[:, 0]
@@ -88,7 +88,7 @@ class FlashGRU(LanguageModel):
 
 
 class UncapturedTrainer(Trainer):
-    """The project's training without a CUDA graph."""
+    """The project's trainer without a CUDA graph."""
 
     def _step(self, X: Tensor, Y: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         return self.update(X, Y, state)
@@ -101,9 +101,9 @@ def flash_model(
     minibatch: Minibatch,
     backend: Backend = "cuda",
 ) -> FlashGRU:
-    """The model on the device of ``minibatch``, its kernels compiled and compared with scratch.
+    """Build the model on the device of ``minibatch`` and compare it with scratch.
 
-    Raises PeerMissingError if they cannot be compiled, or if their logits or gradients differ.
+    Raises PeerMissingError if the kernels do not run, or if logits or gradients differ.
     """
     X, Y = minibatch
     flashrnn = load_flashrnn(folder)
@@ -116,7 +116,7 @@ def flash_model(
         try:
             logits, _ = one(X, one.begin_state(len(X)))
             F.cross_entropy(logits.flatten(0, 1), Y.T.flatten()).backward()
-        except Exception as error:  # a compiler's, CUDA's, or flashrnn's own
+        except Exception as error:  # of a compiler, of CUDA or of flashrnn
             reason = str(error).strip().partition("\n")[0]
             raise PeerMissingError(f"does not run: {type(error).__name__}: {reason}") from None
         gradient = recurrent.grad

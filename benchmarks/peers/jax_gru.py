@@ -1,9 +1,9 @@
-"""The textbook's GRU in JAX: ``lax.scan`` under ``jit``, run by ``worker.py`` in its environment.
+"""The textbook's GRU in JAX (``lax.scan`` with ``jit``), run by ``worker.py`` in its environment.
 
-The equations are those of the variant scratch with the reset gate before the product, in the form
-that was fastest: inputs are picked by row for all steps before the scan, the products of the update
-and the reset gate are joined, and one product after the scan gives all logits. Clipped SGD, one
-update per minibatch, the state carried from one to the next.
+The equations are those of scratch with the reset gate before the product, in the fastest form
+found: inputs are looked up for all steps before the scan, the products of the update and the reset
+gate are joined, and one product after the scan gives all logits. It uses clipped SGD with one
+update per minibatch, and carries the state from one minibatch to the next.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from benchmarks.peers.serving import Job, Minibatch, Peer, serve
 
 
 def build(job: Job) -> Peer:
-    """The model with its compiled update. Raises RuntimeError if JAX lacks the GPU asked for."""
+    """Build the model and its update. Raises RuntimeError if a GPU is needed and JAX has none."""
     if job.device == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # other processes use the GPU too

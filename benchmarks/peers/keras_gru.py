@@ -1,8 +1,9 @@
 """The GRU in Keras 3 on TensorFlow, run by ``worker.py`` in its environment.
 
-``keras.layers.GRU(reset_after=True)`` over one-hot inputs and a ``Dense`` layer, which is the
-function of ``nn.GRU``. It is trained by ``train_on_batch``: ``fit`` was slower, as it sets up every
-epoch anew and an epoch here has eight minibatches. Each minibatch starts from a zero state.
+The model is ``keras.layers.GRU(reset_after=True)`` with one-hot inputs and a ``Dense`` layer, which
+is the function of ``nn.GRU``. It is trained with ``train_on_batch``. ``fit`` was slower, as it has
+a set-up cost per epoch, and an epoch has eight minibatches. Each minibatch starts from a zero
+state.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from benchmarks.peers.serving import Job, Minibatch, Peer, serve
 
 
 def build(job: Job) -> Peer:
-    """The compiled model. Raises RuntimeError if a GPU is asked for."""
+    """Build the compiled model. Raises RuntimeError if the device is a GPU."""
     if job.device == "cuda":
         raise RuntimeError("tensorflow-cpu computes on the CPU only")
     os.environ |= {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}

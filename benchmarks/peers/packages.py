@@ -1,10 +1,10 @@
-"""The textbook's package d2l, and flashrnn, kept apart from the project's environment.
+"""Install and import d2l, the textbook's package, and flashrnn outside the project's environment.
 
-d2l is installed without its dependencies, which pin versions years old, into a folder of its own
-that is on ``sys.path`` only during the import. d2l imports some packages only to draw or to load
-pictures and tables. Its recurrent networks use none of them, so empty stand-ins in the same folder
-are enough. flashrnn (see ``flashrnn_gru.py``) has no dependency that conflicts with the project's,
-and shares the folder.
+d2l is installed into a separate folder that is on ``sys.path`` only during the import. Its
+dependencies are not installed, as they pin old versions. d2l imports some packages only to draw or
+to load pictures and tables. Its recurrent networks do not use them, so empty stand-ins in the
+folder are enough. flashrnn (see ``flashrnn_gru.py``) has no conflicting dependencies and shares the
+folder.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ STAND_INS: Final = {  # package: the names that d2l imports from it
 
 
 class PeerMissingError(Exception):
-    """A peer cannot be installed, imported or run; the message says why."""
+    """A peer cannot be installed, imported or run. The message says why."""
 
 
 def load_d2l(folder: Path | None = None) -> ModuleType:
-    """Import ``d2l.torch`` from ``folder``; by default from ``.bench/peers``, installed if missing.
+    """Import ``d2l.torch`` from ``folder``, by default from ``.bench/peers``.
 
-    Nothing is installed into a ``folder`` that is given, but stand-ins that it lacks are added.
-    Raises PeerMissingError if d2l is not there, cannot be installed or imported, or is another
-    version than the one compared with.
+    The default folder is installed if it is missing. Only missing stand-ins are added to a given
+    ``folder``. Raises PeerMissingError if d2l is missing, cannot be installed or imported, or is
+    not the version to compare with.
     """
     folder = peers_folder(folder)
     try:
@@ -58,10 +58,13 @@ def load_d2l(folder: Path | None = None) -> ModuleType:
 
 
 def peers_folder(folder: Path | None = None) -> Path:
-    """``folder``, or ``.bench/peers`` with all of packages.txt in it. Raises PeerMissingError."""
+    """Return ``folder``, or ``.bench/peers`` after installing packages.txt into it.
+
+    Raises PeerMissingError if the packages are missing and cannot be installed.
+    """
     if folder is not None:
         if not (folder / "d2l" / "torch.py").is_file():
-            raise PeerMissingError("the folder given with --peers holds no package d2l")
+            raise PeerMissingError("the folder given with --peers does not contain d2l")
         return folder.resolve()
     try:
         if not all((FOLDER / package / "__init__.py").is_file() for package in PACKAGES):
@@ -72,18 +75,18 @@ def peers_folder(folder: Path | None = None) -> Path:
 
 
 def _install(folder: Path) -> None:
-    """Install packages.txt into ``folder``, which appears only after that has succeeded."""
+    """Install packages.txt and move the result to ``folder`` if this succeeds."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".peers-", dir=folder.parent) as name:
         fresh = Path(name) / folder.name
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
         command += ["--disable-pip-version-check", "--only-binary", ":all:", "--require-hashes"]
         command += ["--target", str(fresh), "--requirement", str(REQUIREMENTS)]
-        print("installing d2l and flashrnn into a folder of their own", flush=True)
+        print("installing d2l and flashrnn into a separate folder", flush=True)
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         except subprocess.TimeoutExpired:
-            raise PeerMissingError("pip had not installed it after 300 seconds") from None
+            raise PeerMissingError("pip did not finish within 300 seconds") from None
         if done.returncode != 0:
             lines = done.stderr.strip().splitlines() or ["no message"]
             errors = [line for line in lines if line.startswith("ERROR:")] or lines
@@ -108,8 +111,8 @@ def _add_stand_ins(folder: Path) -> None:
 def import_from(folder: Path, name: str) -> ModuleType:
     """Import module ``name`` from ``folder``.
 
-    The stand-ins leave ``sys.modules`` again, so that a later import gets the real packages.
-    Raises PeerMissingError whatever the package raises.
+    The stand-ins are removed from ``sys.modules``, so later imports find the real packages. Raises
+    PeerMissingError if the import fails.
     """
     others = set(sys.modules)
     sys.path.insert(0, str(folder))

@@ -1,12 +1,11 @@
-"""What runs in the process of JAX or Keras: it trains on request.
+"""The server in the process of JAX or Keras, which trains on request. ``worker.py`` is its client.
 
 Requests and answers are JSON lines on stdin and stdout. The first request is a ``Job``. Its answer
-names the versions that will train, or says why none can. Every further request holds minibatches.
-Its answer holds the number of tokens trained on, the seconds it took and the perplexity of the last
-epoch. Between two requests the process waits on stdin and computes nothing. ``worker.py`` is the
-other end.
+contains the versions of the packages, or the reason why they cannot train. Every further request
+contains minibatches. Its answer contains the number of tokens, the seconds and the perplexity of
+the last epoch. Between requests the process waits on stdin and computes nothing.
 
-This module needs NumPy and the standard library only: the environment has no torch.
+This module needs NumPy and the standard library only, as the environment has no torch.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ Minibatch = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Job:
-    """The sizes and settings of the model to train, and where."""
+    """The sizes, the settings and the device of a training."""
 
     vocab_size: int
     hidden_size: int
@@ -45,7 +44,7 @@ class Peer:
     """A model ready to train.
 
     ``train_epoch`` takes minibatches (X, Y), each (B, T) int32. It returns the mean cross-entropy
-    once the last update is done.
+    after the last update is complete.
     """
 
     versions: dict[str, str]
@@ -55,7 +54,7 @@ class Peer:
 def serve(build: Callable[[Job], Peer]) -> None:
     """Answer each line on stdin until it is closed."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a library prints must not mix with the answers
+    os.dup2(2, 1)  # output of libraries must not mix with the answers
 
     def answer(value: dict[str, Any]) -> None:
         print(json.dumps(value), file=answers, flush=True)
@@ -64,7 +63,7 @@ def serve(build: Callable[[Job], Peer]) -> None:
     _keep_to_cores(job.threads)
     try:
         peer = build(job)
-    except Exception as error:  # whatever a package raises that does not fit the machine
+    except Exception as error:  # of a package that does not work on this machine
         answer({"missing": f"{type(error).__name__}: {error}"})
         return
     answer({"versions": peer.versions})
@@ -81,6 +80,6 @@ def serve(build: Callable[[Job], Peer]) -> None:
 
 
 def _keep_to_cores(number: int) -> None:
-    """Bind the process to ``number`` cores: XLA starts a thread per core and has no setting."""
+    """Bind the process to ``number`` cores, as XLA starts a thread per core without a setting."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:number])

@@ -1,6 +1,6 @@
-"""A process that trains with JAX or Keras, as the benchmark sees it.
+"""The client of a process that trains with JAX or Keras. ``serving.py`` runs in that process.
 
-A process of its own lets each framework choose its threads. ``serving.py`` is what runs in it.
+A separate process lets each framework choose its threads.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from benchmarks.peers.packages import PeerMissingError
 from benchmarks.peers.serving import Job
 from gru_lm.training.minibatches import Minibatch
 
-ANSWER_SECONDS: Final = 300  # the first answer waits for TensorFlow to be imported
+ANSWER_SECONDS: Final = 300  # includes the import of TensorFlow for the first answer
 
 
 class Worker:
-    """A process that runs ``module`` with ``python``: it trains when asked to and waits otherwise.
+    """A process that runs ``module`` with ``python`` and trains on request.
 
-    Raises PeerMissingError, here and in ``train``, if the process fails or does not answer.
+    The constructor and ``train`` raise PeerMissingError if the process fails or does not answer.
     """
 
     def __init__(self, python: Path, module: str, job: Job) -> None:
@@ -52,7 +52,7 @@ class Worker:
         self.versions: dict[str, str] = answer["versions"]
 
     def train(self, epochs: Sequence[Sequence[Minibatch]]) -> dict[str, Any]:
-        """Train on the minibatches of each epoch: ``tokens``, ``seconds`` and ``perplexity``."""
+        """Train on ``epochs`` of minibatches. Returns ``tokens``, ``seconds``, ``perplexity``."""
 
         def numbers(pair: tuple[Tensor, Tensor]) -> list[list[list[int]]]:
             return [one.tolist() for one in pair]
@@ -60,7 +60,7 @@ class Worker:
         return self._ask([[numbers(pair) for pair in minibatches] for minibatches in epochs])
 
     def close(self) -> None:
-        """End the process."""
+        """Stop the process."""
         self._process.kill()
         self._process.communicate()
         self._errors.close()

@@ -1,4 +1,4 @@
-"""What ``scaling`` and ``memory`` train: one implementation in float32 on random tokens."""
+"""Training of one implementation in float32 on random tokens, for ``scaling`` and ``memory``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def float32_loop(
     settings: Train,
     device: torch.device,
 ) -> Loop:
-    """The training of one of ``IMPLEMENTATIONS``; the textbook's needs ``d2l``."""
+    """Return the training loop of one of ``IMPLEMENTATIONS``. The textbook's needs ``d2l``."""
     sizes = vocab_size, hidden_size, device
     if d2l is not None and name == TEXTBOOK_SCRATCH:
         return textbook_loop(d2l, textbook_net(d2l, "scratch", *sizes), settings.lr, device)
@@ -35,6 +35,6 @@ def float32_loop(
 def random_minibatch(
     vocab_size: int, batch_size: int, num_steps: int, device: torch.device
 ) -> Minibatch:
-    """Random inputs and targets (B, T): speed and memory do not depend on the tokens."""
+    """Return random inputs and targets (B, T), as speed and memory do not depend on the tokens."""
     X, Y = torch.randint(vocab_size, (2, batch_size, num_steps), device=device)
     return X, Y

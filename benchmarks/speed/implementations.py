@@ -1,4 +1,4 @@
-"""The implementations that ``training`` times: how each is set up, and how it takes a turn."""
+"""The implementations that ``training`` times."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WORKERS: Final = {
 
 
 class Turn(NamedTuple):
-    """Tokens trained on, the wall time, and the perplexity of the last epoch."""
+    """The result of one timing, with the perplexity of its last epoch."""
 
     tokens: int
     seconds: float
@@ -42,7 +42,7 @@ class Turn(NamedTuple):
 
 @dataclass
 class Implementation:
-    """One implementation. ``train`` takes a turn; ``speeds`` are tokens per second."""
+    """One implementation. ``train`` runs one timing, and ``speeds`` are tokens per second."""
 
     label: str
     train: Callable[[], Turn]
@@ -53,18 +53,18 @@ class Implementation:
 
 @dataclass
 class Implementations:
-    """Those that take part by name, why others are missing, and the versions of the peers."""
+    """The present implementations by name, reasons for missing ones, and the peers' versions."""
 
     present: dict[str, Implementation] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
     def speeds(self) -> dict[str, list[float]]:
-        """Tokens per second in each alternation, by implementation."""
+        """Return the tokens per second of each alternation by implementation."""
         return {name: one.speeds for name, one in self.present.items()}
 
     def leave_out(self, name: str, reason: str) -> None:
-        """Note that ``name`` is missing, and print it."""
+        """Record and print that ``name`` is missing."""
         self.present.pop(name, None)
         self.missing[name] = reason
         print(f"missing: {name} ({reason})", flush=True)
@@ -73,7 +73,7 @@ class Implementations:
 def turn_here(
     loop: Loop, cut_epoch: Callable[[], Iterable[Minibatch]], epochs: int, device: torch.device
 ) -> Turn:
-    """A turn in this process: from before the first minibatch is cut to the last update's end."""
+    """Time ``epochs`` in this process, including the preparation of minibatches."""
     tokens, perplexity = 0, math.nan
 
     def counted() -> Iterator[Minibatch]:
@@ -91,12 +91,12 @@ def turn_here(
 
 
 def turn_in_worker(worker: Worker, minibatches: Iterator[Iterator[Minibatch]], epochs: int) -> Turn:
-    """A turn in a peer's process, by its own clock."""
+    """Time ``epochs`` in a peer's process, with its own clock."""
     return Turn(**worker.train([list(epoch) for epoch in itertools.islice(minibatches, epochs)]))
 
 
 def all_epochs(experiment: Experiment, device: torch.device) -> Iterator[Iterator[Minibatch]]:
-    """The minibatches of the first epoch, of the second, and so on; cut when asked for."""
+    """Yield the minibatches of each epoch. They are prepared lazily."""
     settings, tokens = experiment.settings, experiment.corpus.tokens.to(device)
     sizes = settings.batch_size, settings.num_steps, settings.partition, settings.seed
     return (epoch_minibatches(tokens, *sizes, number) for number in itertools.count(1))
@@ -109,7 +109,7 @@ def add_textbook(
     epochs: int,
     device: torch.device,
 ) -> None:
-    """Both models of the chapter, with minibatches from ``d2l.seq_data_iter_sequential``."""
+    """Add both models of the chapter, with minibatches from ``d2l.seq_data_iter_sequential``."""
     corpus, settings = experiment.corpus, experiment.settings
     cut = partial(
         d2l.seq_data_iter_sequential,
@@ -128,7 +128,7 @@ def add_textbook(
 def add_ours(
     implementations: Implementations, experiment: Experiment, epochs: int, device: torch.device
 ) -> None:
-    """Each variant in each precision, with minibatches from ``epoch_minibatches``."""
+    """Add each variant in each precision, with minibatches from ``epoch_minibatches``."""
     for variant, precision in itertools.product(OURS, precisions(device)):
         model = our_model(variant, experiment.corpus.vocab_size, experiment.hidden_size, device)
         loop = our_loop(model, experiment.settings, precision)
@@ -146,7 +146,7 @@ def add_workers(
     device: torch.device,
     workers: ExitStack,
 ) -> None:
-    """JAX and Keras from the environment ``folder``, each in a process that ``workers`` ends."""
+    """Add JAX and Keras from the environment ``folder``. ``workers`` closes their processes."""
     try:
         python = environment(folder)
     except PeerMissingError as error:
@@ -186,7 +186,7 @@ def add_flashrnn(
     epochs: int,
     device: torch.device,
 ) -> None:
-    """flashrnn's kernels, compiled here and trained in this process."""
+    """Add flashrnn's kernels, compiled for this GPU and trained in this process."""
     if device.type != "cuda":
         implementations.leave_out("flashrnn", "needs a CUDA GPU")
         return

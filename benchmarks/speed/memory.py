@@ -1,10 +1,11 @@
-"""The peak memory of one implementation's training, in a process of its own.
+"""Measure the peak memory of one implementation's training, in a separate process.
 
     python -m benchmarks.speed.memory fused
 
-Prints bytes. On the CPU: the peak of the resident set less its size before the model was built,
-all modules imported. That is possible on Linux only, whose kernel can reset the peak. On a GPU: the
-most that torch had allocated there. ``scaling`` runs it for each implementation.
+The result is printed in bytes. On a CPU it is the peak of the resident set minus its size before
+the model is built, after all imports. This works on Linux only, where the kernel can reset the
+peak. On a GPU it is the maximum that torch allocated. ``scaling`` runs this for each
+implementation.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ PROCESS: Final = Path("/proc/self")
 
 
 def peak_memory(name: str, device: torch.device, peers: Path | None) -> int | str:
-    """Peak memory of training ``name`` in a fresh process, in bytes, or why it is unknown."""
+    """Return the peak memory of training ``name`` in bytes, or a message why it is unknown."""
     command = [sys.executable, "-m", "benchmarks.speed.memory", name, "--device", device.type]
     command += ["--threads", str(torch.get_num_threads())]
     if peers is not None:
@@ -46,7 +47,7 @@ def peak_memory(name: str, device: torch.device, peers: Path | None) -> int | st
 
 
 def _status(key: str) -> int:
-    """A line of /proc/self/status, in bytes."""
+    """Return a value of /proc/self/status in bytes."""
     match = re.search(rf"^{key}:\s*(\d+) kB$", (PROCESS / "status").read_text(), re.MULTILINE)
     if match is None:
         raise UserError(f"{PROCESS / 'status'} has no line {key}: peak memory cannot be measured")
@@ -74,13 +75,13 @@ def main() -> None:
         d2l = load_d2l(arguments.peers) if arguments.name == TEXTBOOK_SCRATCH else None
     except PeerMissingError as error:
         raise UserError(f"missing: d2l ({error})") from error
-    # The first optimizer and backward pass load code of torch's that is no part of a training.
+    # The first optimizer and backward pass load parts of torch, which should not be measured.
     weight = torch.ones(1, requires_grad=True, device=device)
     weight.sum().backward()
     torch.optim.SGD([weight], settings.lr).step()
     before = 0
     if not on_gpu:
-        (PROCESS / "clear_refs").write_text("5")  # resets the peak to the present size
+        (PROCESS / "clear_refs").write_text("5")  # resets the peak to the current size
         before = _status("VmRSS")
     train = float32_loop(arguments.name, d2l, V, experiment.hidden_size, settings, device)
     minibatch = random_minibatch(V, settings.batch_size, settings.num_steps, device)

@@ -1,9 +1,9 @@
-"""Write the page and the pictures of results that are already there, without measuring again.
+"""Write the pages and the pictures of existing results without measuring again.
 
     python -m benchmarks.speed.redraw benchmarks/results/*.json
 
-Results of ``training`` get a page (.md) and a picture (.png), results of ``scaling`` a picture,
-each beside its .json. Results of other benchmarks have neither and are skipped.
+Results of ``training`` get a page (.md) and a picture (.png), and results of ``scaling`` a picture,
+beside the .json. Results of other benchmarks are skipped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gru_lm.core.files import read_json, write_bytes, write_text
 
 
 def write_training(path: Path, result: dict[str, Any]) -> str:
-    """Write the page and the picture of ``result`` beside its file ``path``; returns the page."""
+    """Write the page and the picture of ``result`` beside its file ``path``. Returns the page."""
     page = markdown(result)
     write_text(path.with_suffix(".md"), page)
     write_bytes(path.with_suffix(".png"), speed_bars(result))

@@ -1,4 +1,4 @@
-"""From the timings of ``training`` to medians, ratios, targets and a page in Markdown."""
+"""Medians, ratios, targets and a Markdown page from the timings of ``training``."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ REFERENCES: Final = {
     "jax": "JAX",
 }
 SAMPLING_REFERENCES: Final = ("textbook-scratch", "textbook-concise")
-BUSY: Final = 0.5  # a load average above it means that other programs were running
+BUSY: Final = 0.5  # a higher load average means that other programs were running
 
 Series = Mapping[str, Sequence[float]]  # a speed per alternation, by implementation
 Ratios = dict[str, dict[str, dict[str, Any]]]  # by reference, then by implementation
 
 
 def summarize(values: Sequence[float]) -> dict[str, Any]:
-    """The median, the extremes and all ``values``."""
+    """Return the median, the extremes and all ``values``."""
     return {
         "median": round(statistics.median(values), 1),
         "min": round(min(values), 1),
@@ -31,7 +31,7 @@ def summarize(values: Sequence[float]) -> dict[str, Any]:
 
 
 def ratio(mine: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
-    """Mine / theirs: of the medians, and the extremes of those within each alternation."""
+    """Return the ratio of the medians, and the extremes of the ratios per alternation."""
     each = [a / b for a, b in zip(mine, theirs, strict=True)]
     return {
         "of_medians": round(statistics.median(mine) / statistics.median(theirs), 3),
@@ -41,7 +41,7 @@ def ratio(mine: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
 
 
 def ratios(speeds: Series, references: Iterable[str]) -> Ratios:
-    """Every implementation to each of ``references`` that was measured."""
+    """Return the ratios of every implementation to each measured reference."""
     return {
         reference: {
             name: ratio(values, speeds[reference])
@@ -54,7 +54,7 @@ def ratios(speeds: Series, references: Iterable[str]) -> Ratios:
 
 
 def judge(device: str, training: Series, sampling: Series) -> list[dict[str, Any]]:
-    """Each target with what was reached on ``device`` and whether that is enough."""
+    """Return each target with the ratio reached on ``device`` and a verdict."""
     return [
         _judge(target, sampling if target.work == "sampling" else training)
         if target.device == device or target.work == "sampling"
@@ -75,7 +75,7 @@ def _judge(target: Target, speeds: Series) -> dict[str, Any]:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The result as tables for a reader."""
+    """Format the result as Markdown tables."""
     parts = [_heading(result), _training(result), _roofline(result), _sampling(result)]
     return "\n\n".join([*parts, _targets(result), _unmeasured(result)]) + "\n"
 
@@ -159,7 +159,7 @@ def _targets(result: dict[str, Any]) -> str:
         [row["target"], f"{row['wanted']:.1f}", _range(row["reached"]), row["verdict"]]
         for row in result["targets"]
     ]
-    return _table(["target: where, what, against what", "wanted", "reached", "met"], rows)
+    return _table(["target (device, implementation, reference)", "wanted", "reached", "met"], rows)
 
 
 def _unmeasured(result: dict[str, Any]) -> str:

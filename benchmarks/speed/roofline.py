@@ -1,4 +1,4 @@
-"""How close a training comes to the machine's speed on one large product of matrices."""
+"""Comparison of a training's speed with that of one large matrix product."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SIZE: Final = 2048
 
 
 def flop_per_token(vocab_size: int, hidden_size: int) -> int:
-    """Floating-point operations per token of training, in the matrix products alone.
+    """Return the floating-point operations per token of the matrix products in training.
 
-    Forward 2 (3 H² + H V), an addition and a multiplication per weight; backward twice that.
-    The inputs' rows are picked, not multiplied, and elementwise work is left out.
+    The forward pass has 2 (3 H² + H V), an addition and a multiplication per weight. The backward
+    pass has twice as many. The look-up of inputs and elementwise work are not counted.
     """
     return 3 * 2 * (3 * hidden_size**2 + hidden_size * vocab_size)
 
@@ -31,7 +31,7 @@ class MatrixProduct:
         self._products = "tf32" if precision == "tf32" else "ieee"
 
     def turn(self) -> float:
-        """Floating-point operations per second, over enough products for the clock."""
+        """Return floating-point operations per second, averaged over several products."""
         products = 300 if self._a.is_cuda else 3
         if self._a.is_cuda:
             torch.backends.cuda.matmul.fp32_precision = self._products

@@ -1,6 +1,6 @@
-"""Speed of greedy sampling, one text at a time: ``generate`` and ``d2l.predict_ch8``.
+"""Time greedy sampling of one text with ``generate`` and ``d2l.predict_ch8``.
 
-It runs on the CPU. The models are untrained, which does not change their speed.
+This runs on the CPU. The models are untrained, which does not affect their speed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CPU: Final = torch.device("cpu")
 
 
 class TextbookVocabulary:
-    """As much of ``d2l.Vocab`` as ``predict_ch8`` uses."""
+    """The part of ``d2l.Vocab`` that ``predict_ch8`` uses."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.idx_to_token = list(vocabulary.tokens)
@@ -38,7 +38,7 @@ class TextbookVocabulary:
 def time_sampling(
     d2l: ModuleType | None, corpus: Corpus, hidden_size: int, alternations: int
 ) -> dict[str, list[float]]:
-    """Characters per second by implementation, one value per alternation after a warm-up."""
+    """Return characters per second by implementation, one value per alternation."""
     sizes = corpus.vocab_size, hidden_size, CPU
     writers: dict[str, Callable[[], str]] = {}
     if d2l is not None:

@@ -1,9 +1,10 @@
-"""Training speed over the sizes, one varied at a time from those in params.yaml, and peak memory.
+"""Measure the training speed for different sizes, and the peak memory.
 
     python -m benchmarks.speed.scaling
 
-The textbook's scratch loop and this project's variants, all in float32, train on random tokens, one
-minibatch each in turn, until a point has been measured often enough or its time is up.
+One size of params.yaml is varied at a time. The textbook's scratch loop and this project's variants
+train on random tokens in float32, one minibatch each in turn. A point ends after a fixed number of
+rounds or after its time limit.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ POINTS: Final = {
     "batch_size": (1, 4, 16, 64, 256, 1024),
     "num_steps": (8, 16, 32, 64, 128, 256, 512, 1024),
 }
-ROUNDS: Final = 15  # minibatches each, at most
+ROUNDS: Final = 15  # maximal number of minibatches per implementation
 
 
 def measure_point(
@@ -47,9 +48,9 @@ def measure_point(
     seconds: float,
     device: torch.device,
 ) -> dict[str, float]:
-    """Tokens per second by implementation: the median over minibatches, after a warm-up.
+    """Return tokens per second by implementation, the median over minibatches after a warm-up.
 
-    After ``seconds`` no further round starts; at least one is measured.
+    No round starts after ``seconds``, but at least one is measured.
     """
     deadline = time.perf_counter() + seconds
     V = experiment.corpus.vocab_size
@@ -73,7 +74,7 @@ def measure_point(
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result for a reader."""
+    """Format the result as a table."""
     names = list(result["peak_memory_bytes"])
     lines = [f"{'tokens/s':<20}" + "".join(f"{name:>18}" for name in names)]
     for dimension, points in result["points"].items():
@@ -102,7 +103,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--output",
         type=Path,
-        help="the .json; a .png goes beside it "
+        help="the .json; a .png is written beside it "
         "(default: benchmarks/results/scaling-<machine>.json)",
     )
     return parser.parse_args()

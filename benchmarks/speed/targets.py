@@ -1,4 +1,4 @@
-"""The speeds that this project aims at, relative to other implementations."""
+"""Target speeds of this project relative to other implementations."""
 
 from __future__ import annotations
 

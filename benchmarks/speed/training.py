@@ -1,11 +1,11 @@
-"""Training and sampling speed of every implementation on the same tokens, in one run.
+"""Measure the training and sampling speed of every implementation on the same tokens.
 
     python -m benchmarks.speed.training
 
-The textbook's own loop (d2l 0.17.6), this project's variants in each precision, JAX and Keras, all
-with the sizes of params.yaml. They train in turn, so that a slow phase of the machine slows all of
-them. The same run measures one large matrix product, and sampling. A peer that cannot be installed
-or run is reported as missing, and the others are timed without it.
+The implementations are the textbook's loop (d2l 0.17.6), this project's variants in each precision,
+JAX and Keras, with the sizes of params.yaml. They train in turn, so a slow phase of the machine
+affects all of them. The same run measures one large matrix product, and sampling. A peer that
+cannot be installed or run is reported as missing.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ def measure(
     products: dict[Precision, MatrixProduct],
     alternations: int,
 ) -> dict[Precision, list[float]]:
-    """Let all train in turn, ``alternations`` times after a warm-up that is not kept.
+    """Train all implementations in turn, ``alternations`` times after a warm-up.
 
-    Returns the matrix products' operations per second, one value per alternation.
+    Returns the operations per second of the matrix products, one value per alternation.
     """
     operations: dict[Precision, list[float]] = {precision: [] for precision in products}
     for alternation in range(-WARM_UP_TURNS, alternations):
         order = list(implementations.present.items())
-        random.Random(alternation).shuffle(order)  # so that none always follows the same one
+        random.Random(alternation).shuffle(order)  # avoids effects of a fixed order
         for name, one in order:
             try:
                 turn = one.train()
@@ -77,7 +77,7 @@ def measure(
 def summarize(
     implementations: Implementations, operations: dict[Precision, list[float]], flop: int
 ) -> dict[str, Any]:
-    """All timings with their medians, the ratios, and the shares of the matrix products' speed."""
+    """Return timings, medians, ratios, and shares of the matrix products' speed."""
     shares = {}
     for name, one in implementations.present.items():
         if name.startswith(OURS):
@@ -115,11 +115,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--output",
         type=Path,
-        help="the .json; a .md and a .png go beside it "
+        help="the .json; a .md and a .png are written beside it "
         "(default: benchmarks/results/speed-<machine>.json)",
     )
     parser.add_argument(
-        "--peers-env", type=Path, metavar="DIR", help="an environment that holds JAX and Keras"
+        "--peers-env", type=Path, metavar="DIR", help="an environment with JAX and Keras"
     )
     return parser.parse_args()
 
@@ -136,7 +136,7 @@ def main() -> None:
         arguments.epochs_per_turn,
     )
     torch.manual_seed(experiment.settings.seed)
-    random.seed(experiment.settings.seed)  # d2l draws its offsets from it
+    random.seed(experiment.settings.seed)  # for d2l's random offsets
 
     implementations = Implementations()
     with ExitStack() as workers:

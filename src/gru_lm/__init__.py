@@ -1,5 +1,5 @@
 """Gated recurrent unit (GRU) language models.
 
-This file imports nothing, so that importing one module of the package loads only what that
-module needs, and a pipeline stage depends on exactly the files it uses.
+This file imports nothing. Importing a module loads only what it needs, so a pipeline stage depends
+on exactly the files that it uses.
 """

@@ -1,4 +1,4 @@
-"""The comparisons of trainings: their arithmetic, and a run of an epoch."""
+"""The comparisons of trainings are computed correctly, and one epoch runs."""
 
 from __future__ import annotations
 

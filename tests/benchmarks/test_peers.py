@@ -1,4 +1,4 @@
-"""The other implementations, as far as they need no package that the project lacks."""
+"""Other implementations, as far as they can be tested without their packages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ JOB = Job(
     threads=1,
     device="cpu",
 )
-# Its cross-entropy is the number of epochs trained. Seed 9: it cannot run; seed 8: it dies.
+# Its cross-entropy is the number of epochs. With seed 9 it cannot run, and with seed 8 it dies.
 PEER = """
 import os, sys
 from benchmarks.peers.serving import Peer, serve
@@ -102,6 +102,6 @@ def test_the_chapters_equations_are_scratchs_bit_for_bit():
 
 
 def test_a_folder_without_d2l_is_refused(tmp_path):
-    with pytest.raises(PeerMissingError, match="holds no package d2l"):
+    with pytest.raises(PeerMissingError, match="does not contain d2l"):
         load_d2l(tmp_path)
     assert not list(tmp_path.iterdir())

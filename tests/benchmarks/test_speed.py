@@ -1,4 +1,4 @@
-"""The timings' arithmetic, their pages, and small real measurements of this project's models."""
+"""The arithmetic and the pages of timings, and small real measurements of this project's models."""
 
 from __future__ import annotations
 

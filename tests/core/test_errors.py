@@ -1,4 +1,4 @@
-"""How a stage ends: one line for what a user or the machine is to blame for, else a traceback."""
+"""A fault of the user or the machine ends a stage with one line, a bug with a traceback."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gru_lm.core.errors import (
 
 
 def outcome(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
-    """The exit status and stderr of a stage that raises ``error``."""
+    """Return the exit status and stderr of a stage that raises ``error``."""
 
     def main() -> None:
         raise error
@@ -82,15 +82,15 @@ def test_a_file_that_cannot_be_opened_is_one_line(capsys: pytest.CaptureFixture[
     [
         (
             MissingFile(Path("a/b.json")),
-            "a/b.json is missing: run the stage that makes it, dvc repro b@x",
+            "a/b.json is missing: create it with dvc repro b@x",
         ),
         (
             DamagedFile(Path("a/b.json"), "cut\noff"),
-            "a/b.json is damaged (cut off): delete it and make it again with dvc repro b@x",
+            "a/b.json is damaged (cut off): delete it and recreate it with dvc repro b@x",
         ),
         (
             UnusableFile(Path("a/b.json"), "belongs to another model"),
-            "a/b.json belongs to another model: make it again with dvc repro b@x",
+            "a/b.json belongs to another model: recreate it with dvc repro b@x",
         ),
     ],
     ids=["missing", "damaged", "unusable"],
@@ -176,7 +176,7 @@ def test_a_defect_keeps_its_traceback(error: Exception) -> None:
 
 
 def test_the_exception_is_gone_when_the_process_ends() -> None:
-    """With it goes what its frames hold, some of which complains at the interpreter's end."""
+    """Objects held by its frames can print warnings while the interpreter shuts down."""
 
     def main() -> None:
         raise UserError("stopped")
@@ -187,7 +187,7 @@ def test_the_exception_is_gone_when_the_process_ends() -> None:
 
 
 def run_in_a_process(body: str, **options: Any) -> subprocess.Popen[bytes]:
-    """A stage with this ``body``, whose output can be read in pieces."""
+    """Start a stage with this ``body`` and return its process."""
     code = (
         f"from gru_lm.core.errors import run_main\ndef main():\n {body}\nrun_main('sample', main)"
     )
@@ -207,9 +207,7 @@ def test_a_reader_that_goes_away_is_one_line(many: str) -> None:
     assert process.stdout is not None and process.stderr is not None
     process.stdout.read(1)
     process.stdout.close()
-    assert process.stderr.read() == (
-        b"sample: error: stopped, as nobody reads its output any more\n"
-    )
+    assert process.stderr.read() == (b"sample: error: output pipe closed\n")
     assert process.wait(30) == 1
 
 

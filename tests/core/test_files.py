@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Files are written atomically and read with their checksums."""
 
 import contextlib
 import errno
@@ -301,7 +301,7 @@ def test_the_same_arrays_give_the_same_bytes(tmp_path):
 
 
 class Trap:
-    """Leaves a file behind where it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __reduce__(self):
         return Path.touch, (Path("unpickled"),)
@@ -336,7 +336,7 @@ def test_arrays_cut_off_or_changed_anywhere_are_damaged(tmp_path):
         for _ in range(chance.randrange(1, 20) if data else 0):
             data[chance.randrange(len(data))] = chance.randrange(256)
         path.write_bytes(data)
-        with contextlib.suppress(UserError):  # a changed byte that nobody reads may pass
+        with contextlib.suppress(UserError):  # a change in an unused byte may go unnoticed
             assert read_arrays(path, owner="me").keys() == {"a"}
     path.unlink()
     with pytest.raises(MissingFile, match="is missing"):

@@ -1,4 +1,4 @@
-"""params.yaml: what loads, and the one line that names what is wrong with what does not."""
+"""Valid params.yaml files load, and any other one gets one line that names its fault."""
 
 import copy
 import json
@@ -32,7 +32,7 @@ NAN, INF = math.nan, math.inf
 
 
 def with_value(key, value):
-    """params.yaml's text with the dotted ``key`` set to ``value``, or removed."""
+    """Return params.yaml's text with the dotted ``key`` set to ``value``, or removed."""
     tree = copy.deepcopy(TREE)
     *sections, last = key.split(".")
     section = tree
@@ -46,14 +46,14 @@ def with_value(key, value):
 
 
 def replaced(old, new):
-    """params.yaml's text with its one line ``old`` changed, as somebody's editor would."""
+    """Return params.yaml's text with its one line ``old`` changed, as in an editor."""
     lines = [line for line in TEXT.splitlines() if line.strip().startswith(old)]
-    assert len(lines) == 1, f"{old!r} stands {len(lines)} times in params.yaml"
+    assert len(lines) == 1, f"{old!r} occurs {len(lines)} times in params.yaml"
     return TEXT.replace(lines[0], lines[0].replace(old, new, 1), 1)
 
 
 def load_all(path):
-    """Every section of ``path`` by its name, each as the stage that uses it loads it."""
+    """Return every section of ``path`` by name, loaded as a stage loads it."""
     loaded = [load_params(part, path) for part in all_parts()]
     return SimpleNamespace(
         **{key: getattr(one, key) for one in loaded for key in type(one).model_fields}
@@ -67,12 +67,12 @@ def load(tmp_path, content):
 
 
 def as_tree(loaded):
-    """What ``load_all`` gives as the tree of dicts that the file holds."""
+    """Return the result of ``load_all`` as nested dicts."""
     return {key: TypeAdapter(Any).dump_python(value) for key, value in vars(loaded).items()}
 
 
 def aliases_of_aliases(depth):
-    """A short YAML list that stands for one of 10 ** depth items."""
+    """Return a short YAML list that expands to 10 ** depth items."""
     lists = ["&a0 [" + ", ".join("x" * 10) + "]"]
     for level in range(1, depth):
         lists.append(f"&a{level} [" + ", ".join([f"*a{level - 1}"] * 10) + "]")
@@ -80,12 +80,12 @@ def aliases_of_aliases(depth):
 
 
 def nested(depth):
-    """Empty lists in each other."""
+    """Return nested empty lists."""
     return [nested(depth - 1)] if depth > 1 else []
 
 
 def merges_of_merges(depth):
-    """Short mappings, the last of which merges 10 ** depth keys."""
+    """Return short mappings, the last of which merges 10 ** depth keys."""
     lines = ["a0: &a0 {" + ", ".join(f"k{number}: 1" for number in range(10)) + "}"]
     for level in range(1, depth):
         merged = ", ".join([f"*a{level - 1}"] * 10)
@@ -228,7 +228,7 @@ def test_settings_cannot_be_changed():
 
 # ------------------------------------------------------------------------------ what is refused
 
-# Name: (the file's content, what its one line must hold, the key or place first).
+# Name: (content of the file, parts of the message with the key or position first).
 BAD = {
     # keys
     "unknown-top": (with_value("optimiser", 1), ["'optimiser'", "unknown key"]),
@@ -275,7 +275,7 @@ BAD = {
     "null-section": (with_value("train", None), ["train = None"]),
     "text-section": (with_value("train", "fast"), ["train = 'fast'"]),
     "list-section": (with_value("sample", []), ["sample = []"]),
-    # keys that pydantic's own locations use too
+    # keys that are also names in pydantic's locations
     "unknown-int": (TEXT + "\nint: 1\n", ["unknown key 'int'"]),
     "unknown-float-inside": (with_value("train.float", 1), ["unknown key 'train.float'"]),
     "unknown-function": (with_value("train.function-x", 1), ["unknown key 'train.function-x'"]),
@@ -289,16 +289,19 @@ BAD = {
     "missing-variants": (with_value("variants", REMOVED), ["'variants'", "missing"]),
     "variants-unknown": (
         with_value("variants", ["scratch", "concize"]),
-        ["variants.1", "'concize' is no variant", "did you mean 'concise'", "fused, scratch"],
+        ["variants.1", "'concize' is not a variant", "did you mean 'concise'", "fused, scratch"],
     ),
     "variants-unlike-any": (
         with_value("variants", ["transformer"]),
-        ["variants.0: 'transformer' is no variant; there are: concise"],
+        ["variants.0: 'transformer' is not a variant; choose from: concise"],
     ),
-    "variants-path": (with_value("variants", ["../models/scratch"]), ["variants.0", "no variant"]),
+    "variants-path": (
+        with_value("variants", ["../models/scratch"]),
+        ["variants.0", "not a variant"],
+    ),
     "variants-twice": (
         with_value("variants", ["fused", "scratch", "fused"]),
-        ["variants: ", "differ"],
+        ["variants: ", "listed once"],
     ),
     "variants-none": (with_value("variants", []), ["variants = []", "at least 1"]),
     "variants-null": (with_value("variants", None), ["variants = None", "list"]),
@@ -441,7 +444,10 @@ BAD = {
         with_value("prepare.split", {"train": 1.0, "val": 0.1, "test": 0.1}),
         ["prepare.split.train = 1.0"],
     ),
-    "replicate-twice": (with_value("replicate.seeds", [1, 2, 1]), ["replicate.seeds", "differ"]),
+    "replicate-twice": (
+        with_value("replicate.seeds", [1, 2, 1]),
+        ["replicate.seeds", "listed once"],
+    ),
     "reserved-twice": (
         with_value("prepare.reserved_tokens", ["a", "a"]),
         ["prepare.reserved_tokens", "differ"],
@@ -511,14 +517,14 @@ BAD = {
     "list-in-list-as-key": (TEXT + "\n? [[a], b]\n: 1\n", ["not valid YAML", "unhashable"]),
     "mapping-as-key": (TEXT + "\n? {a: b}\n: 1\n", ["not valid YAML", "unhashable"]),
     "list-as-key-inside": (replaced("lr: 1.0", "[lr]: 1.0"), ["train"]),
-    "key-twice": (TEXT + "\ndevice: cpu\n", ["not valid YAML", "'device' is given twice", "line"]),
+    "key-twice": (TEXT + "\ndevice: cpu\n", ["not valid YAML", "duplicate key 'device'", "line"]),
     "key-twice-inside": (
         replaced("lr: 1.0", "lr: 1.0\n  lr: 2.0"),
-        ["not valid YAML", "'lr' is given twice"],
+        ["not valid YAML", "duplicate key 'lr'"],
     ),
     "key-twice-of-billions": (
         f"a: &a {aliases_of_aliases(12)}\nb:\n  c: *a\n  c: *a\n",
-        ["not valid YAML: line 4, column 3: key 'c' is given twice"],
+        ["not valid YAML: line 4, column 3: duplicate key 'c'"],
     ),
     "merged-billions": (merges_of_merges(12), ["not valid YAML", "keys after merging"]),
     "merge-of-a-number": (replaced("lr: 1.0", "<<: 1.0"), ["not valid YAML", "merging"]),
@@ -624,7 +630,7 @@ def test_a_missing_file_says_where_to_go(tmp_path, monkeypatch):
     with pytest.raises(UserError) as caught:
         load_params(CoreSettings)
     assert f"params.yaml is missing in {tmp_path}" in str(caught.value)
-    assert "project's root" in str(caught.value)
+    assert "project root" in str(caught.value)
 
 
 numbers_in_it = [
@@ -703,7 +709,7 @@ def test_a_stage_ends_with_one_line(tmp_path, name):
 
 
 def declared_stages():
-    """The stages of both pipelines that read params.yaml, and the arguments that each wants."""
+    """Return the stages of both pipelines that read params.yaml, with their arguments."""
     for pipeline in ("dvc.yaml", "analysis/dvc.yaml"):
         stages = yaml.safe_load((PROJECT / pipeline).read_text("utf-8"))["stages"]
         for name, stage in stages.items():
@@ -717,17 +723,17 @@ STAGES = dict(declared_stages())
 
 
 def mappings(tree, path=()):
-    """The dotted names of all mappings in params.yaml, "" for the file itself."""
+    """Return the dotted names of all mappings in params.yaml, "" for the file itself."""
     yield ".".join(path)
     for key, value in tree.items():
         if isinstance(value, dict) and path != ("corpora",):
             yield from mappings(value, (*path, key))
 
 
-# Every section of the file but "corpora", in which any name may be chosen, and one such name.
+# Every section except "corpora", whose keys are free, and one entry of "corpora".
 PLACES = [place for place in mappings(TREE) if place != "corpora"] + ["corpora.sample"]
 
-# Runs all stages on all files in one process: to import torch for each takes most of the time.
+# Runs all stages on all files in one process, as importing torch takes most of the time.
 RUN_ALL = """
 import contextlib, io, json, runpy, sys
 stages, files = json.load(sys.stdin)
@@ -752,7 +758,7 @@ json.dump(ends, sys.stdout)
 
 @pytest.fixture(scope="module")
 def ends(tmp_path_factory):
-    """By place of an unknown key and by stage: exit status and what is printed."""
+    """Return exit status and output by section of an unknown key and by stage."""
     folder = tmp_path_factory.mktemp("stages")
     files = {place: with_value(f"{place}.wonder".lstrip("."), 1) for place in PLACES}
     done = subprocess.run(

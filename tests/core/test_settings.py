@@ -1,4 +1,4 @@
-"""The parts of params.yaml: found in every package, and light, as every stage imports them all."""
+"""The parts of params.yaml are found in every package, and are cheap to import."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def test_every_key_of_the_file_belongs_to_one_part():
 
 @pytest.mark.parametrize("part", all_parts(), ids=lambda part: part.__name__)
 def test_a_part_refuses_what_it_does_not_know_and_converts_nothing(part):
-    """In every section of it: the loader relies on that for keys that no stage reads."""
+    """This holds for every section, and protects keys that no stage reads."""
 
     def sections(model):
         yield model
@@ -56,8 +56,8 @@ def test_a_part_refuses_what_it_does_not_know_and_converts_nothing(part):
         assert section.model_config["frozen"], section
 
 
-# What a stage pays at its start for the sections that it does not read, in seconds of processor
-# time, beside the libraries that read and validate the file.
+# The cost of importing the sections that a stage does not read, in seconds of processor time,
+# without the libraries that read and validate the file.
 CODE = """
 import json, sys, time
 import pydantic, ruamel.yaml

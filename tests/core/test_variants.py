@@ -1,4 +1,4 @@
-"""The variants are the folders that describe one; a name that is none of them is refused."""
+"""Variants are folders with settings.py; any other name is refused."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def test_the_variants_of_this_project():
 
 @pytest.fixture
 def models(tmp_path, monkeypatch):
-    """A folder of models to which a test may add."""
+    """Make a folder of models to which a test can add."""
     for name in ("lstm", "scratch"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "settings.py").touch()
@@ -41,7 +41,7 @@ def test_a_variant_is_a_folder_with_settings_and_nothing_else_is(models):
 
 
 def test_a_new_folder_is_a_new_variant_at_once(models):
-    with pytest.raises(ValueError, match="'another' is no variant"):
+    with pytest.raises(ValueError, match="'another' is not a variant"):
         checked("another")
     (models / "another").mkdir()
     (models / "another" / "settings.py").touch()
@@ -70,4 +70,4 @@ def test_a_known_name_is_let_through(models, name):
 def test_any_other_is_refused_with_the_names_there_are(models, name, hint):
     with pytest.raises(ValueError) as caught:
         checked(name)
-    assert str(caught.value) == f"{name!r} is no variant{hint}; there are: lstm, scratch"
+    assert str(caught.value) == f"{name!r} is not a variant{hint}; choose from: lstm, scratch"

@@ -1,10 +1,10 @@
-"""A web server on 127.0.0.1 that misbehaves on demand.
+"""A web server on 127.0.0.1 that simulates faults.
 
     with FaultyServer() as server:
         url = server.add("/book.txt", status(503), whole(BOOK))
 
-The first request for /book.txt is answered by the first behaviour, the second by the second, and
-every further one by the last. ``server.requests`` and ``server.sent`` tell what really happened.
+The first request for /book.txt gets the first behaviour, the second the second, and every further
+one the last. ``server.requests`` and ``server.sent`` record the requests and the bytes sent.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PIECE = 16_384  # bytes that the server sends at a time
 
 @dataclass
 class Request:
-    """What a client asked for: ``path`` as in the request line, ``at`` in monotonic seconds."""
+    """A client's request. ``path`` is that of the request line, ``at`` is in monotonic seconds."""
 
     path: str
     headers: dict[str, str]
@@ -33,7 +33,7 @@ class Request:
 
 
 class FaultyServer(ThreadingHTTPServer):
-    """Answers by the behaviours added for a path; 404 for any other path."""
+    """A server with the behaviours added for each path, and 404 for any other path."""
 
     daemon_threads = True
     block_on_close = False
@@ -58,7 +58,7 @@ class FaultyServer(ThreadingHTTPServer):
         self.server_close()
 
     def add(self, path: str, *behaviours: Behaviour) -> str:
-        """Let ``path`` behave so; return its address."""
+        """Set the behaviours of ``path`` and return its URL."""
         self.behaviours[path] = behaviours
         self._served[path] = 0
         return self.url(path)
@@ -82,7 +82,7 @@ class FaultyServer(ThreadingHTTPServer):
             self.sent += size
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is what many of the tests are about."""
+        """Ignore clients that close the connection, which many tests do."""
 
 
 class Exchange(BaseHTTPRequestHandler):
@@ -97,7 +97,7 @@ class Exchange(BaseHTTPRequestHandler):
         self.server.next_behaviour(request)(self)
 
     def start(self, code: int = 200, **headers: Any) -> None:
-        """Send the status line and headers; Content_Type stands for Content-Type."""
+        """Send the status line and the headers. Underscores in names become hyphens."""
         self.send_response(code)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), str(value))
@@ -111,7 +111,7 @@ class Exchange(BaseHTTPRequestHandler):
             self.server.count(len(piece))
 
     def hang(self) -> None:
-        """Say nothing more until the test is over."""
+        """Send nothing more until the test is over."""
         self.server.stopping.wait(60)
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -133,7 +133,7 @@ def status(code: int, **headers: Any) -> Behaviour:
 
 
 def whole(data: bytes, code: int = 200, **headers: Any) -> Behaviour:
-    """``data`` as it should be sent; a header given here replaces the right one."""
+    """A correct response with ``data``, except for the headers given here."""
 
     def behave(exchange: Exchange) -> None:
         exchange.start(code, **({"Content_Length": len(data)} | headers))
@@ -143,7 +143,7 @@ def whole(data: bytes, code: int = 200, **headers: Any) -> Behaviour:
 
 
 def unframed(data: bytes, **headers: Any) -> Behaviour:
-    """``data`` without its length: it ends where the connection does."""
+    """``data`` without its length, which ends with the connection."""
 
     def behave(exchange: Exchange) -> None:
         exchange.start(**headers)
@@ -153,12 +153,12 @@ def unframed(data: bytes, **headers: Any) -> Behaviour:
 
 
 def zipped(data: bytes, cut: int | None = None, **headers: Any) -> Behaviour:
-    """``data`` compressed, though nobody asked; only the first ``cut`` bytes of it."""
+    """The first ``cut`` bytes of ``data`` in gzip, which the client did not request."""
     return unframed(gzip.compress(data, mtime=0)[:cut], Content_Encoding="gzip", **headers)
 
 
 def cut_off(data: bytes, at: int, **headers: Any) -> Behaviour:
-    """The first ``at`` bytes of ``data`` under the Content-Length of all of it."""
+    """The first ``at`` bytes of ``data``, with the Content-Length of all of it."""
     return whole(data[:at], **({"Content_Length": len(data)} | headers))
 
 
@@ -173,7 +173,7 @@ def cut_off_chunks(data: bytes) -> Behaviour:
 
 
 def chunked(data: bytes) -> Behaviour:
-    """Chunked transfer done right."""
+    """A correct chunked transfer."""
 
     def behave(exchange: Exchange) -> None:
         exchange.start(Transfer_Encoding="chunked")
@@ -202,7 +202,7 @@ def stalled(data: bytes, at: int, **headers: Any) -> Behaviour:
 
 
 def dripping(data: bytes, pieces: int, pause: float) -> Behaviour:
-    """``data`` in so many pieces with ``pause`` seconds after each."""
+    """``data`` in this many pieces with ``pause`` seconds after each."""
 
     def behave(exchange: Exchange) -> None:
         exchange.start(Content_Length=len(data))
@@ -216,14 +216,14 @@ def dripping(data: bytes, pieces: int, pause: float) -> Behaviour:
 
 
 def dripping_header(exchange: Exchange) -> None:
-    """A header that comes byte by byte, each in time, and never ends."""
+    """A header that is sent byte by byte, each in time, and never ends."""
     exchange.wfile.write(b"HTTP/1.1 200 OK\r\nX-Filler: ")
     while not exchange.server.stopping.wait(0.02):
         exchange.wfile.write(b"x")
 
 
 def endless_headers(exchange: Exchange) -> None:
-    """One header after the other, for ever."""
+    """An endless sequence of headers."""
     exchange.wfile.write(b"HTTP/1.1 200 OK\r\n")
     while not exchange.server.stopping.is_set():
         exchange.wfile.write(b"X-Filler: x\r\n")
@@ -268,10 +268,10 @@ def resumable(
     content_range: str = "bytes {start}-{last}/{size}",
     later_validator: str | None = None,
 ) -> Behaviour:
-    """A server that knows ranges, and cuts off the whole body after ``first`` bytes.
+    """A server that supports ranges, and truncates the full body after ``first`` bytes.
 
-    ``validator`` is its ETag (in quotes) or Last-Modified; ``later_validator`` the one that comes
-    with the rest; ``content_range`` what it says of the rest.
+    ``validator`` is its ETag (in quotes) or Last-Modified. ``later_validator`` and
+    ``content_range`` are those of the response with the rest.
     """
 
     def headers(value: str) -> dict[str, str]:
@@ -293,18 +293,18 @@ def resumable(
 
 
 def closed_port() -> int:
-    """A port of 127.0.0.1 that nobody listens at."""
+    """Return a port of 127.0.0.1 without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         return int(taken.getsockname()[1])
 
 
 def members(data: bytes, count: int) -> list[bytes]:
-    """``data`` as a gzip file of several members."""
+    """Return ``data`` as a gzip file of several members."""
     size = -(-len(data) // count)
     pieces = [data[start : start + size] for start in range(0, len(data), size)]
     return [gzip.compress(piece, mtime=0) for piece in pieces]
 
 
 def bomb(size: int) -> bytes:
-    """A small gzip file that unpacks to ``size`` zero bytes."""
+    """Return a small gzip file that decompresses to ``size`` zero bytes."""
     return gzip.compress(bytes(1 << 20), mtime=0) * (size >> 20)

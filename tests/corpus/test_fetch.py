@@ -1,8 +1,8 @@
-"""Fetching the corpus: whatever happens, the right bytes or the earlier file, and one clear line.
+"""Fetching gives the right corpus, or keeps the earlier one and ends with one clear line.
 
-``Project.fetch`` checks after every run what must always hold, so that a test only says what is
-particular to it. Most runs happen within this process, as starting Python for each would take
-most of the time; what concerns the process itself (signals, two at once, a terminal) starts one.
+``Project.fetch`` checks the invariants after every run, so a test only checks its own case. Most
+runs are in the process of the test, as starting Python takes most of the time. Tests of the process
+itself (signals, two fetches at once, a terminal) start a process.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Result:
 
     @property
     def error(self) -> str:
-        """The one line of an error; warnings come before it."""
+        """The error, which is the last line of stderr. Warnings precede it."""
         *warnings, last = self.err.splitlines()
         assert last.startswith("fetch: error: ")
         assert all(line.startswith("fetch: warning: ") for line in warnings), self.err
@@ -81,7 +81,7 @@ class Result:
 
 
 class Project:
-    """A folder with a params.yaml like the project's, and an earlier corpus."""
+    """A folder with a params.yaml and an earlier corpus."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -97,7 +97,7 @@ class Project:
         self.env |= {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}", "HOME": str(folder)}
 
     def use(self, fetch: dict[str, Any] | None = None, **entry: Any) -> None:
-        """Write params.yaml: the corpus ``book`` with this entry, BOOK's checksum by default."""
+        """Write params.yaml with this entry for ``book``, with BOOK's checksum by default."""
         params = copy.deepcopy(PARAMS)
         params["fetch"] |= {"timeout": TIMEOUT, "retries": 1, "max_bytes": MAX_BYTES} | (
             fetch or {}
@@ -111,7 +111,7 @@ class Project:
         return {path.name: path.read_bytes() for path in self.raw.iterdir()}
 
     def fetch(self, expect: bytes | None, code: int = 3) -> Result:
-        """Run the stage; it must deliver ``expect``, or fail with ``code`` where that is None."""
+        """Run the stage. It must write ``expect``, or fail with ``code`` if ``expect`` is None."""
         before = self.files()
         result = self.here()
         self.check(result, before, expect, code)
@@ -179,8 +179,8 @@ def server() -> Iterator[FaultyServer]:
         yield running
 
 
-# One address and its faults. Each: what the server does, what the line says, and how many requests
-# it takes with one retry (2 where another try may help, 1 where it cannot).
+# Faults of one URL: the server's behaviour, a part of the message, and the number of requests with
+# fetch.retries = 1 (2 if a retry may help, else 1).
 
 FAULTS: dict[str, tuple[faults.Behaviour, str, int]] = {
     "403": (faults.status(403), "HTTP status 403", 1),
@@ -191,14 +191,14 @@ FAULTS: dict[str, tuple[faults.Behaviour, str, int]] = {
     "429": (faults.status(429), "HTTP status 429", 2),
     "500": (faults.status(500), "HTTP status 500", 2),
     "503": (faults.status(503), "HTTP status 503", 2),
-    "silent": (faults.silent, f"no answer within {TIMEOUT} seconds", 2),
-    "stalled": (faults.stalled(BOOK, 1000), f"no answer within {TIMEOUT} seconds", 2),
-    "dripping": (faults.dripping(BOOK, 100_000, 0.02), "slower than 1024 bytes a second", 2),
-    "dripping header": (faults.dripping_header, f"no whole answer within {3 * TIMEOUT:g} s", 2),
-    "endless headers": (faults.endless_headers, "not a usable address or answer", 2),
+    "silent": (faults.silent, f"no data within {TIMEOUT} seconds", 2),
+    "stalled": (faults.stalled(BOOK, 1000), f"no data within {TIMEOUT} seconds", 2),
+    "dripping": (faults.dripping(BOOK, 100_000, 0.02), "slower than 1024 bytes per second", 2),
+    "dripping header": (faults.dripping_header, f"no response within {3 * TIMEOUT:g} s", 2),
+    "endless headers": (faults.endless_headers, "invalid URL or response", 2),
     "reset": (faults.reset, "connection reset by peer", 2),
-    "hung up": (faults.hung_up, ": closed the connection or did not answer in HTTP)", 2),
-    "gibberish": (faults.gibberish, ": closed the connection or did not answer in HTTP)", 2),
+    "hung up": (faults.hung_up, ": closed the connection or sent no HTTP response)", 2),
+    "gibberish": (faults.gibberish, ": closed the connection or sent no HTTP response)", 2),
     "cut off": (faults.cut_off(BOOK, 150_000), ": the body was cut off)", 2),
     "cut off at once": (faults.cut_off(BOOK, 0), ": the body was cut off)", 2),
     "chunks cut off": (faults.cut_off_chunks(BOOK), ": the body was cut off)", 2),
@@ -218,7 +218,7 @@ FAULTS: dict[str, tuple[faults.Behaviour, str, int]] = {
         f"reached, but sent other bytes (SHA-256 {sha256(BOOK[:-1])}, expected {sha256(BOOK)})",
         1,
     ),
-    "two lengths": (faults.whole(BOOK, Content_Length="5, 6"), "not a usable", 1),
+    "two lengths": (faults.whole(BOOK, Content_Length="5, 6"), "invalid URL or", 1),
     "other bytes": (
         faults.whole(OTHER),
         f"reached, but sent other bytes (SHA-256 {sha256(OTHER)}, expected {sha256(BOOK)})",
@@ -238,14 +238,18 @@ FAULTS: dict[str, tuple[faults.Behaviour, str, int]] = {
         f"fetch.max_bytes allows ({MAX_BYTES} bytes)",
         1,
     ),
-    "strange encoding": (faults.whole(BOOK, Content_Encoding="br"), "not asked for ('br')", 1),
-    "to a file": (faults.redirect("file:///etc/hostname"), "redirects to a file: address", 1),
-    "to ftp": (faults.redirect("ftp://127.0.0.1/book.txt"), "redirects to a ftp: address", 1),
-    "to data": (faults.redirect("data:text/plain,abc"), "redirects to a data: address", 1),
-    "to nowhere": (faults.redirect(None), "redirects without saying where to", 1),
-    "to a bad port": (faults.redirect("http://127.0.0.1:99999/"), "a malformed address", 1),
-    "to no host": (faults.redirect("https:///book.txt"), "not a usable", 1),
-    "to a bad bracket": (faults.redirect("http://[::1/book.txt"), "a malformed address", 1),
+    "strange encoding": (
+        faults.whole(BOOK, Content_Encoding="br"),
+        "unsupported encoding ('br')",
+        1,
+    ),
+    "to a file": (faults.redirect("file:///etc/hostname"), "redirects to a file: URL", 1),
+    "to ftp": (faults.redirect("ftp://127.0.0.1/book.txt"), "redirects to a ftp: URL", 1),
+    "to data": (faults.redirect("data:text/plain,abc"), "redirects to a data: URL", 1),
+    "to nowhere": (faults.redirect(None), "redirects without a target", 1),
+    "to a bad port": (faults.redirect("http://127.0.0.1:99999/"), "a malformed URL", 1),
+    "to no host": (faults.redirect("https:///book.txt"), "invalid URL or", 1),
+    "to a bad bracket": (faults.redirect("http://[::1/book.txt"), "a malformed URL", 1),
     "to itself": (faults.redirect("/book.txt"), "in a loop, back to http://127.0.0.1:", 1),
     "to a part of itself": (faults.redirect("#top"), "in a loop, back to http://127.0.0.1:", 1),
 }
@@ -270,13 +274,13 @@ def test_a_faulty_address_is_named_and_the_next_one_is_used(
 def test_an_answer_that_is_given_up_does_not_keep_the_process(
     project: Project, server: FaultyServer
 ) -> None:
-    """Its header goes on dripping until the server ends, after this test."""
+    """The server sends the header until this test is over."""
     url = server.add("/book.txt", faults.dripping_header)
     project.use({"retries": 0}, urls=[url])
     before = project.files()
     result = finish(project.start())
     project.check(result, before, None)
-    assert f"{url}: no whole answer within {3 * TIMEOUT:g} seconds" in result.error
+    assert f"{url}: no response within {3 * TIMEOUT:g} seconds" in result.error
 
 
 @pytest.mark.parametrize("fault", ["long", "endless", "gzip bomb"])
@@ -298,7 +302,7 @@ def test_a_redirect_with_an_endless_body_is_followed_without_reading_it(
     assert server.sent < 20_000_000
 
 
-# Nobody there
+# No server
 
 
 def test_a_refused_connection(project: Project) -> None:
@@ -314,7 +318,7 @@ def test_an_unknown_host(project: Project) -> None:
 
 def test_a_host_name_that_cannot_be(project: Project) -> None:
     project.use(urls=[f"http://{'x' * 70}.invalid/book.txt", "http://127.0.0.1:99999/book.txt"])
-    assert project.fetch(None).error.count("not a usable address") == 2
+    assert project.fetch(None).error.count("invalid URL") == 2
 
 
 def test_https_from_a_server_without_it(project: Project, server: FaultyServer) -> None:
@@ -329,7 +333,7 @@ def test_a_certificate_that_is_not_valid_is_a_failure_that_stays() -> None:
     error = requests.exceptions.SSLError("https://user:secret@a.org")
     error.__cause__ = cause
     failure = web.network_failure(error, timeout=1.0)
-    assert str(failure) == "its certificate is not valid (self-signed certificate)"
+    assert str(failure) == "invalid certificate (self-signed certificate)"
     assert not failure.passing
 
 
@@ -356,7 +360,7 @@ def test_without_network_one_line_names_every_address_and_the_remedy(project: Pr
         assert f"{part}: host not found" in result.error
     assert "dvc exp run -S fetch.corpus=sample" in result.error
     assert "GRU_LM_CORPUS_MIRROR" in result.error
-    assert "holds book.txt" in result.error
+    assert "contains book.txt" in result.error
 
 
 def test_nothing_is_left_where_nothing_was(project: Project, server: FaultyServer) -> None:
@@ -419,7 +423,7 @@ def test_retry_after_never_breaks_the_wait(field: str) -> None:
 
 
 def wait_after(failures: int, asked: float = 0.0) -> float:
-    """Seconds until the next try after so many failures, of which the last one asks for a wait."""
+    """Return the wait in seconds after a number of failures, the last with a Retry-After."""
     retrying = download._retrying(Fetch(corpus="book", timeout=20.0, retries=10, max_bytes=1))
     state = tenacity.RetryCallState(retrying, None, (), {})
     state.attempt_number = failures
@@ -452,7 +456,7 @@ def test_a_cut_off_transfer_is_continued(
             server.add(
                 "/book.txt",
                 faults.resumable(BOOK, validator, 150_000),
-                faults.status(503),  # does not lose what is there
+                faults.status(503),  # keeps the bytes received so far
                 faults.resumable(BOOK, validator, 150_000),
             )
         ],
@@ -600,7 +604,7 @@ def test_the_checksum_outweighs_the_content_type(project: Project, server: Fault
     project.fetch(BOOK)
 
 
-# Transfers and redirects that are in order
+# Valid transfers and redirects
 
 
 @pytest.mark.parametrize(
@@ -868,7 +872,7 @@ def test_a_mirror_folder_that_does_not_deliver_is_passed_over_with_a_warning(
 def test_a_mirrors_file_that_cannot_be_read_to_its_end_is_passed_over(
     project: Project, server: FaultyServer, mirror: Path
 ) -> None:
-    (mirror / "book.txt").symlink_to("/proc/self/mem")  # opens, but address 0 is not to be read
+    (mirror / "book.txt").symlink_to("/proc/self/mem")  # can be opened, but not read at address 0
     project.use(urls=[server.add("/book.txt", faults.whole(BOOK))])
     assert f"mirror {mirror}: Input/output error" in project.fetch(BOOK).err
 
@@ -878,7 +882,7 @@ def test_a_mirrors_file_that_cannot_be_read_to_its_end_is_passed_over(
     [
         (faults.whole(OTHER), "reached, but sent other bytes"),
         (faults.status(404), "HTTP status 404"),
-        (faults.hung_up, "did not answer"),
+        (faults.hung_up, "sent no HTTP response"),
     ],
 )
 def test_a_mirror_address_that_does_not_deliver_is_passed_over_with_a_warning(
@@ -913,7 +917,7 @@ def test_a_corpus_without_a_name_is_not_sought_in_the_mirror(
     project: Project, server: FaultyServer, mirror: Path
 ) -> None:
     project.use(urls=[server.add("/", faults.whole(BOOK))])
-    assert "give its entry in params.yaml a 'file'" in project.fetch(BOOK).err
+    assert "set 'file' in its entry in params.yaml" in project.fetch(BOOK).err
 
 
 def test_a_mirror_decides_nothing_for_the_projects_own_corpus(
@@ -946,11 +950,11 @@ def test_a_file_of_the_project_is_copied(checksum: str | None, project: Project)
         (lambda path: path.mkdir(), "no such file"),
         (os.mkfifo, "no such file"),
         (lambda path: path.symlink_to(path), "no such file"),
-        (lambda path: path.symlink_to("/etc/hostname"), "it leads out of the project"),
-        (lambda path: path.symlink_to(".."), "it leads out of the project"),
+        (lambda path: path.symlink_to("/etc/hostname"), "it is outside the project"),
+        (lambda path: path.symlink_to(".."), "it is outside the project"),
         (lambda path: path.symlink_to("../nothing/here"), "no such file"),
-        (lambda path: path.write_bytes(b""), "it holds nothing"),
-        (lambda path: path.write_bytes(OTHER), "it holds other bytes (SHA-256"),
+        (lambda path: path.write_bytes(b""), "it contains nothing"),
+        (lambda path: path.write_bytes(OTHER), "it contains other bytes (SHA-256"),
         (lambda path: path.write_bytes(BOOK * 2), "fetch.max_bytes"),
     ],
     ids=[
@@ -981,10 +985,10 @@ def test_a_file_beyond_a_linked_folder_is_out_of_the_project(
     (outside / "own.txt").write_bytes(BOOK)
     (project.folder / "corpora").symlink_to(outside)
     project.use(path="corpora/own.txt")
-    assert "it leads out of the project" in project.fetch(None, code=1).error
+    assert "it is outside the project" in project.fetch(None, code=1).error
 
 
-# The file that is there
+# A file that already exists
 
 
 def test_a_file_with_the_right_checksum_needs_no_network(project: Project) -> None:
@@ -1053,7 +1057,7 @@ def test_a_full_disk(
 
 
 def test_a_file_that_the_system_does_not_let_grow(project: Project, server: FaultyServer) -> None:
-    """The limit of ``ulimit -f`` is a real refusal by the kernel, and needs no privilege."""
+    """``ulimit -f`` makes the kernel refuse a write, without privileges."""
     project.use(urls=[server.add("/book.txt", faults.whole(BOOK))])
     before = project.files()
     process = project.start(
@@ -1091,7 +1095,7 @@ def test_a_disk_that_is_really_full(project: Project, server: FaultyServer) -> N
 def test_a_target_that_cannot_be_written(
     in_the_way: str, project: Project, server: FaultyServer
 ) -> None:
-    """Root may write to any folder; but not even root makes a file in a file."""
+    """Root can write to any folder, but cannot create a file inside a file."""
     for path in (project.raw / "corpus.txt", project.raw / "corpus.json"):
         path.unlink()
     if in_the_way.endswith("txt"):
@@ -1123,7 +1127,7 @@ def test_a_folder_that_may_not_be_written(project: Project, server: FaultyServer
         project.raw.chmod(0o755)
 
 
-# The process: signals, two at once, a terminal
+# The process: signals, two fetches at once, a terminal
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
@@ -1140,7 +1144,7 @@ def test_an_interrupted_fetch_leaves_no_trace(
 
 
 def started_to_write(project: Project) -> subprocess.Popen[str]:
-    """A fetch that has a temporary file beside the earlier one, with some bytes in it."""
+    """Start a fetch and wait until its temporary file has some bytes."""
     process = project.start()
     deadline = time.monotonic() + 10
     while not any(path.stat().st_size for path in project.raw.glob(".*")):
@@ -1184,7 +1188,7 @@ def test_a_slow_transfer_shows_its_progress_on_a_terminal(
     slow = faults.dripping(BOOK, 26, 0.05)
     project.use({"timeout": 2.0}, urls=[server.add("/book.txt", slow)])
     screen, terminal = pty.openpty()
-    termios.tcsetwinsize(terminal, (24, 80))  # or there is no room for a bar
+    termios.tcsetwinsize(terminal, (24, 80))  # tqdm shows no bar without a width
     process = project.start(stderr=terminal)
     os.close(terminal)
     shown = b""

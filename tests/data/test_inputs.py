@@ -1,4 +1,4 @@
-"""Any text as a corpus, through the real stages: it works, or one line says what is needed."""
+"""Run the stages on texts of all kinds. Each works or ends with one line that says what to do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENOUGH = sum(SPLIT.values())
 
 @dataclass(frozen=True)
 class Project:
-    """A folder with params.yaml and a corpus of one's own, and nothing else."""
+    """A folder that contains only params.yaml and a corpus."""
 
     root: Path
 
@@ -45,7 +45,7 @@ class Project:
         return result.stdout
 
     def fail(self, name: str, *arguments: str) -> str:
-        """The one line with which the stage ends."""
+        """Run a stage that must fail and return its one line."""
         result = self.stage(name, *arguments)
         assert result.returncode == 1, result.stdout + result.stderr
         (line,) = result.stderr.splitlines()
@@ -61,13 +61,13 @@ class Project:
         return Vocabulary.load(self.root / "data/prepared/vocab.json")
 
     def split(self, name: str) -> str:
-        """The text of a split, decoded."""
+        """Return the decoded text of a split."""
         numbers = np.load(self.root / f"data/prepared/{name}.npy", allow_pickle=False)
         return self.vocabulary.decode(numbers.tolist())
 
 
 def project(folder: Path, data: bytes, **prepare: Any) -> Project:
-    """A project whose corpus holds ``data``, kept as it is unless ``prepare`` says otherwise."""
+    """Make a project with the corpus ``data`` and the settings ``prepare``."""
     (folder / "corpora").mkdir(parents=True)
     (folder / "corpora/own.txt").write_bytes(data)
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -150,10 +150,10 @@ def test_a_single_line_of_100_megabytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "prepare", "words"),
     [
-        (b"", {}, ["corpora.own.path", "holds nothing"]),
+        (b"", {}, ["corpora.own.path", "contains nothing"]),
         (b"a", {}, ["1 tokens", "needs 100", "longer corpus"]),
         (b"a" * (ENOUGH - 1), {}, ["99 tokens", "needs 100"]),
-        (b"\xef\xbb\xbf", {}, ["corpus.txt holds no token", "another corpus"]),
+        (b"\xef\xbb\xbf", {}, ["corpus.txt has no tokens", "another corpus"]),
         (
             "12.3 & 45!\n天地\n".encode() * 99,
             {"normalize": "letters"},

@@ -1,4 +1,4 @@
-"""The prepared data: what is written is read, and nothing else passes for it."""
+"""Prepared data are read as they were written, and damaged data are refused."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ from gru_lm.data.vocabulary import Vocabulary
 
 
 def numbered(size):
-    """A vocabulary of so many tokens."""
+    """Return a vocabulary with this number of tokens."""
     return Vocabulary(("<unk>", *(f"{number}." for number in range(1, size))))
 
 
@@ -138,7 +138,7 @@ DAMAGED = NO_TOKENS | EDITED
 
 
 def holding(folder, content):
-    """Prepared data of ten tokens, whose training split has the bytes ``content``."""
+    """Return prepared data of ten tokens whose training split has the bytes ``content``."""
     numbered(10).save(folder / "vocab.json")
     (folder / "train.npy").write_bytes(content)
     return Prepared(folder)

@@ -1,4 +1,4 @@
-"""From the raw bytes of a book to its tokens."""
+"""Reading, normalising and tokenising a text."""
 
 import hashlib
 import os
@@ -16,14 +16,14 @@ from gru_lm.data.vocabulary import Vocabulary
 MIRROR = os.environ.get("GRU_LM_CORPUS_MIRROR", "")
 BOOK = Path(MIRROR) / "timemachine.txt"
 few = settings(deadline=None, max_examples=60)
-# Letters of all kinds beside digits, signs and line ends, so that runs of them are common.
+# A few characters of each kind, so that runs of them are common.
 prose = st.text(
     st.sampled_from("abzAZ  \n\n\t09.,'-_\u00e9\u00df\u0130\u212a\u2028") | st.characters()
 )
 
 
 def letters_by_hand(text: str) -> str:
-    """The textbook's rule, a character at a time."""
+    """The textbook's rule, character by character."""
     result = []
     for line in text.split("\n"):
         words, word = [], ""

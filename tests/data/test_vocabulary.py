@@ -1,4 +1,4 @@
-"""The vocabulary: numbering, round trips, and the file it is kept in."""
+"""The vocabulary: numbering, round trips and its file."""
 
 import json
 from dataclasses import replace

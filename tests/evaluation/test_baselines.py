@@ -1,4 +1,4 @@
-"""Predictors without a network (the unigram's tests are in test_perplexity)."""
+"""Baselines without a network (the unigram's tests are in test_perplexity)."""
 
 import bz2
 import json
@@ -26,7 +26,7 @@ NAMES = ("train", "val", "test")
 
 
 def prepared(train, val, test, level="char"):
-    """The splits of three texts (lists of words at the level "word") and their vocabulary."""
+    """Return the splits and the vocabulary of three texts (lists of words at level "word")."""
     vocabulary = Vocabulary.build([*train, *val, *test], level)
     texts = zip(NAMES, (train, val, test), strict=True)
     return {name: vocabulary.encode_tokens(text) for name, text in texts}, vocabulary
@@ -115,9 +115,9 @@ def test_a_compressor_knows_the_training_split(compressor):
     text = noise(2000, 1)
     splits, vocabulary = prepared(text, text[500:1500], noise(1000, 2))
     result = compressed(splits, vocabulary, compressor)
-    assert result["train"]["bits_per_token"] > math.log2(26)  # nobody can compress noise,
+    assert result["train"]["bits_per_token"] > math.log2(26)  # noise is incompressible,
     assert result["test"]["bits_per_token"] > math.log2(26)
-    assert result["val"]["bits_per_token"] < 3  # but what was seen before one can
+    assert result["val"]["bits_per_token"] < 3  # but repeated noise is not
 
 
 @pytest.mark.parametrize("compressor", COMPRESSORS)
@@ -133,7 +133,7 @@ def test_words_are_compressed_with_the_spaces_between_them(compressor):
 
 
 def test_a_split_that_costs_less_than_nothing_costs_nothing():
-    text = "abcabdababcabdababcabd"  # bzip2 makes one byte less of these 22 than of the first 20
+    text = "abcabdababcabdababcabd"  # bzip2 needs one byte less than for the first 20
     assert len(bz2.compress(text.encode())) < len(bz2.compress(text[:20].encode()))
     result = compressed(*prepared(text[:20], text[20:], "cc"), "bzip2")
     assert result["val"] == {"perplexity": 1.0, "bits_per_token": 0.0, "tokens": 2}

@@ -1,4 +1,4 @@
-"""Kneser-Ney smoothing: by hand in fractions, and against the formulas written out literally."""
+"""Kneser-Ney smoothing agrees with fractions computed by hand and with the literal formulas."""
 
 import math
 import tracemalloc
@@ -75,7 +75,7 @@ def test_a_stream_shorter_than_the_order():
 
 
 def counted(*numbers):
-    """Counts of which ``numbers[r]`` are r."""
+    """Return counts of which ``numbers[r]`` are r."""
     return np.repeat(np.arange(len(numbers)), numbers)
 
 
@@ -109,7 +109,7 @@ def test_discounts_where_there_is_no_estimate(numbers):
 
 
 def literal_kneser_ney(tokens, vocab_size, order):
-    """p(token, context) by the formulas of Chen and Goodman, n-grams as tuples in dictionaries."""
+    """Return p(token, context) by Chen and Goodman's formulas, with n-grams as tuples."""
     occurrences = {
         k: Counter(tuple(tokens[i : i + k]) for i in range(len(tokens) - k + 1))
         for k in range(1, order + 1)

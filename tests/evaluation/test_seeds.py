@@ -1,4 +1,4 @@
-"""Several seeds in one table: against values by hand, and the stage that collects them."""
+"""The summary over seeds agrees with values computed by hand, and the stage collects it."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ def test_spread_equals_numpys():
 
 def test_summary_of_two_runs_by_hand():
     def scored(perplexity, bits):
-        """Scores that differ by split: a mix-up shows."""
+        """Return scores that differ by split, so mix-ups are detected."""
         splits = {"train": (0, 97), "val": (1, 98), "test": (2, 99)}
         return Scores(
             **{
@@ -102,7 +102,7 @@ def test_no_best_epoch_where_a_run_has_none():
 
 
 def figure(variant, seed, split):
-    """A perplexity of its own for each: a mix-up shows."""
+    """Return a different perplexity for each run, so mix-ups are detected."""
     return 100.0 * VARIANTS.index(variant) + 10 * SPLITS.index(split) + 2.0**seed
 
 
@@ -131,7 +131,7 @@ BASELINES = {
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A folder with the results of seed 5 as the models', and of 1, 2 and 5 as replicates."""
+    """Make a folder with seed 5 as the models' results and seeds 1, 2 and 5 as replicates."""
     shutil.copy(PROJECT / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     for variant in VARIANTS:
@@ -144,7 +144,7 @@ def project(tmp_path, monkeypatch):
             replicate = {
                 "variant": variant,
                 "seed": seed,
-                # Had seed 5 been taken from here, or twice, the mean would show it.
+                # The mean would differ if seed 5 were taken from here, or twice.
                 "train_perplexity": 1.0 if seed == 5 else training(variant, seed),
                 "epochs": 3,
                 "best_val": {"epoch": 2, "perplexity": 12.0},
@@ -238,12 +238,12 @@ def change(path, key, value):
     ("path", "key", "value", "why"),
     [
         ("metrics/train/scratch.json", "seed", 0, "its seed is not 5"),
-        ("analysis/replicate/fused-1.json", "seed", 2, "it is not that of fused from seed 1"),
+        ("analysis/replicate/fused-1.json", "seed", 2, "it is not the result of fused with seed 1"),
         (
             "analysis/replicate/fused-1.json",
             "variant",
             "scratch",
-            "it is not that of fused from seed 1",
+            "it is not the result of fused with seed 1",
         ),
         (
             "metrics/train/scratch.json",
@@ -269,7 +269,7 @@ def change(path, key, value):
             0,
             "train_perplexity: Input should be greater than or equal to 1",
         ),
-        ("analysis/baselines.json", "unigram", float("nan"), "NaN is no number"),
+        ("analysis/baselines.json", "unigram", float("nan"), "NaN is not a number"),
     ],
 )
 def test_a_file_of_another_run_is_named(project, path, key, value, why):

@@ -1,4 +1,4 @@
-"""The places at which the gate study takes means follow the positions in a word."""
+"""The places of the gate study follow the positions in a word."""
 
 import numpy as np
 

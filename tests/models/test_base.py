@@ -1,4 +1,4 @@
-"""The folders that models are kept in: what comes back from them, and what is refused."""
+"""Models are loaded as they were saved, and damaged folders are refused."""
 
 import json
 import os
@@ -230,7 +230,7 @@ def test_another_vocabulary(folder):
 
 
 def test_a_folder_of_another_variant(folder):
-    assert "variant 'scratch'" in refusal(folder, variant="concise")
+    assert "variant is 'scratch'" in refusal(folder, variant="concise")
     assert load_model(folder, "f" * 64, "scratch").variant == "scratch"
 
 
@@ -241,5 +241,5 @@ def test_a_model_loads_from_any_folder_without_params(folder, monkeypatch):
 
 
 def test_an_unknown_variant_is_refused():
-    with pytest.raises(ValueError, match=r"'skratch' is no variant .did you mean 'scratch'"):
+    with pytest.raises(ValueError, match=r"'skratch' is not a variant .did you mean 'scratch'"):
         build_model("skratch", V, hidden_size=H)

@@ -1,4 +1,4 @@
-"""Which device is chosen, with a GPU that is there, that is not, or that cannot be used."""
+"""The device is chosen with, without and with an unusable GPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TOO_OLD = "CUDA error: no kernel image is available for execution on the device\
 
 @pytest.fixture(autouse=True)
 def settings_back():
-    """TF32's settings hold for the whole process."""
+    """Restore the settings of TF32, which apply to the whole process."""
     matmul, rnn = torch.backends.cuda.matmul, torch.backends.cudnn.rnn
     before = matmul.fp32_precision, rnn.fp32_precision
     yield
@@ -22,7 +22,7 @@ def settings_back():
 
 
 def a_gpu(monkeypatch: pytest.MonkeyPatch, fault: str = "") -> None:
-    """A GPU that torch sees, no machine here has one; ``fault`` is what its first use raises."""
+    """Simulate a GPU, whose first use raises ``fault``."""
 
     class Number:
         def add(self, _: int) -> Number:
@@ -40,7 +40,9 @@ def a_gpu(monkeypatch: pytest.MonkeyPatch, fault: str = "") -> None:
 def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
-    with pytest.raises(UserError, match=r"^device = cuda, but torch sees no CUDA GPU: set device"):
+    with pytest.raises(
+        UserError, match=r"^device is cuda, but torch finds no CUDA GPU: set device"
+    ):
         choose_device("cuda")
 
 
@@ -58,8 +60,8 @@ def test_a_gpu_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     a_gpu(monkeypatch, TOO_OLD)
     why = f"the GPU cannot be used ({TOO_OLD.removesuffix(chr(10) + 'more')})"
     assert gpu_fault() == why
-    with pytest.warns(UserWarning, match="going on without the GPU: the GPU cannot be used"):
+    with pytest.warns(UserWarning, match="using the CPU: the GPU cannot be used"):
         assert choose_device("auto") == torch.device("cpu")
     with pytest.raises(UserError) as refused:
         choose_device("cuda")
-    assert str(refused.value).startswith(f"device = cuda, but {why}: set device to auto or cpu")
+    assert str(refused.value).startswith(f"device is cuda, but {why}: set device to auto or cpu")

@@ -1,6 +1,6 @@
-"""What every variant must keep to: each folder in models/ is tested.
+"""Tests that every variant, each folder in models/, must pass.
 
-A variant is built with its options in params.yaml and small sizes.
+A variant is built with small sizes and its options in params.yaml.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ each_variant = pytest.mark.parametrize("variant", known_variants())
 
 
 def small(variant: Variant, seed: int = 0, scale: float = 0.7) -> LanguageModel:
-    """With weights large enough that all of them matter."""
+    """Return a small model with weights large enough that all of them matter."""
     options = load_params(ModelSettings, PARAMS).model.options(variant)
     torch.manual_seed(seed)
     model = build_model(variant, V, **options | {"hidden_size": H})
@@ -47,7 +47,7 @@ def small(variant: Variant, seed: int = 0, scale: float = 0.7) -> LanguageModel:
 
 
 def inputs(model: LanguageModel) -> tuple[Tensor, Tensor]:
-    """Tokens (B, T), and a state that the model has reached."""
+    """Return tokens (B, T) and a state after some tokens."""
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(V, (B, T + 4), generator=generator)
     with torch.no_grad():
@@ -171,7 +171,7 @@ def test_it_learns(variant, precision):
 
 @each_variant
 def test_evaluation_and_training_take_turns(variant):
-    """What inference mode leaves behind cannot be written outside it."""
+    """Tensors created in inference mode cannot be written to outside it."""
     model = small(variant)
     tokens, _ = inputs(model)
     before = evaluate(model, tokens[0])

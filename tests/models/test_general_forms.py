@@ -1,4 +1,4 @@
-"""The general stepper and ONNX graph, for models of every build: a loop, a layer, two states."""
+"""The general stepper and ONNX graph work for a loop, a layer and a larger state."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ VOCABULARY = Vocabulary(("<unk>", *"abcde"))
 
 
 class General(LanguageModel):
-    """Takes the general forms of the interface."""
+    """A model that overrides none of the general methods."""
 
     stepper = LanguageModel.stepper
     onnx_graph = LanguageModel.onnx_graph
 
 
 class Loop(General, ScratchGRU):
-    """A loop over the steps in Python."""
+    """A model with a loop over the steps in Python."""
 
 
 class Layer(General, ConciseGRU):
-    """One of torch's layers."""
+    """A model with one of torch's layers."""
 
 
 class TwoStates(LanguageModel):
-    """A state with more numbers than hidden units."""
+    """A model whose state has more numbers than hidden units."""
 
     variant = "two-states"
 

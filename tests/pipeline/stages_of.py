@@ -1,4 +1,4 @@
-"""The stages of the small pipeline by kind, as the tests of the pipeline name them."""
+"""The stages of the small pipeline by kind, for the tests of the pipeline."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STAGES = [*MAIN, *ANALYSIS]
 
 
 def declared(pipeline: str) -> dict[str, Any]:
-    """The stages of dvc.yaml or analysis/dvc.yaml as they are written there."""
+    """Return the stages as written in dvc.yaml or analysis/dvc.yaml."""
     stages: dict[str, Any] = yaml.safe_load((PROJECT / pipeline).read_text("utf-8"))["stages"]
     return stages
 
@@ -36,7 +36,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def is_timing(path: str) -> bool:
-    """Whether two equal runs may differ in this output."""
+    """Return whether two equal runs can differ in this output."""
     return path.startswith(("metrics/timing/", "training/")) or path in (
         "plots/speed.png",
         "reports/index.html",
@@ -47,7 +47,7 @@ FOLDERS = ("data", "training", "models", "metrics", "analysis", "samples", "plot
 
 
 def output_files(root: Path) -> dict[str, bytes]:
-    """All results under ``root`` by their names there."""
+    """Return all results in ``root`` by name."""
     paths = [path for folder in (*FOLDERS, "reports") for path in (root / folder).rglob("*")]
     return {
         path.relative_to(root).as_posix(): path.read_bytes()

@@ -1,4 +1,4 @@
-"""Stages by hand, without DVC, and what they refuse."""
+"""Stages run by hand, without DVC, and their refusals."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_sampling_by_hand_prints_one_line(pipeline: Pipeline) -> None:
 
 
 def test_a_prepare_that_stops_half_way_leaves_nothing_to_train_on(pipeline: Pipeline) -> None:
-    """Old and new splits of one book have the same vocabulary, and may overlap."""
+    """Old and new splits of one book can have the same vocabulary and overlap."""
     pipeline.set_params({"prepare.split.train": 500})
     prepared = pipeline.root / "data/prepared"
     train = (prepared / "train.npy").read_bytes()

@@ -1,4 +1,4 @@
-"""Real training processes, really killed: what is resumed ends with the same bytes."""
+"""Training processes are killed, and the resumed training ends with the same bytes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RESULTS = ("training", "analysis")
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the prepared data: random text, which can only be learnt by heart."""
+    """Make a folder with prepared data of random text, which can only be memorised."""
     folder = tmp_path_factory.mktemp("crash")
     generator = np.random.default_rng(0)
     text = "".join(generator.choice(list("abcde fgh"), 500))
@@ -42,7 +42,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copy_with_params(prepared: Path, target: Path, **train: object) -> Path:
-    """A copy of the folder, trained with small params and a checkpoint after every epoch."""
+    """Make a copy of the folder, trained with small params and a checkpoint per epoch."""
     (target / "data").mkdir(parents=True)
     (target / "data/prepared").symlink_to(prepared / "data/prepared")
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -103,7 +103,7 @@ def finish(folder: Path, variant: str, seed: int | None = None) -> str:
 
 
 def results(folder: Path) -> dict[str, bytes]:
-    """Every byte that the stage promises to be the same again: all but the timings."""
+    """Return all outputs that must be the same in every run, all but the timings."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for kind in RESULTS
@@ -117,14 +117,14 @@ def checkpoint_files(folder: Path) -> list[Path]:
 
 
 def moments(seed: int, kills: int = KILLS) -> Iterator[tuple[str, float]]:
-    """When to kill: seconds after the first new checkpoint, or inside the write of one."""
+    """The time to kill, in seconds after the first new checkpoint or during its write."""
     generator = random.Random(seed)
     for number in range(kills):
         yield ("write", 5.0) if number % 2 else ("moment", generator.uniform(0.0, 0.3))
 
 
 def kill(folder: Path, variant: str, kind: str, delay: float, seed: int | None = None) -> bool:
-    """Start the training and kill it at the moment asked for; whether it was still running."""
+    """Start the training and kill it at the given time. Return whether it was still running."""
     before = set(checkpoint_files(folder))
     process = start(folder, variant, seed)
     while process.poll() is None and set(checkpoint_files(folder)) <= before:
@@ -167,7 +167,7 @@ def test_killed_training_ends_with_the_same_bytes(
 def test_killed_training_keeps_the_same_best_weights(
     prepared: Path, tmp_path: Path, variant: str, seed: int | None
 ) -> None:
-    """Killed after its best epoch too, whose weights then are in the checkpoints alone."""
+    """Some kills are after the best epoch, whose weights are then in the checkpoints only."""
     options = {"select": "best_val", "validate_every": 2, "epochs": 120}
     options |= {"optimizer": "adam", "lr": 0.005}
     calm = copy_with_params(prepared, tmp_path / "calm", **options)
@@ -324,7 +324,7 @@ def test_params_that_cannot_work_leave_the_earlier_run_alone(
 def test_a_disk_that_takes_no_more_stops_with_one_line(
     prepared: Path, tmp_path: Path, every: int
 ) -> None:
-    """A real refusal by the kernel; DVCLive, which writes the curve, does not say where it was."""
+    """The kernel refuses the write. DVCLive, which writes the curve, does not name the file."""
     folder = copy_with_params(prepared, tmp_path / "run")
     set_param(folder, "checkpoint", "every", every)
     process = start_with(folder, resource.RLIMIT_FSIZE, 500)

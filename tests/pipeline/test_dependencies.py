@@ -1,7 +1,7 @@
-"""Each stage's deps are exactly the project's files that it computes with.
+"""The deps of each stage are exactly the project's files that it uses.
 
-A folder among the deps stands for all the modules in it. A settings.py that is no dep may be
-imported: other parts of params.yaml are validated by it, which can refuse but change no result.
+A folder among the deps includes all modules in it. A stage may import a settings.py that is not
+among its deps, as this only validates other parts of params.yaml and cannot change a result.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def packages() -> list[str]:
 
 
 def project_files(loaded: dict[str, str | None], root: Path) -> set[str]:
-    """The files among ``loaded`` that lie in the copy ``root`` of the project, relative to it."""
+    """Return the files in ``loaded`` that are in the copy ``root``, relative to it."""
     root = root.resolve()
     for name, file in loaded.items():
         if name.partition(".")[0] in packages():
@@ -60,7 +60,7 @@ def workspace(finished_pipeline: Pipeline, tmp_path_factory: pytest.TempPathFact
 
 
 def modules(dep: str, root: Path) -> set[str]:
-    """The Python files of the project that ``dep`` names, or that lie in the folder it names."""
+    """Return the Python file ``dep``, or all Python files in the folder ``dep``."""
     if not dep.startswith(("src/", "stages/")):
         return set()
     if (root / dep).is_dir():
@@ -69,7 +69,7 @@ def modules(dep: str, root: Path) -> set[str]:
 
 
 def of_validation(imported: set[str]) -> set[str]:
-    """The files that a package has loaded for its settings.py alone."""
+    """Return the files that are loaded only because of a package's settings.py."""
     packages: dict[str, set[str]] = {}
     for path in imported:
         folder, _, name = path.rpartition("/")

@@ -1,4 +1,4 @@
-"""Experiments: in the workspace, from the queue, and what DVC shows of them."""
+"""Experiments in the workspace and from the queue, and DVC's views of them."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ PICTURES = [path for out in declared("dvc.yaml")["plot"]["plots"] for path in ou
 def experiments(
     finished_pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory
 ) -> Experiments:
-    """A pipeline after three experiments, and what DVC printed of each.
+    """Make a pipeline with three experiments, and return it with DVC's output of each.
 
-    slow: in the workspace, with a lower learning rate; after: from the queue, with the other place
-    of the reset gate; traced: from the queue, with longer samples and an edited library. The
+    slow runs in the workspace, with a lower learning rate. after runs in the queue, with the reset
+    gate after the product. traced runs in the queue, with longer samples and a changed library. The
     workspace keeps the results of slow.
     """
     pipeline = finished_pipeline.copy(tmp_path_factory.mktemp("experiments") / "project")
@@ -84,17 +84,17 @@ def wait_for_queue(pipeline: Pipeline, names: list[str], limit: float = 400) -> 
 
 
 def trace_library(pipeline: Pipeline) -> None:
-    """Let a module of the library print the file that it was imported from."""
+    """Make a module of the library print the file that it was imported from."""
     pipeline.append("src/gru_lm/generation/sampling.py", 'print(f"imported: {__file__}")')
 
 
 def imported_files(output: str) -> list[Path]:
-    """What ``trace_library`` let the stages print."""
+    """Return the lines that the stages print after ``trace_library``."""
     return [Path(file) for file in re.findall(r"^imported: (.+)$", output, re.MULTILINE)]
 
 
 def experiment_file(pipeline: Pipeline, name: str, path: str) -> str:
-    """The file ``path`` as the experiment ``name`` left it."""
+    """Return the file ``path`` of the experiment ``name``."""
     references = pipeline.git("for-each-ref", "--format=%(refname)", "refs/exps").split()
     (reference,) = [one for one in references if one.endswith(f"/{name}")]
     return pipeline.git("show", f"{reference}:{path}")
@@ -203,7 +203,7 @@ def test_the_page_of_plots_needs_no_network(finished_pipeline: Pipeline, tmp_pat
     finished_pipeline.dvc("plots", "show", "--out", tmp_path)
 
     def check(curves: int) -> list[str]:
-        """The page draws so many Vega plots without a network. Returns what it asks that for."""
+        """Assert that the page draws this many Vega plots offline. Return its network requests."""
         asked: list[str] = []
         with launch() as browser, browser.new_page(offline=True) as page:
             page.on("request", lambda request: asked.append(request.url))
@@ -217,7 +217,7 @@ def test_the_page_of_plots_needs_no_network(finished_pipeline: Pipeline, tmp_pat
 
 
 def test_an_artifact_can_be_fetched_and_sampled_from(pipeline: Pipeline, tmp_path: Path) -> None:
-    """As docs/models.md says: a version is a tag; then the model from any other folder."""
+    """A tag is a version, and any other folder can get the model (docs/models.md)."""
     pipeline.dvc("remote", "add", "--default", "shared", tmp_path / "remote")
     pipeline.commit("Share the results")
     pipeline.dvc("push")
@@ -250,7 +250,7 @@ def test_an_artifact_can_be_fetched_and_sampled_from(pipeline: Pipeline, tmp_pat
 def test_an_experiment_away_from_the_workspace_uses_its_own_library(
     experiments: Experiments, pipeline: Pipeline
 ) -> None:
-    """Neither the workspace's nor the installed one (treeverse/dvc issue 10419)."""
+    """It uses neither the workspace's nor the installed library (treeverse/dvc issue 10419)."""
     trace_library(pipeline)
     output = pipeline.dvc("exp", "run", "--temp", "--name", "traced")
     assert set(ran(output)) == set(by_variant("sample"))

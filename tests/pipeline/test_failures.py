@@ -1,4 +1,4 @@
-"""What a stage that refuses, diverges, fails or is killed under ``dvc repro`` leaves."""
+"""The results after a stage refuses, diverges, fails or is killed in ``dvc repro``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def public(root: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def uncommitted(finished_scratch: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    """Results that neither git nor another folder has. What is refused must leave them."""
+    """Return results that exist only here. A stage that refuses to run must keep them."""
     made = finished_scratch.copy(tmp_path_factory.mktemp("uncommitted") / "project")
     made.set_params({"train.lr": 0.9})
     made.dvc("repro")
@@ -76,7 +76,7 @@ def test_a_training_that_diverges_leaves_what_is_public(scratch: Pipeline) -> No
 def test_a_run_that_is_killed_leaves_what_is_public_and_ends_the_same(
     scratch: Pipeline, tmp_path: Path
 ) -> None:
-    """The whole of dvc repro, at random moments, until it is through."""
+    """dvc repro is killed at random moments until it finishes."""
     changes = {"train.epochs": 40, "train.batch_size": 2, "sample.length": 12}
     scratch = scratch.with_new_pythons()
     calm = scratch.copy(tmp_path / "calm")
@@ -110,7 +110,7 @@ def test_a_run_that_is_killed_leaves_what_is_public_and_ends_the_same(
 
 
 def test_a_model_is_public_only_with_its_measures(scratch: Pipeline) -> None:
-    """An evaluation that fails leaves the earlier model beside the earlier figures."""
+    """An evaluation that fails keeps the earlier model and the earlier metrics."""
     before = public(scratch.root)
     scratch.set_params({"train.epochs": 4})
     scratch.dvc("repro", "train@scratch")

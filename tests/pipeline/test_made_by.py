@@ -1,4 +1,4 @@
-"""Which command makes a file again: by the outputs of both pipelines as they are declared."""
+"""The command that creates a file is found from the outputs of both pipelines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def declared() -> Iterator[tuple[str, str]]:
-    """Every output of both pipelines, and the stage that makes it, for scratch and the seed 1."""
+    """Return every output of both pipelines with its stage, for scratch and seed 1."""
     for pipeline in PIPELINES:
         tree: dict[str, Any] = yaml.safe_load((PROJECT / pipeline).read_text(encoding="utf-8"))
         prefix = "" if pipeline == "dvc.yaml" else f"{pipeline}:"
@@ -122,7 +122,7 @@ def test_without_pipelines_that_can_be_read_no_file_is_known(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """As where a stage is run by hand in a folder of one's own: still one line."""
+    """A stage that runs by hand in a folder without pipelines still reports one line."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(PROJECT / "params.yaml", tmp_path)
     if content is not None:
@@ -147,8 +147,8 @@ def test_a_stage_says_the_command_where_the_pipelines_are(
     with pytest.raises(SystemExit):
         stages.run_stage("draw", main)
     command = {
-        "data/prepared/vocab.json": ": delete it and make it again with dvc repro prepare",
-        "analysis/summary.json": ": delete it and make it again with dvc repro "
+        "data/prepared/vocab.json": ": delete it and recreate it with dvc repro prepare",
+        "analysis/summary.json": ": delete it and recreate it with dvc repro "
         "analysis/dvc.yaml:summarise",
         "README.md": "",
     }[path]

@@ -1,4 +1,4 @@
-"""docs/new-variant.md, followed to the letter: the LSTM that it adds is in every result."""
+"""The LSTM of docs/new-variant.md is in every result if you follow the page exactly."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OTHERS = {"scratch", "concise", "fused"}
 
 @pytest.fixture(scope="module")
 def repro(finished_pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, str]:
-    """A finished pipeline to which the page was applied, and what ``dvc repro -P`` then printed."""
+    """Apply the page to a finished pipeline, and return it with the output of ``dvc repro -P``."""
     pipeline = finished_pipeline.copy(tmp_path_factory.mktemp("lstm") / "project")
     for name, code in FILES.items():
         path = pipeline.root / name
@@ -123,7 +123,7 @@ def test_gates_are_left_out_in_one_line(repro: tuple[Pipeline, str]) -> None:
 
 
 def test_the_pictures(pipeline: Pipeline, tmp_path: Path) -> None:
-    """They are other pictures without the LSTM."""
+    """The pictures differ without the LSTM."""
     without = pipeline.copy(tmp_path / "without")
     without.set_params({"variants": ["scratch", "concise", "fused"]})
     without.stage("plot")

@@ -1,4 +1,4 @@
-"""What one run of both pipelines leaves behind, on the bundled corpus and with small models."""
+"""The results of one run of both pipelines, on the bundled corpus and with small models."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The stages train and replicate: the same training, told apart by the seed and by what is written.
+"""The stages train and replicate run the same training with different seeds and outputs.
 
-test_crash.py kills both; here they run within this process.
+test_crash.py kills both. Here they run in the process of the test.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Run = Callable[..., Path]
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project's root with prepared data: random text, which can only be learnt by heart."""
+    """Make a project with prepared data of random text, which can only be memorised."""
     text = "".join(np.random.default_rng(0).choice(list("abcde fgh"), 420))
     vocabulary = Vocabulary.build(text)
     tokens = vocabulary.encode(text)
@@ -45,7 +45,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a stage with its arguments and changes of ``train``'s params."""
+    """Return a function that runs a stage with arguments and changes of ``train``'s params."""
 
     def run_stage(stage: ModuleType, *arguments: str, **changes: Any) -> Path:
         params = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
@@ -71,7 +71,7 @@ def files(folder: Path) -> set[str]:
 
 
 def scores_of_model(folder: Path, variant: str) -> dict[str, Any]:
-    """What stages.evaluate measures of the model that stages.train kept."""
+    """Return the metrics of stages.evaluate for the model of stages.train."""
     prepared = Prepared(folder / "data/prepared")
     model = load_model(folder / "training" / variant, prepared.vocabulary.fingerprint)
     return {name: evaluate(model, prepared.tensor(name)).as_metrics() for name in SPLITS}

@@ -1,4 +1,4 @@
-"""What runs again after a change, what comes back from the run cache, and what a failure leaves."""
+"""Stages that rerun after a change, and results that come back from the run cache."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from stages_of import (
 pytestmark = pytest.mark.timeout(600)
 
 
-# What runs again after a change
+# Reruns after a change
 
 
 def test_a_second_run_runs_nothing(pipeline: Pipeline) -> None:
@@ -43,7 +43,7 @@ def of_variant(variant: str) -> set[str]:
     return {name for name in WITH_MODEL if variant in name}
 
 
-# Each file of the library, by the first pattern that fits: the stages that compute with it.
+# The stages that use each file of the library, by the first matching pattern.
 USED_BY: dict[str, set[str]] = {
     "__init__.py": {*STAGES},
     "core/*": {*STAGES},
@@ -90,8 +90,8 @@ USED_BY: dict[str, set[str]] = {
     "report/*": PICTURES,
 }
 
-# Adds a comment to each file of the library in turn, and writes the stages whose deps changed: what
-# ``dvc status`` does, but for reading the pipelines anew each time.
+# Adds a comment to each file of the library in turn and writes the stages whose deps changed, like
+# ``dvc status`` without reading the pipelines again each time.
 PROBE = """
 import json, sys
 from pathlib import Path
@@ -212,7 +212,7 @@ def test_a_remote_spares_others_the_work(pipeline: Pipeline, tmp_path: Path) -> 
 def test_branches_that_both_trained_merge_and_repro_mends(
     scratch: Pipeline, tmp_path: Path
 ) -> None:
-    """As docs/experiments.md says, with git's merge driver and without."""
+    """This follows docs/experiments.md, with and without git's merge driver."""
     for branch, key, value in (("slow", "train.lr", 0.5), ("long", "train.epochs", 4)):
         scratch.git("checkout", "--quiet", "-b", branch, "main")
         scratch.dvc("checkout")

@@ -1,4 +1,4 @@
-"""What the project never does, and what hostile files cannot make it do."""
+"""The project runs no code from data files, and hostile files are refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SCRIPTS = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("
 
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal", "cloudpickle"}
 UNSAFE_CALLS = {"eval", "exec", "compile", "__import__", "yaml.unsafe_load", "yaml.full_load"}
-# A call, the argument it needs, and the values that make it safe.
+# A call, its required argument, and the safe values.
 NEEDED = {
     "torch.load": ("weights_only", {"True"}),
     "np.load": ("allow_pickle", {"False"}),
@@ -36,7 +36,7 @@ NEEDED = {
 
 
 def unsafe(source: str) -> Iterator[str]:
-    """What in ``source`` could run code that stands in a data file or in a shell's line."""
+    """Return the calls in ``source`` that could run code from a data file or a shell command."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names if _top(name.name) in UNSAFE_MODULES)
@@ -90,7 +90,7 @@ def test_the_parameters_loader_is_a_safe_one() -> None:
 
 # ----------------------------------------------------------------- hostile files take no memory
 
-HEADROOM = 1 << 30  # bytes that a loader may take beyond what it has when it starts
+HEADROOM = 1 << 30  # bytes that a loader may allocate
 
 
 def refusal(kind: str, folder: Path) -> str:

@@ -97,7 +97,7 @@ def test_who_is_left_out_is_said_in_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(draw, "load_params", lambda _: type("Core", (), {"variants": ["lstm"]}))
     draw.main()
     assert capsys.readouterr().out == (
-        "draw: left out of the pictures of gates: lstm has no gates to read\n"
+        "draw: left out of the gate pictures: lstm has no gates to read\n"
     )
     assert [path.name for path in root.glob("analysis/plots/*")] == ["held_out.png"]
 

@@ -1,19 +1,19 @@
-"""Are the tests of the modules that guard data sharp? Change the code in small ways and see.
+"""Mutation tests of the modules that protect data.
 
     python tests/tools/mutation.py [--module NAME ...] [--sample N] [--jobs J] [--output PATH]
 
-Each mutant is a module with one change: a comparison shifted, a condition forced, a statement left
-out. It is killed where a test then fails. The tests run in a copy of the project, the fastest
-first, and of them only those that ran the changed line or that start processes; each run is forked
-from a server that has imported the libraries. Changes that no test should notice are listed, with
-the reason, in equivalent.yaml beside this file.
+Each mutant is a module with one change, such as a shifted comparison, a forced condition or a
+removed statement. A mutant is killed if a test fails. The tests run in a copy of the project, the
+fastest first. Only tests that ran the changed line or that start processes are run. Each run is
+forked from a server that has imported the libraries. equivalent.yaml beside this file lists changes
+that no test can detect, with the reason.
 
-mutmut 3.8.1 and cosmic-ray 8.7.0 were tried in its place, on two cores. mutmut is fast (161 mutants
-of data/vocabulary in 29 s; this script needs 42 s for 71), but it skips decorated functions, such
-as atomic_writer, and constants (50 of the 703 changes made here), leaves out no statement, such as
-a call of fsync, and stops while it collects statistics because stages that the tests start in
-another folder find no configuration. cosmic-ray starts pytest for each mutant (19 of the 89 of
-data/vocabulary in 60 s) and changes the source files in place, also if it is interrupted.
+mutmut 3.8.1 and cosmic-ray 8.7.0 were tried as alternatives, on two cores. mutmut is fast (161
+mutants of data/vocabulary in 29 s; this script needs 42 s for 71). However, it skips decorated
+functions such as atomic_writer and constants (50 of the 703 changes made here), removes no
+statements such as a call of fsync, and stops while it collects statistics, because stages that the
+tests start in another folder find no configuration. cosmic-ray starts pytest for each mutant (19 of
+the 89 of data/vocabulary in 60 s) and leaves changed source files if it is interrupted.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ LARGEST = 1 << 26  # bytes of a file: a mutant without a size limit must not fil
 
 @dataclass(frozen=True)
 class Mutant:
-    """A changed module. ``lines`` are those of the changed statement; none: run at import."""
+    """A changed module. ``lines`` are those of the changed statement, empty if run at import."""
 
     where: str  # module.function; the module is a path below src/gru_lm, without .py
     number: int
@@ -99,7 +99,7 @@ MESSAGES = {"UserError", "UnreachableError", "SourceFailed", "damaged", "missing
 
 
 def alternatives(node: ast.AST, in_message: bool) -> Iterator[ast.AST]:
-    """What ``node`` itself, apart from what is inside it, may be changed to."""
+    """Return the mutations of ``node`` itself, without those of its children."""
 
     def with_(**fields: Any) -> ast.AST:
         new = copy.copy(node)
@@ -136,7 +136,7 @@ def alternatives(node: ast.AST, in_message: bool) -> Iterator[ast.AST]:
 
 
 def is_left_alone(node: object) -> bool:
-    """No code, a docstring, a type alias (nothing else is so named and so built), a message."""
+    """Return whether ``node`` needs no mutants: a docstring, a type alias or a message."""
     match node:
         case ast.Import() | ast.ImportFrom() | ast.Expr(value=ast.Constant()) | ast.JoinedStr():
             return True
@@ -147,7 +147,7 @@ def is_left_alone(node: object) -> bool:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a node stands in its tree, and the function or class and the statement around it."""
+    """The position of a node in its tree, with its function or class and its statement."""
 
     holder: Any  # the node is holder[key]
     key: int | str
@@ -156,7 +156,7 @@ class Place:
     in_message: bool
 
     def inside(self) -> Iterator[Place]:
-        """The places of all nodes inside this one."""
+        """Return the positions of all nodes in this one."""
         fields = vars(self.holder[self.key])
         for name, value in fields.items():
             if name in ("annotation", "returns", "decorator_list"):
@@ -182,7 +182,7 @@ class Place:
 
 
 def mutants(module: str, source: str) -> Iterator[Mutant]:
-    """All mutants of a module."""
+    """Return all mutants of a module."""
     tree, text = ast.parse(source), source.splitlines()
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     for place in Place([tree], 0, module, None, False).inside():
@@ -211,7 +211,7 @@ def head(node: ast.AST) -> str:
 
 @dataclass
 class Outcome:
-    """How pytest ended. ``tests``: by name, the seconds it took and the module's lines it ran."""
+    """A result of pytest. ``tests`` has each test's seconds and executed lines of the module."""
 
     code: int = 0
     timed_out: bool = False
@@ -219,7 +219,7 @@ class Outcome:
 
 
 class Recorder:
-    """A pytest plugin: runs the tests in this ``order`` (None: all) and notes what happens."""
+    """A pytest plugin that runs the tests in ``order`` (None: all) and records the results."""
 
     def __init__(self, order: list[str] | None, traced: Path | None) -> None:
         self.order = order
@@ -257,7 +257,7 @@ class Recorder:
 def run_pytest(
     answer: Connection, root: Path, targets: list[str], limit: float, recorder: Recorder
 ) -> None:
-    """Run tests in the copy ``root``, in this process, whose output goes to a file there."""
+    """Run tests in the copy ``root``, in this process, with the output in a file there."""
     os.setsid()  # with the processes that it starts, it can be killed as one group
     os.chdir(root)
     resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST, LARGEST))
@@ -276,7 +276,7 @@ def run_pytest(
 
 
 class Workplace:
-    """A copy of the project that holds one mutant at a time."""
+    """A copy of the project for one mutant at a time."""
 
     _times = itertools.count(1_000_000_000, 10)
 
@@ -300,7 +300,7 @@ class Workplace:
         trace: bool = False,
         limits: tuple[float, float] = (300.0, 600.0),
     ) -> Outcome:
-        """Put ``source`` in the module's place and run its tests; ``limits``: of each, of all."""
+        """Replace the module by ``source`` and run its tests. ``limits``: of each, of all."""
         path = self.path(module)
         original = path.read_bytes()
         path.write_text(source, encoding="utf-8")
@@ -332,7 +332,7 @@ class Workplace:
 def check(
     module: str, workplaces: list[Workplace], sample: int | None, known: set[Any]
 ) -> dict[str, Any]:
-    """Try the module's mutants but for the ``known`` ones; the report of them."""
+    """Test the module's mutants except the ``known`` ones, and return the report."""
     source = workplaces[0].path(module).read_text(encoding="utf-8")
     traced = workplaces[0].run(module, source, trace=True)
     timed = workplaces[0].run(module, ast.unparse(ast.parse(source)))
@@ -350,7 +350,7 @@ def check(
     every = list(mutants(module, source))
     tried = [mutant for mutant in every if mutant.key not in known]
     if unknown := {key for key in known if key[0].split(".")[0] == module} - {m.key for m in every}:
-        raise SystemExit(f"equivalent.yaml lists what is no mutant of {module}: {unknown}")
+        raise SystemExit(f"equivalent.yaml lists unknown mutants of {module}: {unknown}")
     equivalent = len(every) - len(tried)
     if sample is not None and sample < len(tried):
         tried = random.Random(0).sample(tried, sample)

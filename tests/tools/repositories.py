@@ -1,4 +1,4 @@
-"""Small git repositories with results as the pipelines would write them, for the tools' tests."""
+"""Small git repositories with results like those of the pipelines, for the tests of the tools."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SOURCE = "src/model.py"
 
 @dataclass(frozen=True)
 class Repository:
-    """A git repository that holds results as the pipelines would write them."""
+    """A git repository with results like those of the pipelines."""
 
     root: Path
 
     @classmethod
     def new(cls, root: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
-        """An empty one, which the test runs in."""
+        """Make an empty repository and run the test in it."""
         root.mkdir()
         repository = cls(root)
         repository.git("init", "--quiet", "--initial-branch=main")
@@ -64,9 +64,9 @@ class Repository:
         code: str = "1",
         data: str = "1",
     ) -> None:
-        """Each variant's (val, test) perplexity, under the nested ``params``.
+        """Write each variant's (val, test) perplexity and the nested ``params``.
 
-        ``data`` stands for the prepared data: another text, another hash.
+        The hash of the prepared data is made from ``data``.
         """
         params = {"variants": list(scores), **(params or {"train": {"lr": 1.0, "seed": 0}})}
         self.write("params.yaml", params)
@@ -116,9 +116,9 @@ class Repository:
         self.write("dvc.lock", {"schema": "2.0", "stages": stages})
 
     def seeds(self, val: Mapping[str, Sequence[float]], **changes: Any) -> None:
-        """Results of each variant from seed 0, and from seeds 1, 2, … as replicates.
+        """Write results of each variant with seed 0, and with seeds 1, 2, … as replicates.
 
-        ``changes`` go to ``results``. The replicates belong to the same training.
+        ``changes`` are passed to ``results``. The replicates belong to the same training.
         """
         most = max(map(len, val.values()))
         params = {
@@ -146,11 +146,11 @@ class Repository:
         self.write("analysis/dvc.lock", {"schema": "2.0", "stages": stages})
 
     def corpus(self, name: str) -> None:
-        """Say that the results are of the corpus ``name``."""
+        """Record that the results are of the corpus ``name``."""
         self.write("data/raw/corpus.json", {"corpus": name, "sha256": md5(name), "bytes": 9})
 
     def cache(self, path: str) -> str:
-        """Put a file into DVC's cache, and return its MD5."""
+        """Add a file to DVC's cache and return its MD5."""
         text = (self.root / path).read_text("utf-8")
         digest = md5(text)
         cached = self.root / CACHE / digest[:2] / digest[2:]
@@ -164,7 +164,7 @@ class Repository:
         return self.git("rev-parse", "HEAD")
 
     def experiment(self, name: str) -> None:
-        """Keep the working tree as a DVC experiment from HEAD, and restore HEAD's."""
+        """Save the working tree as a DVC experiment based on HEAD, and restore HEAD."""
         start = self.git("rev-parse", "HEAD")
         commit = self.commit(name)
         self.git("update-ref", f"refs/exps/{start[:2]}/{start[2:]}/{name}", commit)
@@ -176,7 +176,7 @@ def md5(text: str) -> str:
 
 
 def size_of_png(data: bytes) -> tuple[int, int]:
-    """Width and height, from the decoded picture."""
+    """Return width and height of the decoded picture."""
     assert data.startswith(b"\x89PNG\r\n\x1a\n")
     pixels = imread(BytesIO(data), format="png")
     assert pixels.min() < 0.5 < pixels.max(), "an empty picture"

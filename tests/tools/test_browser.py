@@ -1,4 +1,4 @@
-"""The headless browser: it has no network, ends cleanly, and says in one line what is wrong."""
+"""The headless browser has no network, ends cleanly and reports faults in one line."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ needs_chromium = pytest.mark.skipif(
 
 @pytest.fixture
 def server():
-    """An HTTP server on this machine: its port, and the paths that it was asked for."""
+    """Start a local HTTP server and return its port and the list of requested paths."""
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -65,7 +65,7 @@ def test_no_process_and_no_file_is_left(tmp_path, monkeypatch, fault):
     expected = {
         None: contextlib.nullcontext(),
         "page": pytest.raises(Error, match="a fault of the page"),
-        "browser": pytest.raises(UserError, match="has ended: run it by hand"),
+        "browser": pytest.raises(UserError, match="exited early: run it by hand"),
     }
     with expected[fault], launch() as browser:
         page = browser.new_page()
@@ -77,14 +77,14 @@ def test_no_process_and_no_file_is_left(tmp_path, monkeypatch, fault):
             browser.new_browser_cdp_session().send("Browser.crash")
     _, alive = psutil.wait_procs(processes, timeout=10)
     assert not alive
-    if fault != "browser":  # Playwright may not have removed all of a lost browser's profile
+    if fault != "browser":  # Playwright may leave parts of a crashed browser's profile
         assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("browser", "message"),
     [
-        (None, "no chromium or google-chrome is on the PATH: install one of them"),
+        (None, "chromium and google-chrome are not on the PATH: install one of them"),
         ("#!/bin/sh\nexit 1\n", "{}/chromium does not start: run it by hand to see why"),
     ],
     ids=["missing", "broken"],

@@ -1,6 +1,6 @@
-"""The files that drive CI and the everyday tools: valid, and about what really is in the project.
+"""The configuration of CI and other tools is valid and matches the project.
 
-What GitHub and GitLab make of them can only be seen there; these tests hold what can be known here.
+These tests check what is possible without running GitHub's and GitLab's CI.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ WORKFLOWS = sorted((PROJECT / ".github/workflows").glob("*.yml"))
 GITLAB = PROJECT / ".gitlab-ci.yml"
 DEVCONTAINERS = sorted((PROJECT / ".devcontainer").glob("*/devcontainer.json"))
 
-# Keys of .gitlab-ci.yml that are no jobs.
+# Keys of .gitlab-ci.yml that are not jobs.
 GITLAB_KEYWORDS = {"default", "include", "spec", "stages", "variables", "workflow"}
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Every scalar stays a string: YAML 1.1 would make the key ``on`` a truth value."""
+    """Load YAML with strings only, as YAML 1.1 would convert the key ``on`` to a boolean."""
     return yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
 
 
@@ -48,7 +48,7 @@ def gitlab_jobs() -> dict[str, Any]:
 
 
 def scripts(path: Path) -> str:
-    """Every shell command of a CI file."""
+    """Return all shell commands of a CI file."""
     if path == GITLAB:
         return "\n".join(line for job in gitlab_jobs().values() for line in job["script"])
     steps = [step for job in load(path)["jobs"].values() for step in job["steps"]]
@@ -56,7 +56,7 @@ def scripts(path: Path) -> str:
 
 
 def check_schema(path: Path, schema: str, *options: str) -> str:
-    """What check-jsonschema has against the file; empty where it has nothing."""
+    """Return check-jsonschema's report on the file, or "" if it is valid."""
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, *options]
     result = subprocess.run(
         [*command, str(path)], capture_output=True, text=True, encoding="utf-8", timeout=60
@@ -144,7 +144,7 @@ def test_only_the_comment_may_write_and_it_runs_no_code_of_the_project():
     assert comment["permissions"] == {"contents": "read", "pull-requests": "write"}
     commands = "\n".join(step.get("run", "") for step in comment["steps"])
     assert not re.search(r"\b(make|python|pip|dvc|pytest)\b", commands)
-    # The tokens of forks may not write: without this the job would fail there.
+    # Tokens of forks cannot write, so the job would fail without this.
     assert "head.repo.full_name == github.repository" in comment["if"]
 
 
@@ -180,7 +180,7 @@ def test_actions_are_pinned_and_checkouts_keep_no_token(job: dict[str, Any]):
 
 @pytest.mark.parametrize("job", workflow_jobs())
 def test_no_expression_is_pasted_into_a_shell_command(job: dict[str, Any]):
-    """A branch's name is its author's to choose; an environment variable cannot run it."""
+    """A branch name is untrusted input and must be passed in an environment variable."""
     assert not [step["run"] for step in job["steps"] if "${{" in step.get("run", "")]
 
 
@@ -228,20 +228,20 @@ def test_the_dvc_remote_is_touched_only_where_one_is_set():
 
 
 def step_of(part: str) -> str:
-    """The commands of the one step of ci.yml's pipeline that has ``part`` in them."""
+    """Return the commands of the one step in ci.yml's pipeline that contain ``part``."""
     steps = load(PROJECT / ".github/workflows/ci.yml")["jobs"]["pipeline"]["steps"]
     (found,) = [step["run"] for step in steps if part in step.get("run", "")]
     return found
 
 
 def line_of(part: str) -> str:
-    """The one entry of the script of GitLab's pipeline that has ``part`` in it."""
+    """Return the one entry of the script of GitLab's pipeline that contains ``part``."""
     (found,) = [line for line in gitlab_jobs()["pipeline"]["script"] if part in line]
     return found
 
 
 def shell(script: str, folder: Path, **env: str) -> str:
-    """What ``script`` prints as a step of CI: bash, which stops at the first error."""
+    """Run ``script`` as a CI step, in bash with exit on error, and return its output."""
     command = ["bash", "-e", "-c", script]
     person = {"GIT_AUTHOR_NAME": "Test", "GIT_AUTHOR_EMAIL": "test@example.org"}
     person |= {name.replace("AUTHOR", "COMMITTER"): value for name, value in person.items()}
@@ -254,7 +254,7 @@ def shell(script: str, folder: Path, **env: str) -> str:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A clone of a repository with the branches main and release, and both lock files."""
+    """Make a clone of a repository with the branches main and release and both lock files."""
     origin = tmp_path / "origin"
     origin.mkdir()
     shell(
@@ -308,7 +308,7 @@ def test_gitlab_compares_a_merge_request_with_its_target(
 
 @pytest.mark.parametrize("ci", ["github", "gitlab"])
 def test_what_the_committed_lock_files_name_is_pushed(ci: str, clone: Path):
-    """Not what the runner computed instead, as another processor's last bits."""
+    """Files that the runner computed instead, with other last bits, are not pushed."""
     fake = clone.parent / "bin/dvc"
     fake.parent.mkdir()
     fake.write_text('#!/bin/sh\ntest "$*" = push && cat dvc.lock analysis/dvc.lock > ../pushed\n')
@@ -325,7 +325,7 @@ def test_what_the_committed_lock_files_name_is_pushed(ci: str, clone: Path):
         CI_DEFAULT_BRANCH="main",
     )
     assert (clone.parent / "pushed").read_text("utf-8") == "committed\n" * 2
-    if ci == "github":  # the gate comes after it, and judges what the runner computed
+    if ci == "github":  # the gate follows and uses the results of the runner
         assert (clone / "analysis/dvc.lock").read_text("utf-8") == "computed\n"
         assert (clone / "dvc.lock").read_text("utf-8") == "computed\n"
 

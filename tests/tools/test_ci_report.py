@@ -1,4 +1,4 @@
-"""The report on what a change does to the results."""
+"""The report on how a change affects the results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
 
 
 def rows_of(text: str, heading: str) -> dict[str, list[str]]:
-    """The Markdown table under ``heading``: its rows' cells by the first one."""
+    """Return the rows of the Markdown table under ``heading`` by their first cell."""
     part = text.split(f"{heading}\n", 1)[1].split("\n##")[0]
     lines = [line for line in part.splitlines() if line.startswith("| ")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
@@ -45,7 +45,7 @@ def test_the_report_of_a_change(repository: Repository, tmp_path: Path) -> None:
     text = make_report(tmp_path)
 
     assert text.startswith("# workspace against main\n")
-    assert "2 params changed; 4 of 6 stages ran, came or went." in text
+    assert "2 params changed; 4 of 6 stages ran, were added or were removed." in text
     assert "**Gate: failed.** concise val perplexity 20 → 25 (+25.0%;" in text
 
     metrics = rows_of(text, "## Metrics")
@@ -182,7 +182,7 @@ def test_the_gates_rule_is_reported_with_its_numbers(
     assert table["scratch"] == ["10 (of 9, 10, 11)", "11 (of 10, 12)", "+10.0%", "+18.3%", "passed"]
     assert (
         "The tolerance is the larger of 5.0% and 2 standard errors of the difference of the means, "
-        "by a spread of 10.0% over the seeds of main."
+        "with a spread of 10.0% over the seeds of main."
     ) in text
 
 
@@ -206,13 +206,13 @@ def test_the_stages_of_both_lock_files_are_listed(repository: Repository, tmp_pa
     stages = rows_of(make_report(tmp_path), "## Stages")
     assert stages["`replicate@scratch-1`"] == [
         "ran",
-        "made again from the same inputs, with other outputs",
+        "its outputs changed, with the same inputs",
     ]
     assert stages["`train@scratch`"][0] == "skipped"
 
 
 def test_a_folder_older_than_its_files_is_flagged(repository: Repository) -> None:
-    """Hashed as DVC hashes a folder: the MD5 of the list of its files."""
+    """Hash a folder as DVC does, with the MD5 of the list of its files."""
     repository.write("src/core/a.py", "A\n")
     repository.write("src/core/b/c.py", "C\n")
     entries = [
@@ -244,7 +244,7 @@ def test_the_report_of_the_real_pipeline(pipeline: Pipeline) -> None:
     pipeline.set_params({"model.fused.reset": "after"})  # fused alone: the rest takes minutes
     pipeline.dvc("repro")
     text = report()
-    assert "Not used of workspace: fused-1 in analysis/replicate" in text
+    assert "Not used from workspace: fused-1 in analysis/replicate" in text
     pipeline.dvc("repro", "-P")
     text = report()
     assert "out of date" not in text

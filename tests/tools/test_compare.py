@@ -1,4 +1,4 @@
-"""Settings against each other, over their seeds."""
+"""The comparison of settings over their seeds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
 
 
 def run_sweep_of_scores(repository: Repository, scores: Mapping[float, list[float]]) -> None:
-    """An experiment for each learning rate and seed, with that val perplexity of scratch."""
+    """Make an experiment for each learning rate and seed with this val perplexity of scratch."""
     repository.results({"scratch": (100.0, 200.0)})
     repository.commit()
     for lr, values in scores.items():
@@ -67,7 +67,7 @@ def test_the_metric_is_the_one_asked_for(repository: Repository, tmp_path: Path)
         ({0.5: [9.5, 10.5, 9.5, 10.5], 2.0: [10.2, 11.2, 10.2, 11.2]}, "within the noise"),
         ({0.5: [10.0, 10.0], 2.0: [10.0, 10.0]}, "within the noise"),
         ({0.5: [10.0, 10.0], 2.0: [11.0, 11.0]}, "**train.lr=0.5** wins"),
-        ({0.5: [9.5, 10.5], 2.0: [50.0]}, "With one seed only of train.lr=2, nothing can be said"),
+        ({0.5: [9.5, 10.5], 2.0: [50.0]}, "There is only one seed of train.lr=2, so"),
         ({0.5: [9.5, 10.5]}, "only one setting"),
     ],
 )
@@ -106,7 +106,7 @@ def test_other_code_is_another_setting(repository: Repository) -> None:
     repository.results({"scratch": (9.0, 11.0)}, code="2")
     repository.commit()
     labels = [g.label for g in compare.group_runs(find_revisions(["main", "feature"]), "val")]
-    assert labels == ["code and data=those of feature", "code and data=those of main"]
+    assert labels == ["code and data=as in feature", "code and data=as in main"]
 
 
 def test_a_result_that_varies_by_itself_stays_one_setting(repository: Repository) -> None:
@@ -115,7 +115,7 @@ def test_a_result_that_varies_by_itself_stays_one_setting(repository: Repository
         repository.commit()
         repository.git("tag", f"v{score}")
     (group,) = compare.group_runs(find_revisions(["v10.0", "v10.5"]), "val")
-    assert (group.label, group.num_seeds, group.values) == ("all alike", 1, [10.0, 10.5])
+    assert (group.label, group.num_seeds, group.values) == ("same params", 1, [10.0, 10.5])
 
 
 def test_a_variant_ignores_params_of_the_other(repository: Repository) -> None:
@@ -131,7 +131,7 @@ def test_a_variant_ignores_params_of_the_other(repository: Repository) -> None:
     assert labels == [
         ("scratch", "model.scratch.reset=after"),
         ("scratch", "model.scratch.reset=before"),
-        ("concise", "all alike"),
+        ("concise", "same params"),
     ]
 
 
@@ -141,7 +141,7 @@ def test_a_param_that_no_training_reads_is_no_setting(repository: Repository) ->
         repository.commit()
         repository.git("tag", f"v{rise}")
     (group,) = compare.group_runs(find_revisions(["v0.05", "v0.1"]), "val")
-    assert (group.label, group.num_seeds) == ("all alike", 1)
+    assert (group.label, group.num_seeds) == ("same params", 1)
 
 
 def test_nothing_to_compare(repository: Repository, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What DVC's own commands show of the experiments: few columns, each of which can be read."""
+"""DVC's own commands show experiments in a few readable columns."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ pytestmark = pytest.mark.timeout(600)
 
 VARIANTS = ("scratch", "concise", "fused")
 
-# As the README has it.
+# As in the README.
 SHOW = "dvc exp show --only-changed --drop '(?!.*:val_).*/|params.yaml|Created'"
 
 
 @pytest.fixture(scope="module")
 def experiments(finished_pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    """The small pipeline with an experiment of a long name, as far as the commands show it."""
+    """Make the small pipeline with an experiment of a long name."""
     pipeline = finished_pipeline.copy(tmp_path_factory.mktemp("experiments") / "project")
     evaluated = [f"evaluate@{variant}" for variant in VARIANTS]
     pipeline.dvc("exp", "run", "-S", "train.lr=2", "--name", "sweep-lr2-seed0", *evaluated)

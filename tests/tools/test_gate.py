@@ -1,4 +1,4 @@
-"""When a rise of held-out perplexity fails a pull request."""
+"""The gate fails if held-out perplexity rises too far."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
 
 
 def recorded_seeds(variant: str) -> list[float]:
-    """The validation perplexities that the project's own files record, by seed."""
+    """Return the validation perplexities in the project's own result files by seed."""
     own = json.loads((PROJECT / f"metrics/evaluate/{variant}.json").read_text("utf-8"))
     others = sorted((PROJECT / "analysis/replicate").glob(f"{variant}-*.json"))
     scores = [own, *(json.loads(path.read_text("utf-8"))["scores"] for path in others)]
@@ -49,8 +49,8 @@ def test_the_gate(val: float, passes: bool, repository: Repository) -> None:
             "more than the tolerance"
         )
     assert verdict.notes == (
-        "main and workspace have one seed of each variant, so how much is luck is unknown, and the "
-        "tolerance is 5.0% alone. dvc repro -P trains the seeds in replicate.seeds as well.",
+        "main and workspace have one seed per variant, so the spread over seeds is unknown and the "
+        "tolerance is 5.0%. dvc repro -P also trains the seeds in replicate.seeds.",
     )
 
 
@@ -59,7 +59,7 @@ def test_the_gate_refuses_what_is_no_perplexity(val: object, repository: Reposit
     repository.results({"scratch": (10.0, 11.0)})
     repository.commit()
     repository.write("metrics/evaluate/scratch.json", {"val": {"perplexity": val}})
-    with pytest.raises(UserError, match=r"scratch\.json of workspace .* val\.perplexity cannot be"):
+    with pytest.raises(UserError, match=r"scratch\.json of workspace .* val\.perplexity is"):
         gate.judge(find_revision("main"), find_revision("workspace"), RULE)
 
 
@@ -76,7 +76,7 @@ def test_the_gate_command(
         gate.run_main("gate", gate.main)
     assert stop.value.code == 1
     out, error = capsys.readouterr()
-    assert out.startswith("gate: main and workspace have one seed of each variant")
+    assert out.startswith("gate: main and workspace have one seed per variant")
     assert error.startswith("gate: error: scratch val perplexity 10 → 12 (+20.0%;")
     assert error.count("\n") == 1
     rule = RULE.model_copy(update={"max_perplexity_rise": 0.2})
@@ -97,9 +97,7 @@ def test_the_gate_and_variants_on_one_side(repository: Repository) -> None:
     (repository.root / "metrics/evaluate/concise.json").unlink()
     verdict = gate.judge(base, find_revision("workspace"), RULE)
     assert not verdict.passed
-    assert verdict.reason == (
-        "workspace has no perplexity of concise on val to judge: run dvc repro"
-    )
+    assert verdict.reason == ("workspace has no perplexity of concise on val: run dvc repro")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +108,7 @@ def test_the_gate_and_variants_on_one_side(repository: Repository) -> None:
         ([11.5, 11.6, 11.7], True),  # +16.0 %
         ([11.6, 11.7, 11.8], False),  # +17.0 %
         ([9.0, 11.0, 14.8], True),  # +16.0 %: the mean counts, not one seed
-        ([30.0, 9.0, 9.0], False),  # its own spread is no excuse
+        ([30.0, 9.0, 9.0], False),  # the head's own spread does not count
         ([12.2], True),  # one seed: 2 * 10 % * sqrt(1/3 + 1) = 23.1 %
         ([12.4], False),
     ],
@@ -130,7 +128,7 @@ def test_means_over_seeds_are_judged_by_the_spread(
     assert f"3 seeds → {len(head)} seed" in verdict.reason
     assert verdict.notes == (
         "The tolerance is the larger of 5.0% and 2 standard errors of the difference of the means, "
-        "by a spread of 10.0% over the seeds of main.",
+        "with a spread of 10.0% over the seeds of main.",
     )
 
 
@@ -156,7 +154,7 @@ def test_a_base_with_one_seed_is_judged_by_the_heads_spread(repository: Reposito
     repository.seeds({"scratch": [9.9, 11.0, 12.1]})
     verdict = gate.judge(find_revision("main"), find_revision("workspace"), RULE)
     assert verdict.passed  # +10 %, of 2 * 10 % * sqrt(1 + 1/3)
-    assert "by a spread of 10.0% over the seeds of workspace" in verdict.notes[0]
+    assert "with a spread of 10.0% over the seeds of workspace" in verdict.notes[0]
 
 
 def test_stale_replicates_are_named(repository: Repository) -> None:
@@ -167,7 +165,7 @@ def test_stale_replicates_are_named(repository: Repository) -> None:
     verdict = gate.judge(find_revision("main"), find_revision("workspace"), RULE)
     assert verdict.passed
     assert "3 seeds → 1 seed" in verdict.reason
-    assert verdict.notes[1].startswith("Not used of workspace: scratch-1, scratch-2 in analysis/")
+    assert verdict.notes[1].startswith("Not used from workspace: scratch-1, scratch-2 in analysis/")
 
 
 def test_a_variant_of_the_list_without_a_result_fails(repository: Repository) -> None:
@@ -195,7 +193,7 @@ def test_a_variant_of_the_list_without_a_result_fails(repository: Repository) ->
         (
             "time_machine",
             {"data": "2"},
-            "main and workspace have other splits or another vocabulary, from the same corpus and "
+            "main and workspace have different splits or vocabularies, with the same corpus and "
             "the same prepare params (data/prepared differs in dvc.lock)",
         ),
         # The same data, however they came about.
@@ -229,9 +227,9 @@ def test_without_hashes_the_number_of_tokens_tells(repository: Repository) -> No
 
 
 def test_other_last_bits_of_the_recorded_experiment_pass(repository: Repository) -> None:
-    """fused computes scratch's function with other last bits, as another processor would.
+    """fused computes the function of scratch with other last bits, like another processor.
 
-    By one seed, or by 5 % of the means, its recorded run would be a regression of scratch's.
+    Judged by one seed, or by 5 % of the means, fused would be a regression of scratch.
     """
     scratch, fused, concise = map(recorded_seeds, ("scratch", "fused", "concise"))
     repository.seeds({"scratch": scratch, "concise": concise})
@@ -240,6 +238,6 @@ def test_other_last_bits_of_the_recorded_experiment_pass(repository: Repository)
     verdict = gate.judge(find_revision("main"), find_revision("workspace"), RULE)
     assert verdict.passed, verdict
     assert max(new / old for old, new in zip(scratch, fused, strict=True)) > 1.05
-    # Twice the perplexity is no noise.
+    # Twice the perplexity is beyond the noise.
     repository.seeds({"scratch": [2 * one for one in scratch], "concise": concise})
     assert not gate.judge(find_revision("main"), find_revision("workspace"), RULE).passed

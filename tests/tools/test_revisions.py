@@ -1,4 +1,4 @@
-"""What the tools read of branches, tags, commits, experiments and the workspace."""
+"""The tools read branches, tags, commits, experiments and the workspace."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def test_an_unknown_revision_gets_a_hint(repository: Repository) -> None:
     repository.results({"scratch": (10.0, 11.0)})
     repository.commit()
     repository.experiment("puffy-daks")
-    with pytest.raises(UserError, match=r"'pufy-daks' is no .*did you mean puffy-daks\?"):
+    with pytest.raises(UserError, match=r"'pufy-daks' is not .*did you mean puffy-daks\?"):
         find_revision("pufy-daks")
     with pytest.raises(UserError, match="--all"):
         find_revision("--all")
-    with pytest.raises(UserError, match=r"no experiment is named like 'sweep-\*'"):
+    with pytest.raises(UserError, match=r"no experiment matches 'sweep-\*'"):
         find_revisions(["main", "sweep-*"])
 
 
@@ -146,7 +146,7 @@ def test_the_seeds_of_a_variant(repository: Repository) -> None:
         (
             {"params": {"train": {"lr": 1.0, "seed": 7, "epochs": 3}}},
             [],
-        ),  # another seed is no change
+        ),  # a different seed is not a change
         ({"params": {"train": {"lr": 0.5, "seed": 0, "epochs": 3}}}, [1, 2]),
         ({"code": "2"}, [1, 2]),
         ({"data": "2"}, [1, 2]),
@@ -174,5 +174,5 @@ def test_a_replicate_that_no_lock_file_records_is_not_used(repository: Repositor
 
 def test_a_replicate_with_an_impossible_value_is_named(repository: Repository) -> None:
     repository.seeds({"scratch": [10.0, 0.5]})
-    with pytest.raises(UserError, match=r"scratch-1\.json of workspace .* cannot be 0\.5"):
+    with pytest.raises(UserError, match=r"scratch-1\.json of workspace .* is 0\.5"):
         find_revision("workspace").perplexities("scratch", "val")

@@ -1,4 +1,4 @@
-"""A grid of experiments: what is queued, when workers are started, what is said of failures."""
+"""A sweep queues experiments, starts workers and reports failures."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_reason_of_a_failure() -> None:
 
 
 def test_a_task_lost_at_the_start_is_queued_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DVC's workers, played: the first fails the task before any stage, the second dies."""
+    """Simulated workers of DVC: the first fails a task before its first stage, the second dies."""
     states = iter([("Failed", 1, 0), *[("Queued", 0, 0)] * sweep.PATIENCE, ("Success", 0, 1)])
     commands = []
 
@@ -97,7 +97,7 @@ def test_a_task_lost_at_the_start_is_queued_again(monkeypatch: pytest.MonkeyPatc
     assert starts == [2, 2, 2]
 
 
-# A dvc that shows, at each look, the next line of ``states``: the task's state, active workers.
+# A dvc whose status is the next line of ``states`` each time: state of the task, active workers.
 FAKE_DVC = """#!/bin/sh
 echo "$1 $2" >> calls
 case "$1 $2" in
@@ -116,7 +116,7 @@ esac
 
 @pytest.fixture
 def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which ``dvc`` is FAKE_DVC."""
+    """Make a folder in which ``dvc`` is FAKE_DVC."""
     fake = tmp_path / "bin/dvc"
     fake.parent.mkdir()
     fake.write_text(FAKE_DVC)
@@ -128,7 +128,7 @@ def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run_sweep(played: Path, states: list[str]) -> tuple[dict[str, str], list[str]]:
-    """What failed, and the commands that the sweep gave, but for the looks."""
+    """Run the sweep and return its failures and its DVC commands other than polls."""
     (played / "states").write_text("".join(f"{state}\n" for state in states))
     failed = sweep.Sweep(sweep.grid(["lr=1"], "s"), jobs=1).run()
     calls = (played / "calls").read_text().splitlines()
@@ -136,7 +136,7 @@ def run_sweep(played: Path, states: list[str]) -> tuple[dict[str, str], list[str
 
 
 def test_no_worker_is_started_while_a_task_is_running(played: Path) -> None:
-    """A busy worker that does not answer in time is shown as none."""
+    """DVC does not list a busy worker that responds too late."""
     silent = ["Running 0"] * (3 * sweep.PATIENCE)
     failed, calls = run_sweep(played, ["Queued 0", "Queued 1", *silent, "Running 1", "Success 0"])
     assert not failed
@@ -167,7 +167,7 @@ def test_a_silent_worker_whose_process_lives_is_waited_for(played: Path) -> None
 
 
 def test_a_task_whose_worker_is_gone_is_ended(played: Path) -> None:
-    """DVC lists it as running for ever."""
+    """DVC would list it as running forever."""
     with subprocess.Popen([sys.executable, "-c", "", "queue-worker"]) as worker:
         pass
     record_worker(played, worker.pid)
@@ -178,7 +178,7 @@ def test_a_task_whose_worker_is_gone_is_ended(played: Path) -> None:
 
 @pytest.mark.timeout(600)
 def test_a_sweep_lists_what_failed(pipeline: Pipeline) -> None:
-    # The copy's own library, as its stages use it.
+    # Use the copy's own library, as its stages do.
     pipeline = Pipeline(pipeline.root, pipeline.env | {"PYTHONPATH": str(pipeline.root / "src")})
     command = ["-S", "train.batch_size=4,5000", "--name", "try", "--jobs", "2"]
     try:
@@ -188,7 +188,7 @@ def test_a_sweep_lists_what_failed(pipeline: Pipeline) -> None:
     assert "1 Failed, 1 Success" in result.stdout
     (reason,) = [line for line in result.stdout.splitlines() if line.startswith("try-")]
     assert reason.startswith("try-batch_size5000: train: error: the training split has 600 tokens")
-    again = "    again: dvc exp run -S train.batch_size=5000 --name try-batch_size5000"
+    again = "    retry: dvc exp run -S train.batch_size=5000 --name try-batch_size5000"
     assert again in result.stdout
     assert result.stderr == "sweep: error: 1 of 2 experiments failed\n"
     compared = pipeline.run("python", "-m", "tools.compare", "try-*", "--output", "out")

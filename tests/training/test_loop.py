@@ -1,4 +1,4 @@
-"""The training loop against the textbook's, written a second time in reference.py."""
+"""The training loop agrees with the textbook's loop in reference.py."""
 
 import copy
 import math
@@ -55,7 +55,7 @@ def make_model(kind, seed=1, dtype=torch.float32):
     variant, options = KINDS[kind]
     torch.manual_seed(seed)
     model = build_model(variant, V, hidden_size=H, **options)
-    # Weights of scratch start so small that for a while nothing but the biases would learn.
+    # The initial weights of scratch are so small that at first only the biases would learn.
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.3)
@@ -64,7 +64,7 @@ def make_model(kind, seed=1, dtype=torch.float32):
 
 @pytest.fixture
 def corpus():
-    """A noisy pattern: something to learn, and something that cannot be learnt."""
+    """Return a pattern with noise, which can be learnt in part."""
     generator = torch.Generator().manual_seed(5)
     pattern = torch.tensor([0, 1, 2, 0, 3, 4, 0, 5, 6]).repeat(23)
     noise = torch.randint(V, pattern.shape, generator=generator)
@@ -72,9 +72,9 @@ def corpus():
 
 
 def textbook(model, kind, corpus, settings):
-    """The reference's perplexities by epoch, from ``model``'s weights and the same minibatches.
+    """Train the reference from ``model``'s weights on the same minibatches.
 
-    Returns them with the reference's final weights by name.
+    Returns its perplexities by epoch and its final weights by name.
     """
     mine, forward = reference_of(model, kind)
     sizes = (settings.batch_size, settings.num_steps, settings.partition, settings.seed)
@@ -95,7 +95,7 @@ def textbook(model, kind, corpus, settings):
 
 
 def reference_of(model, kind):
-    """Copies of ``model``'s weights by name, and the reference's forward function over them."""
+    """Return copies of ``model``'s weights by name, and the reference's forward function."""
     variant, options = KINDS[kind]
     V, H = model.vocab_size, model.hidden_size
     mine = {name: w.clone().requires_grad_() for name, w in model.state_dict().items()}
@@ -180,7 +180,7 @@ def test_other_settings_too(kind, changes, corpus):
 
 
 def test_the_state_is_carried_only_where_asked():
-    """Minibatches whose targets can only be known from the minibatch before."""
+    """Return minibatches whose targets depend on the previous minibatch only."""
     model = make_model("scratch-before")
     X, Y = torch.tensor([[1, 2, 3]]), torch.tensor([[2, 3, 4]])
     results = {}
@@ -352,7 +352,7 @@ def test_perplexity_of_known_losses():
 
 @each_kind
 def test_a_pattern_that_needs_memory_is_learnt(kind):
-    """0 0 1 0 0 1: without memory, what follows a 0 is a coin's toss (perplexity 1.59)."""
+    """0 0 1 0 0 1: without memory, the token after a 0 is random (perplexity 1.59)."""
     torch.manual_seed(0)
     variant, options = KINDS[kind]
     model = build_model(variant, 2, hidden_size=H, **options)
@@ -367,9 +367,9 @@ def test_a_pattern_that_needs_memory_is_learnt(kind):
 
 
 def validated_by_definition(model, kind, stream, num_rows):
-    """The perplexity of ``stream``, folded into ``num_rows``, from the equations in NumPy.
+    """Return the perplexity of ``stream`` in ``num_rows`` rows by the equations in NumPy.
 
-    Row by row and token by token: all but the first token of the stream are scored.
+    All tokens but the first of the stream are scored, row by row and token by token.
     """
     reset = KINDS[kind][1].get("reset", "after")  # nn.GRU's function
     row_length = math.ceil((len(stream) - 1) / num_rows)
@@ -392,14 +392,14 @@ def validated_by_definition(model, kind, stream, num_rows):
 )
 @each_kind
 def test_validation_is_the_definition(kind, num_tokens, num_rows, corpus):
-    """4 rows of the stream wherever each then has 5 tokens to score, else fewer."""
+    """The stream has 4 rows if each has at least 5 tokens to score, else fewer."""
     model = make_model(kind)
     wanted = validated_by_definition(model, kind, corpus[:num_tokens].tolist(), num_rows)
     assert validate(model, corpus[:num_tokens], 4, 5) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_validation_of_letter_frequencies_is_counted_by_hand():
-    """Without weights only b_q speaks: 0, 1 and 2 have the probabilities 1/2, 1/4 and 1/4."""
+    """With zero weights, b_q alone gives 0, 1 and 2 the probabilities 1/2, 1/4 and 1/4."""
     model = build_model("scratch", 3, hidden_size=H, reset="before")
     with torch.no_grad():
         for weight in model.parameters():
@@ -452,7 +452,7 @@ def test_validation_comes_every_so_many_epochs_and_after_the_last(first_epoch, c
 
 @pytest.mark.parametrize("weight, value", [("W_xz", math.nan), ("b_q", -1e4)], ids=["nan", "inf"])
 def test_a_validation_that_is_no_number_is_left_out_and_no_divergence(weight, value, corpus):
-    """Of token 6, which the training text does not have, the model knows nothing sensible."""
+    """The training text does not contain token 6, so its predictions are arbitrary."""
     model = make_model("scratch-before")
     with torch.no_grad():
         getattr(model, weight)[6] = value
@@ -482,7 +482,7 @@ def test_the_time_of_validation_is_not_the_trainings(corpus, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["fused-before", "fused-after"])
 def test_validation_takes_the_buffers_of_training_or_leaves_them_fit_for_it(kind, corpus):
-    """A stream whose rows are whole chunks is read with the same buffers, before or after."""
+    """A stream whose rows are whole chunks uses the same buffers before and after training."""
     model = make_model(kind)
     held_out = corpus[: 4 * 5 * 3 + 1]
     before = validate(model, held_out, 4, 5)
@@ -520,7 +520,7 @@ def test_gpu_gives_the_cpus_perplexities(kind, optimizer, lr, partition, corpus)
 @each_optimizer
 @each_kind
 def test_capturing_leaves_no_trace(kind, optimizer, lr, corpus):
-    """Captured updates equal eager ones, also where a second shape is captured in mid-training."""
+    """Captured updates equal eager ones, also if another shape is captured during training."""
     chosen = settings(optimizer=optimizer, lr=lr)
     captured = make_model(kind).cuda()
     eager = copy.deepcopy(captured)

@@ -1,1 +1,1 @@
-"""Errors, files, params.yaml and the names of the variants: what every stage uses."""
+"""Code that every stage uses: errors, files, params.yaml and the names of the variants."""

@@ -1,4 +1,4 @@
-"""The one exception that a user can cause, and how a script reports it."""
+"""The exceptions that a user can cause, and how a script reports them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ EXIT_INTERRUPTED = 130
 
 
 class UserError(Exception):
-    """A fault that the user can mend: bad parameters, network, files or disk.
+    """A fault that the user can fix, such as bad parameters, no network or a full disk.
 
-    The message is one line that says what is wrong, where, and what to do.
+    The message is one line. It says what is wrong, where, and what to do.
     """
 
     exit_code = EXIT_USER_ERROR
@@ -27,42 +27,41 @@ class UserError(Exception):
 
 
 class UnusableFile(UserError):
-    """A file or folder that an earlier step should have made cannot be used because of ``problem``.
+    """A file or folder of an earlier stage is unusable because of ``problem``.
 
-    ``remedy`` is what to do, for a sentence that ends with the command which makes it again.
+    ``remedy`` says what to do. The command that recreates the file is appended to it.
     """
 
-    def __init__(self, path: Path, problem: str, remedy: str = "make it again with") -> None:
+    def __init__(self, path: Path, problem: str, remedy: str = "recreate it with") -> None:
         super().__init__(f"{path} {problem}")
         self.path, self.remedy = path, remedy
 
 
 class MissingFile(UnusableFile):
-    """There is no such file."""
+    """The file does not exist."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, "is missing", "run the stage that makes it,")
+        super().__init__(path, "is missing", "create it with")
 
 
 class DamagedFile(UnusableFile):
-    """The file's content cannot be used because of ``why``."""
+    """The content of the file is unusable because of ``why``."""
 
     def __init__(self, path: Path, why: str) -> None:
-        super().__init__(path, f"is damaged ({why})", "delete it and make it again with")
+        super().__init__(path, f"is damaged ({why})", "delete it and recreate it with")
 
 
 class UnreachableError(UserError):
-    """No source of the corpus delivered it.
+    """No source delivered the corpus.
 
-    It has an exit code of its own, so that ``make repro`` can tell a machine without network
-    from every other failure.
+    Its own exit code lets ``make repro`` tell a missing network from every other failure.
     """
 
     exit_code = EXIT_UNREACHABLE
 
 
 class Interrupted(UserError):
-    """The user stopped the stage, and what was reached is kept."""
+    """The user stopped the stage. Its progress is kept."""
 
     exit_code = EXIT_INTERRUPTED
 
@@ -70,14 +69,14 @@ class Interrupted(UserError):
 def run_main(
     name: str, main: Callable[[], None], made_by: Callable[[Path], str | None] | None = None
 ) -> None:
-    """Run the ``main`` of a script; a user's error becomes one line on stderr and an exit status.
+    """Run the ``main`` of a script and turn a UserError into one line and an exit status.
 
-    So does a disk or a memory that is full. Any other exception is a defect of the project and
-    keeps its traceback. ``made_by`` gives the command that makes a file which is missing or
-    damaged; None if it does not know the file.
+    The line goes to stderr. A full disk and a lack of memory are reported in the same way. Any
+    other exception is a bug and keeps its traceback. ``made_by`` returns the command that creates
+    a file, or None if it does not know the file. It is called for a missing or damaged file.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # of a terminal that knows no é, say
+        if isinstance(stream, io.TextIOWrapper):  # some terminals cannot encode é
             stream.reconfigure(errors="backslashreplace")
     try:
         main()
@@ -92,20 +91,20 @@ def run_main(
     except KeyboardInterrupt:
         message, code = "interrupted", EXIT_INTERRUPTED
     except BrokenPipeError:
-        message, code = "stopped, as nobody reads its output any more", EXIT_USER_ERROR
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to come
+        message, code = "output pipe closed", EXIT_USER_ERROR
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
     except Exception as error:
         message, code = _fault_of_the_machine(error), EXIT_USER_ERROR
         if not message:
             raise
-    # Here the exception is gone, and with it what its frames held: some of the libraries' objects
-    # would complain if they lived until the interpreter's end.
+    # The exception and its frames are released by now. Some libraries' objects print warnings if
+    # they live until the interpreter shuts down.
     print(f"{name}: error: {message}", file=sys.stderr)
     sys.exit(code)
 
 
 def _fault_of_the_machine(error: Exception) -> str:
-    """One line for a file, a disk or a memory that failed; empty where ``error`` is a defect."""
+    """Return one line for a file, disk or memory error, or "" if ``error`` is a bug."""
     if isinstance(error, OSError):
         remedy = {
             errno.ENOSPC: "free some disk space and run the stage again",
@@ -115,13 +114,13 @@ def _fault_of_the_machine(error: Exception) -> str:
         if remedy is None and error.filename is not None:
             remedy = "check the path, its folder and your permissions there"
         return f"{error.filename or Path.cwd()}: {error.strerror}: {remedy}" if remedy else ""
-    # torch's own exceptions, which a stage without torch does not know: RuntimeErrors by these.
+    # A stage without torch cannot import torch's exceptions. They are RuntimeErrors that contain:
     full = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
     if isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in full)
     ):
         return (
             "out of memory: lower model.hidden_size, train.batch_size or train.num_steps in "
-            "params.yaml, or take a shorter corpus"
+            "params.yaml, or use a shorter corpus"
         )
     return ""

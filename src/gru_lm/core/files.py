@@ -1,8 +1,7 @@
-"""Writing files whole or not at all.
+"""Read files, and write them atomically.
 
-A file is written under a temporary name beside its target, flushed to the disk and then renamed
-over it. Whoever looks at the target sees the old bytes or the new ones, never a part of them,
-whenever the process dies.
+A file is written under a temporary name beside its target, flushed to disk and then renamed to the
+target. If the process dies at any moment, the target has either the old content or the new.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ import numpy as np
 from gru_lm.core.errors import DamagedFile, MissingFile
 
 SHA256_SIZE = 32  # bytes
-OWNER = "owner"  # the array of an .npz that says what the others belong to
+OWNER = "owner"  # name of the .npz entry that identifies the data the arrays belong to
 
 
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
-    """Open a binary file that appears at ``path`` only when the block ends without an exception.
+    """Open a binary file that replaces ``path`` if the block ends without an exception.
 
-    Missing parent folders are made. Raises OSError as the file system reports it (a full disk, a
-    read-only folder); nothing is then left beside the target.
+    Missing parent folders are created. Raises OSError if the file cannot be written (a full disk,
+    a read-only folder). The temporary file is then removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -40,12 +39,12 @@ def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o666 & ~_umask())  # mkstemp's 0600 would survive into shared caches
+        Path(name).chmod(0o666 & ~_umask())  # mkstemp's 0600 would make shared caches unreadable
         Path(name).replace(path)
     except BaseException as error:
         Path(name).unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a failed write does not say where
+            error.filename = str(path)  # a failed write has no file name
         raise
     _sync_folder(path.parent)
 
@@ -57,7 +56,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy ``source`` to ``target`` atomically. Raises MissingFile if there is no source."""
+    """Copy ``source`` to ``target`` atomically. Raises MissingFile if ``source`` is missing."""
     try:
         with source.open("rb") as original, atomic_writer(target) as copy:
             shutil.copyfileobj(original, copy)
@@ -71,7 +70,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` to ``path`` as indented JSON. NaN and infinity are refused (ValueError)."""
+    """Write ``value`` to ``path`` as indented JSON. Raises ValueError for NaN and infinity."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -89,47 +88,47 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DamagedFile(path, str(error)) from None
     if not isinstance(value, dict):
-        raise DamagedFile(path, "it does not hold a JSON object")
+        raise DamagedFile(path, "it is not a JSON object")
     return value
 
 
 def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _whole_number(digits: str) -> int:
     if len(digits) > 300:
-        raise ValueError("it holds a number of over 300 digits")
+        raise ValueError("it contains a number with over 300 digits")
     return int(digits)
 
 
 def write_array(path: Path, array: np.ndarray, owner: str) -> None:
     """Write ``array`` to ``path`` in NumPy's .npy format, atomically.
 
-    The SHA-256 of all that and of ``owner``, a text that says what the array belongs to, ends the
-    file. NumPy ignores what follows an array, so that any program can read it.
+    A SHA-256 of the array's bytes and of ``owner`` is appended. ``owner`` identifies the data that
+    the array belongs to. NumPy ignores bytes after an array, so any program can read the file.
     """
     with atomic_writer(path) as file:
         np.lib.format.write_array(file, array, allow_pickle=False)
         file.seek(0)
-        digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]  # IO[bytes] serves
+        digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]  # IO[bytes] works
         digest.update(owner.encode())
         file.write(digest.digest())
 
 
 def read_array(path: Path, owner: str) -> np.ndarray:
-    """The array that ``write_array`` wrote to ``path``, memory-mapped and read-only.
+    """Read the array that ``write_array`` wrote to ``path``, memory-mapped and read-only.
 
-    Raises UnusableFile if it is missing or damaged, or was written for another ``owner``.
+    Raises UnusableFile if the file is missing or damaged, or was written for another ``owner``.
     """
     try:
         array: np.ndarray = np.lib.format.open_memmap(path, mode="r")
         data = np.memmap(path, mode="r")
     except FileNotFoundError:
         raise MissingFile(path) from None
-    except Exception as error:  # NumPy reads the header as Python and raises almost anything
+    except Exception as error:  # NumPy parses the header as Python and can raise almost anything
         raise DamagedFile(path, str(error)) from None
-    digest = hashlib.sha256(data[:-SHA256_SIZE])  # type: ignore[arg-type]  # an array serves
+    digest = hashlib.sha256(data[:-SHA256_SIZE])  # type: ignore[arg-type]  # an array works
     digest.update(owner.encode())
     if digest.digest() != data[-SHA256_SIZE:].tobytes():
         raise DamagedFile(path, "its checksum is wrong, or it belongs to other data")
@@ -139,7 +138,7 @@ def read_array(path: Path, owner: str) -> np.ndarray:
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], owner: str) -> None:
     """Write ``arrays`` to ``path`` in NumPy's compressed .npz format, atomically.
 
-    ``owner`` says what they belong to. The same arrays give the same bytes.
+    ``owner`` identifies the data that they belong to. The same arrays give the same bytes.
     """
     buffer = io.BytesIO()
     named: dict[str, Any] = {**arrays, OWNER: np.array(owner)}
@@ -148,9 +147,9 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], owner: str) -> No
 
 
 def read_arrays(path: Path, owner: str) -> dict[str, np.ndarray]:
-    """The arrays that ``write_arrays`` wrote to ``path``.
+    """Read the arrays that ``write_arrays`` wrote to ``path``.
 
-    Raises UnusableFile if it is missing or damaged, or was written for another ``owner``.
+    Raises UnusableFile if the file is missing or damaged, or was written for another ``owner``.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -158,7 +157,7 @@ def read_arrays(path: Path, owner: str) -> dict[str, np.ndarray]:
         mine = arrays.pop(OWNER).item() == owner
     except FileNotFoundError:
         raise MissingFile(path) from None
-    except Exception as error:  # of NumPy, zipfile and zlib, which raise almost anything
+    except Exception as error:  # NumPy, zipfile and zlib can raise almost anything
         raise DamagedFile(path, str(error)) from None
     if not mine:
         raise DamagedFile(path, "it belongs to other data")
@@ -172,7 +171,7 @@ def _umask() -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Flush the rename itself to the disk, where the system lets a folder be opened."""
+    """Flush the rename to disk. Only POSIX systems can open a folder."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)

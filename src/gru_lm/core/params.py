@@ -1,16 +1,16 @@
-"""params.yaml: read once, validated as a whole, handed out in typed parts.
+"""Load params.yaml, validate all of it and return typed parts.
 
-Each part of the file is described where it is used, in a module ``settings.py`` of the package
-that uses it, by a class that derives from ``TopLevel``; its fields are keys at the top of the file.
-A stage asks for the parts that it computes with::
+A class derived from ``TopLevel`` describes each part of the file. The class is in ``settings.py``
+of the package that uses the part, and its fields are top-level keys of the file. A stage loads the
+parts that it needs::
 
     training = load_params(TrainingSettings)
     training.train.lr
 
-The rest of the file is validated all the same, so that an unknown key, a wrong type or an
-impossible value anywhere stops every stage with the same line. For that alone the other packages'
-``settings.py`` are imported: they cannot change a stage's result, only refuse it, and so they are
-no dependency of it in dvc.yaml.
+The rest of the file is validated too. An unknown key, a wrong type or an impossible value anywhere
+stops every stage with the same message. The loader imports the other packages' ``settings.py``
+for this check only. They cannot change the result of a stage, so they are not among its
+dependencies in dvc.yaml.
 """
 
 from __future__ import annotations
@@ -37,38 +37,38 @@ from gru_lm.core.errors import UserError
 
 PARAMS = Path("params.yaml")
 
-DEPTH = 50  # levels of lists and mappings that a file may nest
-MERGED = 1000  # keys that a mapping may take over from others with <<
+DEPTH = 50  # maximal nesting of lists and mappings
+MERGED = 1000  # maximal number of keys in a mapping after merging with <<
 
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
-BRIEF = reprlib.Repr()  # values in messages: a few YAML aliases can stand for billions of items
+BRIEF = reprlib.Repr()  # for values in messages: a few YAML aliases can expand to billions of items
 BRIEF.maxlevel, BRIEF.maxstring, BRIEF.maxother, BRIEF.maxlong = 3, 80, 80, 80
 
 
 class Section(BaseModel):
-    """A part of params.yaml: every key known, no value converted silently, nothing mutable."""
+    """A section of params.yaml. It is immutable, has no extra keys and converts no values."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class TopLevel(Section):
-    """Some of the keys at the top of params.yaml, one field each."""
+    """Some of the top-level keys of params.yaml, one field each."""
 
 
 Part = TypeVar("Part", bound=TopLevel)
 
 
 def load_params(part: type[Part], path: Path = PARAMS) -> Part:
-    """The ``part`` of ``path``, after all of the file has been validated.
+    """Validate the whole file ``path`` and return its ``part``.
 
-    Raises UserError if the file is missing, is not YAML, or holds an unknown key, a wrong type or
-    an impossible value. The message is one line that names the key, the value and what is allowed.
+    Raises UserError if the file is missing, is not YAML, or has an unknown key, a wrong type or an
+    impossible value. The message names the key, the value and the allowed values in one line.
     """
     tree = read_yaml(path)
     if not isinstance(tree, dict):
-        raise UserError(f"{path} must hold a mapping of sections, such as 'train:'")
+        raise UserError(f"{path} must be a mapping of sections, such as 'train:'")
     parts: list[type[TopLevel]] = list(dict.fromkeys([*all_parts(), part]))
     known = [key for one in parts for key in one.model_fields]
     problems: list[tuple[ErrorDetails, list[str]]] = [
@@ -93,12 +93,15 @@ def load_params(part: type[Part], path: Path = PARAMS) -> Part:
 
 
 def read_yaml(path: Path) -> Any:
-    """What the YAML file ``path`` holds, read as DVC reads it. Raises UserError."""
+    """Read the YAML file ``path`` with DVC's rules.
+
+    Raises UserError if the file is missing, is not UTF-8 or is not valid YAML.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(
-            f"{path} is missing in {Path.cwd()}: run this from the project's root"
+            f"{path} is missing in {Path.cwd()}: run this from the project root"
         ) from None
     except UnicodeDecodeError as error:
         offset = error.start + (3 if path.read_bytes().startswith(b"\xef\xbb\xbf") else 0)
@@ -107,9 +110,9 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """What the YAML document ``text`` holds, as DVC reads it: YAML 1.2, no key given twice.
+    """Parse the YAML document ``text`` with DVC's rules: YAML 1.2 without duplicate keys.
 
-    Raises UserError, which calls the document ``name``.
+    Raises UserError if it is not valid. The message calls the document ``name``.
     """
     reader = YAML(typ="safe", pure=True)
     reader.Scanner, reader.Constructor, reader.max_depth = _Scanner, _Constructor, DEPTH
@@ -121,7 +124,7 @@ def parse_yaml(text: str, name: str) -> Any:
 
 
 class _Scanner(Scanner):
-    """ruamel.yaml's, but a character that does not exist, as in "\\U00110000", is a YAMLError."""
+    """ruamel.yaml's scanner, with a YAMLError for an invalid code point such as "\\U00110000"."""
 
     def fetch_more_tokens(self) -> Any:
         try:
@@ -131,20 +134,20 @@ class _Scanner(Scanner):
 
 
 class _Constructor(SafeConstructor):
-    """ruamel.yaml's, but every fault is a YAMLError with its place.
+    """ruamel.yaml's constructor, with a YAMLError and its position for every fault.
 
-    Nothing that a few aliases multiply is written out: neither the values of a key given twice nor
-    mappings that are merged again and again.
+    It never expands data that a few aliases multiply. The values of a duplicate key are not
+    printed, and the number of merged keys is limited.
     """
 
     def construct_non_recursive_object(self, node: Any, tag: str | None = None) -> Any:
         try:
             value = super().construct_non_recursive_object(node, tag)
             if isinstance(value, int):
-                str(value)  # Python limits the digits, but in hexadecimal it reads any number
+                str(value)  # raises above Python's limit of digits, which hexadecimal input evades
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             shown = BRIEF.repr(node.value) if isinstance(node.value, str) else node.id
-            why = str(error).partition(";")[0]  # what follows is advice for programmers
+            why = str(error).partition(";")[0]  # the rest is advice for programmers
             reason = "" if isinstance(error, LookupError) else f" ({why})"
             problem = f"{shown} is not of type {node.tag.rpartition(':')[2]}{reason}"
             raise ConstructorError(None, None, problem, node.start_mark) from None
@@ -153,14 +156,14 @@ class _Constructor(SafeConstructor):
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         try:
             return super().construct_mapping(node, deep)
-        except TypeError:  # of a list in a list
+        except TypeError:  # a list within a list as a key
             raise ConstructorError(None, None, "found unhashable key", node.start_mark) from None
 
     def check_mapping_key(
         self, node: Any, key_node: Any, mapping: Any, key: Any, value: Any
     ) -> bool:
         if key in mapping:
-            problem = f"key {BRIEF.repr(key)} is given twice"
+            problem = f"duplicate key {BRIEF.repr(key)}"
             raise ConstructorError(None, None, problem, key_node.start_mark)
         return True
 
@@ -173,7 +176,7 @@ class _Constructor(SafeConstructor):
 
 @cache
 def all_parts() -> tuple[type[TopLevel], ...]:
-    """The parts that the packages of this library describe, in the order of their names."""
+    """Return the parts that the packages of this library define, ordered by package name."""
     found: list[type[TopLevel]] = []
     for module in _settings_modules():
         for value in vars(importlib.import_module(module)).values():
@@ -203,7 +206,7 @@ def _yaml_problem(error: YAMLError, text: str) -> str:
 
 
 def _explain(problems: list[tuple[ErrorDetails, list[str]]]) -> str:
-    """The first problem as one line; an unknown key first, as it often explains a missing one."""
+    """Return the first problem as one line. An unknown key goes first: it may be a misspelt one."""
     problem, known = min(problems, key=lambda one: one[0]["type"] != "extra_forbidden")
     keys = _keys(problem)
     where = ".".join(keys)
@@ -233,9 +236,9 @@ def _explain(problems: list[tuple[ErrorDetails, list[str]]]) -> str:
 
 
 def _keys(problem: ErrorDetails) -> list[str]:
-    """The keys of the file that lead to ``problem``."""
+    """Return the path of keys in the file that leads to ``problem``."""
     keys = [str(key) for key in problem["loc"]]
-    # Pydantic adds what it tried: the member of a union, or the key in place of its value.
+    # Pydantic appends the union member that it tried, or "[key]" if the key itself is invalid.
     tried = keys[-1:] and (
         keys[-1] in ("int", "float", "[key]") or keys[-1].startswith(("constrained-", "function-"))
     )
@@ -243,13 +246,13 @@ def _keys(problem: ErrorDetails) -> list[str]:
 
 
 def _known_keys(part: type[TopLevel], path: tuple[int | str, ...]) -> list[str]:
-    """The keys that the section at ``path`` of ``part`` allows."""
+    """Return the keys allowed in the section at ``path`` of ``part``."""
     section: Any = part
     for key in path:
         if isinstance(section, type) and issubclass(section, BaseModel):
             field = section.model_fields.get(str(key))
             section = field.annotation if field else None
-        elif get_origin(section) is dict:  # a mapping of names that the user chooses
+        elif get_origin(section) is dict:  # the user chooses the keys
             section = get_args(section)[1]
         else:
             return []
@@ -259,6 +262,6 @@ def _known_keys(part: type[TopLevel], path: tuple[int | str, ...]) -> list[str]:
 
 
 def did_you_mean(word: str, known: list[str]) -> str:
-    """A hint at the one of ``known`` that ``word`` resembles; empty without such a one."""
+    """Return a hint with the word in ``known`` closest to ``word``, or "" if none is close."""
     close = difflib.get_close_matches(word, known, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

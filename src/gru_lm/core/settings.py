@@ -1,4 +1,4 @@
-"""What concerns every part of the experiment: which variants run, and on what device."""
+"""Settings for the whole experiment: the variants and the device."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from gru_lm.core.variants import Variant, VariantField
 
 
 class CoreSettings(TopLevel):
-    """``variants``, each with a folder in models/, in the order in which all results list them.
+    """The variants to run and the device.
 
-    ``device`` auto is a CUDA GPU if there is one, else the CPU.
+    Each of ``variants`` is a folder in models/. Results list them in this order. ``device: auto``
+    selects a CUDA GPU if one is available, else the CPU.
     """
 
     variants: Annotated[list[VariantField], Field(min_length=1, max_length=100)]
@@ -23,5 +24,5 @@ class CoreSettings(TopLevel):
     @classmethod
     def _distinct(cls, names: list[Variant]) -> list[Variant]:
         if len(set(names)) < len(names):
-            raise ValueError("the variants must differ from each other")
+            raise ValueError("each variant must be listed once")
         return names

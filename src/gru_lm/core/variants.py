@@ -1,8 +1,8 @@
-"""Which variants of the model there are: the folders beside ``models/base.py`` that describe one.
+"""Find the model variants.
 
-A variant is a folder ``models/<name>/`` with ``settings.py`` (what it is called, and its options in
-params.yaml) and ``model.py`` (its class, ``Model``). Nothing else lists the variants; docs/
-new-variant.md adds one.
+A variant is a folder ``models/<name>/``. Its ``settings.py`` defines the label, the description and
+the options in params.yaml, and its ``model.py`` defines the class ``Model``. There is no other list
+of variants. docs/new-variant.md shows how to add one.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from pydantic import AfterValidator
 
 from gru_lm.core.params import did_you_mean
 
-Variant = NewType("Variant", str)  # a name that ``checked`` has let through
+Variant = NewType("Variant", str)  # a name validated by ``checked``
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 
 
 def known_variants() -> list[Variant]:
-    """The names of all variants, sorted."""
+    """Return the names of all variants, sorted."""
     return sorted(Variant(path.parent.name) for path in MODELS.glob("*/settings.py"))
 
 
 def checked(name: str) -> Variant:
-    """``name`` as a Variant. Raises ValueError if no variant is called so."""
+    """Return ``name`` as a Variant. Raises ValueError if there is no variant of this name."""
     known = known_variants()
     if name not in known:
         raise ValueError(
-            f"{name!r} is no variant"
+            f"{name!r} is not a variant"
             + did_you_mean(name, [str(one) for one in known])
-            + f"; there are: {', '.join(known)}"
+            + f"; choose from: {', '.join(known)}"
         )
     return Variant(name)
 
 
-VariantField = Annotated[str, AfterValidator(checked)]  # of params.yaml
+VariantField = Annotated[str, AfterValidator(checked)]  # a variant's name in params.yaml

@@ -1,1 +1,1 @@
-"""Bytes from outside: where a corpus comes from, and how it is downloaded."""
+"""Sources of a corpus, and its download."""

@@ -1,7 +1,8 @@
-"""One file over HTTP: bounded in time and size, retried, resumed, and never trusted.
+"""Download a file over HTTP with limits on time and size, retries and resumption.
 
-tenacity retries. The ``Retry`` of urllib3 does not know of a body that is cut off or of resuming,
-and reads the body of a refusal without any limit; only its reading of Retry-After is used.
+tenacity handles the retries. ``Retry`` of urllib3 can neither retry a truncated body nor resume it,
+and it reads the body of an error response without a size limit. Only its parser of Retry-After is
+used.
 """
 
 from __future__ import annotations
@@ -21,25 +22,27 @@ from tqdm import tqdm
 from gru_lm.corpus.settings import Fetch
 from gru_lm.corpus.web import SourceFailed, network_failure, open_url
 
-CHUNK = 1 << 16  # bytes read at a time
-SLOWEST = 1024  # bytes per second: a body slower than this on average is given up
-LONGEST_WAIT = 30.0  # seconds between two tries, whatever Retry-After asks for
+CHUNK = 1 << 16  # bytes per read
+SLOWEST = 1024  # bytes per second: the minimal average speed of a body
+LONGEST_WAIT = 30.0  # seconds between two attempts, also if Retry-After is longer
 
 WEB_PAGE = "apparently a web page such as a log-in form"
 
 
 def download(url: str, options: Fetch, page_is_fine: bool, file: IO[bytes]) -> None:
-    """Write the body at ``url`` to the empty ``file``; failures that may pass are retried.
+    """Download ``url`` to the empty ``file``. Transient failures are retried.
 
-    ``page_is_fine``: an HTML page is not taken for a log-in form. Raises SourceFailed.
+    ``page_is_fine`` accepts an HTML page. Otherwise a page is taken for a log-in form and refused.
+    Raises SourceFailed if the last attempt fails.
     """
     _retrying(options)(_Transfer(url, options, page_is_fine, file).attempt)
 
 
 def _retrying(options: Fetch) -> tenacity.Retrying:
-    """The waits are in proportion to the timeout and double each time, or are as long as asked for.
+    """Return the retry policy.
 
-    Half of a wait is random, so that machines that failed together do not return together.
+    Waits are proportional to the timeout and double each time. Retry-After can make them longer.
+    Half of a wait is random, so clients that failed together do not retry together.
     """
     half = {"multiplier": options.timeout / 80, "max": LONGEST_WAIT / 2}
     backoff = tenacity.wait_exponential(**half) + tenacity.wait_random_exponential(**half)
@@ -54,10 +57,10 @@ def _retrying(options: Fetch) -> tenacity.Retrying:
 
 @dataclass
 class _Transfer:
-    """The body at ``url`` on its way to ``file``, which holds what has come so far.
+    """A download of ``url`` to ``file``, which contains the bytes received so far.
 
-    ``validator`` is the entity tag or date that lets a later request resume it; without one,
-    the file may have changed between two requests, and nothing is resumed.
+    ``validator`` is the entity tag or date for resuming. Without it nothing is resumed, as the
+    remote file may have changed between two requests.
     """
 
     url: str
@@ -67,7 +70,7 @@ class _Transfer:
     validator: str | None = None
 
     def attempt(self) -> None:
-        """Resume the transfer if possible, else start it over."""
+        """Resume the transfer if possible, else start over."""
         rest: dict[str, str] = {}
         if self.validator and self.file.tell():
             rest = {"Range": f"bytes={self.file.tell()}-", "If-Range": self.validator}
@@ -88,7 +91,7 @@ class _Transfer:
         self.validator = None
 
     def _is_resumed_by(self, response: requests.Response) -> bool:
-        """Whether this 206 response holds exactly the rest of the same file."""
+        """Return whether this 206 response is exactly the rest of the same file."""
         at = self.file.tell()
         field = response.headers.get("Content-Range", "")
         match = re.fullmatch(rf"bytes {at}-(\d{{1,15}})/(\d{{1,15}})", field)
@@ -101,14 +104,14 @@ class _Transfer:
         )
 
     def _receive(self, response: requests.Response) -> None:
-        """Append the response's body, with a progress bar if that takes long."""
+        """Append the response's body to the file, with a progress bar if it takes long."""
         kind = response.headers.get("Content-Type", "").lower()
         if "text/html" in kind and not self.page_is_fine:
             raise SourceFailed(f"reached, but sent something else, {WEB_PAGE}")
         at, length = self.file.tell(), response.raw.length_remaining
         size = None if length is None else at + length
         _check_size(size or 0, self.options.max_bytes)
-        # delay: a small corpus needs no bar; disable=None: no bar unless on a terminal
+        # delay: no bar for a small corpus; disable=None: a bar on terminals only
         with tqdm(
             total=size, initial=at, unit="B", unit_scale=True, delay=1.0, leave=False, disable=None
         ) as bar:
@@ -119,12 +122,12 @@ class _Transfer:
             elif encoding in ("", "identity"):
                 self.validator = self.validator or _validator(response)
             else:
-                raise SourceFailed(f"sent an encoding that was not asked for ({encoding[:20]!r})")
+                raise SourceFailed(f"sent an unsupported encoding ({encoding[:20]!r})")
             store(chunks, self.file, self.options.max_bytes)
 
 
 def _validator(response: requests.Response) -> str | None:
-    """What identifies this version of the file in If-Range: no weak entity tag may (RFC 9110)."""
+    """Return a validator for If-Range, which allows no weak entity tag (RFC 9110)."""
     tag = response.headers.get("ETag", "")
     return tag if tag.startswith('"') else response.headers.get("Last-Modified")
 
@@ -137,7 +140,7 @@ def _refusal(response: requests.Response) -> SourceFailed:
 
 
 def _retry_after(field: str) -> float:
-    """Seconds that a Retry-After header asks to wait, at most LONGEST_WAIT; 0 if it is invalid."""
+    """Return the seconds in a Retry-After header, at most LONGEST_WAIT, or 0 if it is invalid."""
     try:
         return min(urllib3.Retry().parse_retry_after(field), LONGEST_WAIT)
     except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
@@ -145,30 +148,30 @@ def _retry_after(field: str) -> float:
 
 
 def _body(response: requests.Response, timeout: float, bar: tqdm[Any]) -> Iterator[bytes]:
-    """The body's bytes as they come over the wire, counted by ``bar``.
+    """Yield the body's bytes as they are received, counted by ``bar``.
 
-    Each must come within ``timeout`` seconds of the one before, and all at SLOWEST on average
-    after the first ``timeout`` seconds, or a drip of single bytes would never end. A body that is
-    shorter than its Content-Length makes urllib3 raise.
+    Each read must return within ``timeout`` seconds. After the first ``timeout`` seconds the
+    average speed must be at least SLOWEST, so a drip of single bytes ends too. urllib3 raises if
+    the body is shorter than its Content-Length.
     """
     start, received = time.monotonic(), 0
     try:
-        # read1 returns what has come; read would wait for a full chunk, and the clock with it.
+        # read1 returns the available bytes; read would block until the chunk is full.
         while chunk := response.raw.read1(CHUNK, decode_content=False):
             received += len(chunk)
             bar.update(len(chunk))
             if time.monotonic() - start > timeout + received / SLOWEST:
-                raise SourceFailed(f"slower than {SLOWEST} bytes a second", passing=True)
+                raise SourceFailed(f"slower than {SLOWEST} bytes per second", passing=True)
             yield chunk
     except urllib3.exceptions.HTTPError as error:
         raise network_failure(error, timeout) from error
 
 
 def _gunzip(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Unpack gzip, which some servers send unasked.
+    """Decompress gzip, which some servers send unrequested.
 
-    urllib3 could, but does not notice a stream that ends too early. A chunk of CHUNK bytes
-    unpacks to 66 MB at most, so that the size limit stops a bomb soon enough.
+    urllib3 does not detect a truncated gzip stream. A chunk of CHUNK bytes decompresses to at most
+    66 MB, so the size limit stops a gzip bomb early.
     """
     decoder = zlib.decompressobj(wbits=31)
     try:
@@ -185,7 +188,7 @@ def _gunzip(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def store(chunks: Iterable[bytes], file: IO[bytes], max_bytes: int) -> None:
-    """Append ``chunks`` to ``file``. Raises SourceFailed before it exceeds ``max_bytes``."""
+    """Append ``chunks`` to ``file``. Raises SourceFailed before the file exceeds ``max_bytes``."""
     for chunk in chunks:
         _check_size(file.tell() + len(chunk), max_bytes)
         file.write(chunk)

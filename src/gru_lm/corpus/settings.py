@@ -1,4 +1,4 @@
-"""Which corpus, and where it comes from: the sections ``fetch`` and ``corpora`` of params.yaml."""
+"""Settings of the corpus: the sections ``fetch`` and ``corpora`` of params.yaml."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
 class CorpusSource(Section):
-    """Where a corpus comes from: addresses (tried in order) or a file of the project.
+    """The source of a corpus: a list of URLs, tried in order, or a file of the project.
 
-    ``file`` is its name in a mirror; without it, the last part of the first address. ``sha256``
-    decides whether bytes are the right ones; without it, whatever comes is taken and its
-    checksum recorded.
+    ``file`` is the file's name in a mirror. It defaults to the last part of the first URL. The
+    corpus must have the checksum ``sha256``. If it is not set, any content is accepted except for
+    an unexpected web page.
     """
 
     urls: Annotated[list[str], Field(min_length=1, max_length=16)] | None = None
@@ -50,12 +50,12 @@ class CorpusSource(Section):
     @model_validator(mode="after")
     def _one_source(self) -> CorpusSource:
         if (self.urls is None) == (self.path is None):
-            raise ValueError("give either 'urls' or 'path', and not both")
+            raise ValueError("set either 'urls' or 'path', not both")
         return self
 
     @property
     def mirror_name(self) -> str | None:
-        """The file's name in a mirror, or None where neither ``file`` nor an address gives one."""
+        """The file's name in a mirror, or None if neither ``file`` nor a URL gives one."""
         if self.file or not self.urls:
             return self.file
         name = PurePosixPath(urlsplit(self.urls[0]).path).name
@@ -63,7 +63,7 @@ class CorpusSource(Section):
 
 
 class Fetch(Section):
-    """Which corpus, and the patience with its addresses (seconds, bytes)."""
+    """The corpus to fetch, and the limits of a download (``timeout`` in seconds)."""
 
     corpus: Name
     timeout: Annotated[float, Field(gt=0, le=3600)]
@@ -72,7 +72,7 @@ class Fetch(Section):
 
 
 class CorpusSettings(TopLevel):
-    """The choice, and what there is to choose from."""
+    """The corpus to fetch and all known corpora."""
 
     fetch: Fetch
     corpora: dict[Name, CorpusSource]
@@ -81,8 +81,8 @@ class CorpusSettings(TopLevel):
     def _corpus_is_known(self) -> CorpusSettings:
         if self.fetch.corpus not in self.corpora:
             raise ValueError(
-                f"fetch.corpus: {self.fetch.corpus!r} is no entry of corpora"
+                f"fetch.corpus: {self.fetch.corpus!r} is not in corpora"
                 + did_you_mean(self.fetch.corpus, list(self.corpora))
-                + f"; allowed: {', '.join(self.corpora)}"
+                + f"; choose from: {', '.join(self.corpora)}"
             )
         return self

@@ -1,8 +1,8 @@
-"""Bringing a corpus to its place: whole and with the right bytes, or not at all.
+"""Fetch a corpus from the first source that has it, and verify it.
 
-The sources, in this order: the file that is there already, a file of the project, the mirror, the
-addresses. Everything is written under a temporary name and checked there; only then does it take
-the place of an earlier corpus.
+The target is kept if it already has the right checksum. The sources are a file of the project, or
+a mirror followed by the URLs. The corpus is written under a temporary name and verified. Only then
+does it replace an earlier corpus.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gru_lm.corpus.web import SourceFailed, is_web_address, shown
 
 @dataclass(frozen=True)
 class Fetched:
-    """What was done: where the corpus came from, its checksum and its size in bytes."""
+    """A fetched corpus: its source, its checksum and its size in bytes."""
 
     origin: str
     sha256: str
@@ -40,13 +40,13 @@ def fetch(
     mirror: str | None,
     warn: Callable[[str], None],
 ) -> Fetched:
-    """Bring the corpus ``name`` to the file ``target``, from the first source that has it.
+    """Fetch the corpus ``name`` to the file ``target`` from the first source that has it.
 
-    ``project`` is the folder that ``source.path`` starts from, ``mirror`` a folder or an http(s)
-    base URL (None: no mirror). ``warn`` gets one line where the mirror does not deliver.
+    ``source.path`` is relative to the folder ``project``. ``mirror`` is a folder, an http(s) base
+    URL or None. ``warn`` is called with one line if the mirror fails.
 
-    Raises UnreachableError where no address delivers, and UserError where the project's own file
-    cannot be used or the target not be written. The target then is what it was before.
+    Raises UnreachableError if every source fails. Raises UserError if the project's file is
+    unusable or the target cannot be written. The target is unchanged after an error.
     """
     try:
         if source.sha256 and target.is_file():
@@ -60,26 +60,29 @@ def fetch(
             else:
                 origin = _try_places(name, source, options, mirror, warn, file)
             return _fetched(origin, file)
-    except OSError as error:  # only the target's: a source's have become SourceFailed
+    except OSError as error:  # of the target: those of a source are raised as SourceFailed
         raise UserError(
             f"{target} cannot be written ({error.strerror or error}): check its folder, your "
-            "permission to write there and the disk's free space"
+            "permission to write there and the free disk space"
         ) from error
 
 
 def _copy_own(
     name: str, path: str, source: CorpusSource, options: Fetch, project: Path, file: IO[bytes]
 ) -> str:
-    """Copy the project's file ``path`` to ``file``; return its name. Raises UserError."""
+    """Copy the project's file ``path`` to ``file`` and return its name.
+
+    Raises UserError if it is missing, is outside the project or has the wrong content.
+    """
     try:
         try:
             real = (project / path).resolve(strict=True)
-        except (OSError, RuntimeError):  # RuntimeError: links in a circle, before Python 3.13
+        except (OSError, RuntimeError):  # RuntimeError: a loop of links, before Python 3.13
             raise SourceFailed("no such file") from None
         if not real.is_relative_to(project.resolve()):
-            raise SourceFailed("it leads out of the project")
+            raise SourceFailed("it is outside the project")
         store(_read(real), file, options.max_bytes)
-        _check(file, source.sha256, page_is_fine=True, said="it holds")
+        _check(file, source.sha256, page_is_fine=True, said="it contains")
     except SourceFailed as failure:
         raise UserError(f"corpora.{name}.path = {path!r}: {failure}") from None
     return path
@@ -93,9 +96,9 @@ def _try_places(
     warn: Callable[[str], None],
     file: IO[bytes],
 ) -> str:
-    """Write the corpus from the mirror or an address to ``file``; return which, fit to print.
+    """Write the corpus from the mirror or a URL to ``file`` and return the source for messages.
 
-    Raises UnreachableError with every place and its reason.
+    Raises UnreachableError with every source and its failure.
     """
     failures = []
     if mirror:
@@ -104,34 +107,34 @@ def _try_places(
             return _take(place, source, options, file)
         except SourceFailed as failure:
             failures.append(f"mirror {shown(mirror)}: {failure}")
-            warn(f"{failures[0]}; trying the addresses of {name}")
+            warn(f"{failures[0]}; trying the URLs of {name}")
     for url in source.urls or []:
         try:
             return _take(url, source, options, file)
         except SourceFailed as failure:
             failures.append(f"{shown(url)}: {failure}")
     raise UnreachableError(
-        f"no source delivered the corpus {name} ({'; '.join(failures)}). On a machine without "
-        "network run dvc exp run -S fetch.corpus=sample, or set GRU_LM_CORPUS_MIRROR to a folder "
-        f"or base URL that holds {source.mirror_name or 'the file'}"
+        f"cannot fetch the corpus {name} ({'; '.join(failures)}). Without network access, run "
+        "dvc exp run -S fetch.corpus=sample, or set GRU_LM_CORPUS_MIRROR to a folder or base URL "
+        f"that contains {source.mirror_name or 'the file'}"
     )
 
 
 def _in_mirror(mirror: str, file_name: str | None) -> str | Path:
-    """The address or the file of the corpus in the mirror."""
+    """Return the URL or the path of the corpus in the mirror."""
     if file_name is None:
-        raise SourceFailed("the corpus has no name there: give its entry in params.yaml a 'file'")
+        raise SourceFailed("its file name is unknown: set 'file' in its entry in params.yaml")
     if is_web_address(mirror):
         return f"{mirror.rstrip('/')}/{file_name}"
     return Path(mirror).expanduser() / file_name
 
 
 def _take(place: str | Path, source: CorpusSource, options: Fetch, file: IO[bytes]) -> str:
-    """Replace what is in ``file`` by the checked corpus at ``place``; return the place's name."""
-    # A log-in page comes with status 200 like a book does; where no checksum tells them apart,
-    # only an address that asks for a page may give one.
+    """Overwrite ``file`` with the verified corpus at ``place``; return ``place`` for messages."""
+    # A log-in page has status 200, as a book has. If there is no checksum to tell them apart, an
+    # HTML page is accepted only from a URL that ends in .html.
     page_is_fine = re.search(r"\.html?([?#]|$)", str(place), re.IGNORECASE) is not None
-    file.seek(0)  # what an earlier place left
+    file.seek(0)  # an earlier source may have written something
     file.truncate()
     if isinstance(place, Path):
         store(_read(place), file, options.max_bytes)
@@ -145,9 +148,9 @@ def _take(place: str | Path, source: CorpusSource, options: Fetch, file: IO[byte
 
 
 def _read(path: Path) -> Iterator[bytes]:
-    """The file's bytes, in pieces. An OSError becomes SourceFailed: it is not the target's."""
+    """Yield the file's bytes in chunks. Raises SourceFailed if the file cannot be read."""
     try:
-        if not path.is_file():  # a pipe would be waited for without end
+        if not path.is_file():  # reading from a pipe could block forever
             raise SourceFailed("no such file")
         with path.open("rb") as file:
             while chunk := file.read(CHUNK):
@@ -157,7 +160,7 @@ def _read(path: Path) -> Iterator[bytes]:
 
 
 def _check(file: IO[bytes], sha256: str | None, page_is_fine: bool, said: str) -> None:
-    """Raise SourceFailed, which starts with ``said``, where ``file`` does not hold the corpus."""
+    """Raise SourceFailed if ``file`` is not the corpus. Its message starts with ``said``."""
     file.seek(0)
     start = file.read(512)
     if not start:
@@ -172,7 +175,7 @@ def _check(file: IO[bytes], sha256: str | None, page_is_fine: bool, said: str) -
 
 
 def _fetched(origin: str, file: IO[bytes]) -> Fetched:
-    """The checksum and size of what ``file`` really holds, however it got there."""
+    """Return the checksum and size of the content of ``file``."""
     file.seek(0)
-    digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]  # IO[bytes] serves
+    digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]  # IO[bytes] works
     return Fetched(origin, digest.hexdigest(), file.tell())

@@ -1,6 +1,7 @@
-"""One HTTP request up to its body: bounded in time, with redirects and credentials under control.
+"""Send an HTTP request and return the response before its body is read.
 
-What goes wrong is a ``SourceFailed`` whose message says so in a few words, without secrets.
+The time is limited, and redirects and credentials are checked. Failures are raised as
+``SourceFailed`` with a short message that contains no secrets.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from requests.auth import HTTPBasicAuth
 from requests.models import REDIRECT_STATI
 from requests.utils import get_auth_from_url, urldefragauth
 
-LOOK_UP_AND_HEADERS = 3  # times the timeout: all that comes before the body
+LOOK_UP_AND_HEADERS = 3  # limit for everything before the body, in multiples of the timeout
 MAX_REDIRECTS = 10
 MAY_PASS = (
     requests.ConnectionError,
@@ -32,9 +33,9 @@ MAY_PASS = (
 
 
 class SourceFailed(Exception):
-    """A source did not deliver.
+    """A source failed to deliver the corpus.
 
-    ``passing``: it may at another try, though not within ``wait`` seconds.
+    ``passing`` is true if a retry may succeed, after at least ``wait`` seconds.
     """
 
     def __init__(self, reason: str, *, passing: bool = False, wait: float = 0.0) -> None:
@@ -44,9 +45,9 @@ class SourceFailed(Exception):
 
 
 class _Session(requests.Session):
-    """A session that leaves redirects alone.
+    """A session that does not follow redirects.
 
-    Even with allow_redirects=False, requests reads the body of a redirect, without any limit.
+    Even with allow_redirects=False, requests reads the body of a redirect without a size limit.
     """
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
@@ -54,15 +55,15 @@ class _Session(requests.Session):
 
 
 def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Add no credentials; without an ``auth``, requests takes those in ~/.netrc."""
+    """Add no credentials. If ``auth`` is not set, requests uses ~/.netrc."""
     return request
 
 
 def open_url(url: str, headers: dict[str, str], timeout: float) -> requests.Response:
-    """Request ``url``, follow redirects, and return the answer with its body not read yet.
+    """Request ``url``, follow redirects and return the response before its body is read.
 
-    The credentials in ``url`` are sent to its own host only, and dropped for good once a redirect
-    leaves that host. ``timeout`` is in seconds. Raises SourceFailed.
+    Credentials in ``url`` are sent to its own host only. They are dropped for good once a redirect
+    leaves that host. ``timeout`` is in seconds. Raises SourceFailed if there is no response.
     """
     headers = {"Accept-Encoding": "identity", **headers}
     try:
@@ -85,9 +86,9 @@ def open_url(url: str, headers: dict[str, str], timeout: float) -> requests.Resp
 
 
 def _in_time(ask: Callable[[], requests.Response], seconds: float) -> requests.Response:
-    """What ``ask`` returns or raises, if that takes no longer than ``seconds``.
+    """Return or raise the result of ``ask``, or raise SourceFailed after ``seconds``.
 
-    The timeout of requests is for each piece of a header, and not for looking up a name at all.
+    The timeout of requests limits each read of the headers, and does not limit the DNS lookup.
     """
     answer: Future[requests.Response] = Future()
 
@@ -97,27 +98,27 @@ def _in_time(ask: Callable[[], requests.Response], seconds: float) -> requests.R
         except Exception as error:
             answer.set_exception(error)
 
-    threading.Thread(target=run, daemon=True).start()  # left alone if it is late
+    threading.Thread(target=run, daemon=True).start()  # abandoned after the timeout
     try:
         return answer.result(seconds)
     except TimeoutError:
-        raise SourceFailed(f"no whole answer within {seconds:g} seconds", passing=True) from None
+        raise SourceFailed(f"no response within {seconds:g} seconds", passing=True) from None
 
 
 def _next_hop(trail: list[str], location: str | None) -> str:
-    """The address that a redirect from the last one in ``trail`` leads to."""
+    """Return the URL that the last URL in ``trail`` redirects to. Raises SourceFailed."""
     if location is None:
-        raise SourceFailed("redirects without saying where to")
+        raise SourceFailed("redirects without a target")
     try:
-        # http.client reads headers as Latin-1, but servers send addresses in UTF-8.
+        # http.client reads headers as Latin-1, but servers send URLs in UTF-8.
         hop = str(urldefragauth(urljoin(trail[-1], location.encode("latin-1").decode("utf-8"))))
         scheme = urllib3.util.parse_url(hop).scheme
     except ValueError:
-        raise SourceFailed("redirects to a malformed address") from None
+        raise SourceFailed("redirects to a malformed URL") from None
     if scheme not in ("http", "https"):
-        raise SourceFailed(f"redirects to a {scheme}: address, which is refused")
+        raise SourceFailed(f"redirects to a {scheme}: URL, which is not allowed")
     if scheme == "http" and trail[-1].startswith("https:"):
-        raise SourceFailed(f"redirects from https to plain {shown(hop)}, which is refused")
+        raise SourceFailed(f"redirects from https to plain {shown(hop)}, which is not allowed")
     if hop in trail:
         raise SourceFailed(f"redirects in a loop, back to {shown(hop)}")
     if len(trail) > MAX_REDIRECTS:
@@ -126,39 +127,39 @@ def _next_hop(trail: list[str], location: str | None) -> str:
 
 
 def network_failure(error: Exception, timeout: float) -> SourceFailed:
-    """Say in a few words what the libraries wrap in several exceptions and in the address.
+    """Return a SourceFailed that states the root cause of ``error`` in a few words.
 
-    The libraries' own words are avoided: they may hold an address with its secrets.
+    The libraries' own messages are not used, as they may contain a URL with its secrets.
     """
     root: BaseException = error
     while cause := root.__cause__ or root.__context__:
         root = cause
     match root:
         case TimeoutError():
-            reason = f"no answer within {timeout:g} seconds"
+            reason = f"no data within {timeout:g} seconds"
         case socket.gaierror():
             reason = "host not found"
         case ssl.SSLCertVerificationError():
-            return SourceFailed(f"its certificate is not valid ({root.verify_message})")
+            return SourceFailed(f"invalid certificate ({root.verify_message})")
         case http.client.IncompleteRead():
             reason = "the body was cut off"
         case http.client.BadStatusLine():
-            reason = "closed the connection or did not answer in HTTP"
+            reason = "closed the connection or sent no HTTP response"
         case OSError(strerror=str(text)):
             reason = text.lower()
-        case requests.exceptions.InvalidSchema():  # no other schemes come so far
+        case requests.exceptions.InvalidSchema():  # other schemes are refused earlier
             reason = "the environment's SOCKS proxy needs the Python package PySocks"
-        case OSError() if type(root) is OSError:  # such as a REQUESTS_CA_BUNDLE that is missing
+        case OSError() if type(root) is OSError:  # such as a missing REQUESTS_CA_BUNDLE
             reason = str(root)
         case _:
-            reason = f"not a usable address or answer ({type(root).__name__})"
+            reason = f"invalid URL or response ({type(root).__name__})"
     if isinstance(error, requests.exceptions.ProxyError):
         reason = f"the proxy failed: {reason}"
     return SourceFailed(reason, passing=isinstance(error, MAY_PASS))
 
 
 def shown(place: str) -> str:
-    """``place`` on one line, without what may be secret in an address: credentials and query."""
+    """Return ``place`` on one line, without the credentials and the query of a URL."""
     if is_web_address(place):
         place = re.sub(r"//[^/?#]*@", "//", place).partition("?")[0]
     return "".join(c if c.isprintable() else "?" for c in place)[:200]

@@ -1,4 +1,4 @@
-"""The prepared data: a vocabulary and one array of token numbers for each split, in one folder."""
+"""The prepared data: a folder with a vocabulary and one array of token numbers per split."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ PREPARED: Final = Path("data/prepared")
 
 
 class Prepared:
-    """What ``write`` has put into ``folder``. Raises UnusableFile if that cannot be used."""
+    """The data that ``write`` wrote to ``folder``.
+
+    Raises UnusableFile if the vocabulary is missing or damaged.
+    """
 
     def __init__(self, folder: Path = PREPARED) -> None:
         self.folder = folder
@@ -30,33 +33,33 @@ class Prepared:
     def write(
         vocabulary: Vocabulary, splits: Mapping[str, np.ndarray], folder: Path = PREPARED
     ) -> None:
-        """Write ``vocabulary`` and each of ``splits``, (N,) numbers of it, as a .npy array."""
-        # Nothing trains without a vocabulary. If this is stopped in between, no mixture of two
-        # splits is used, which may have the same vocabulary.
+        """Write ``vocabulary`` as JSON and each of ``splits``, (N,) token numbers, as .npy."""
+        # The vocabulary is removed first and written last. If the process stops in between, old
+        # and new splits cannot be used together, even if they have the same vocabulary.
         (folder / "vocab.json").unlink(missing_ok=True)
         for split, tokens in splits.items():
             write_array(folder / f"{split}.npy", tokens, owner=vocabulary.fingerprint)
         vocabulary.save(folder / "vocab.json")
 
     def path(self, split: str) -> Path:
-        """The file of a split."""
+        """Return the path of a split's array."""
         return self.folder / f"{split}.npy"
 
     def tokens(self, split: str) -> np.ndarray:
-        """The token numbers of ``split``: (N,) unsigned, memory-mapped and read-only.
+        """Return the token numbers of ``split``: (N,) unsigned, memory-mapped and read-only.
 
-        Raises UnusableFile if the array is missing, damaged or holds numbers of another vocabulary.
+        Raises UnusableFile if the array is missing, damaged or belongs to another vocabulary.
         """
         path = self.path(split)
         tokens = read_array(path, owner=self.vocabulary.fingerprint)
         if tokens.ndim != 1 or tokens.dtype.kind != "u" or len(tokens) < 2:
-            raise DamagedFile(path, "it is not a row of token numbers")
+            raise DamagedFile(path, "it is not a one-dimensional array of token numbers")
         if int(tokens.max()) >= len(self.vocabulary):
             raise DamagedFile(path, f"token number {tokens.max()} is outside the vocabulary")
         return tokens
 
     def tensor(self, split: str) -> Tensor:
-        """``tokens`` of ``split`` as int64 on the CPU, (N,)."""
-        import torch  # not every stage that reads tokens computes with torch
+        """Return ``tokens`` of ``split`` as an int64 tensor (N,) on the CPU."""
+        import torch  # some stages read tokens without torch
 
         return torch.from_numpy(self.tokens(split).astype("int64"))

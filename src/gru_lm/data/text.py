@@ -1,4 +1,4 @@
-"""From a raw book to a stream of tokens."""
+"""Read, normalise and tokenise a text."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ TokenLevel = Literal["char", "word"]
 
 
 def read_text(path: Path) -> str:
-    """Read a UTF-8 file, without its byte order mark, line ends as ``\\n``.
+    """Read a UTF-8 file without its byte order mark and with ``\\n`` as line end.
 
-    Raises UserError naming the first offending byte where the file is not UTF-8.
+    Raises UserError with the first invalid byte if the file is not UTF-8.
     """
     data = path.read_bytes()
     try:
@@ -30,12 +30,12 @@ def read_text(path: Path) -> str:
 
 
 def normalized_lines(text: str, normalize: Normalize) -> list[str]:
-    """The lines of ``text`` after normalisation; joined with nothing between, they are the corpus.
+    """Return the normalised lines of ``text``. Joined without separator, they are the corpus.
 
     ``letters`` is the textbook's rule: every run of characters other than A-Z and a-z becomes one
-    space, and each line is stripped and lowered. Since the lines are then joined with nothing
-    between, the last word of one line runs into the first of the next: the rule has that flaw,
-    and the published numbers were reached with it. ``none`` keeps everything, newlines included.
+    space, and each line is stripped and lowercased. As the lines are joined without separator, the
+    last word of a line merges with the first word of the next. The textbook's published numbers
+    include this flaw. ``none`` keeps everything, including newlines.
 
     Source: Zhang et al., Dive into Deep Learning, section "Text Preprocessing" (train_ch8
     edition).
@@ -46,7 +46,7 @@ def normalized_lines(text: str, normalize: Normalize) -> list[str]:
 
 
 def tokenize(text: str, normalize: Normalize, level: TokenLevel) -> list[str]:
-    """Split ``text`` into characters, or into the words that stand between white space."""
+    """Split ``text`` into characters, or into words separated by whitespace."""
     lines = normalized_lines(text, normalize)
     if level == "char":
         return list("".join(lines))
@@ -54,5 +54,5 @@ def tokenize(text: str, normalize: Normalize, level: TokenLevel) -> list[str]:
 
 
 def join(tokens: list[str], level: TokenLevel) -> str:
-    """The text that ``tokens`` spell: the inverse of tokenising, but for white space in words."""
+    """Join ``tokens`` to a text. This inverts ``tokenize``, except for whitespace between words."""
     return ("" if level == "char" else " ").join(tokens)

@@ -1,4 +1,4 @@
-"""The vocabulary: which token has which number, and how text becomes numbers and text again."""
+"""The vocabulary, which maps text to token numbers and back."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ UNKNOWN = "<unk>"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tokens by number, number 0 being ``<unk>``, and the rules that made them from text.
+    """The tokens in the order of their numbers, and the rules that split text into tokens.
 
-    ``level`` and ``normalize`` are kept so that a prefix typed years later is treated as the
+    Token 0 is ``<unk>``. ``level`` and ``normalize`` are saved, so later text is treated as the
     corpus was.
     """
 
@@ -37,7 +37,7 @@ class Vocabulary:
             raise ValueError(f"the first token must be {UNKNOWN}")
         ids = {token: number for number, token in enumerate(self.tokens)}
         if len(ids) < len(self.tokens):
-            raise ValueError("a token stands twice")
+            raise ValueError("duplicate token")
         object.__setattr__(self, "_ids", ids)
 
     @classmethod
@@ -49,10 +49,11 @@ class Vocabulary:
         min_freq: int = 0,
         reserved_tokens: Sequence[str] = (),
     ) -> Vocabulary:
-        """Number the tokens of ``corpus``: ``<unk>``, the reserved ones, then by falling frequency.
+        """Build a vocabulary of ``<unk>``, ``reserved_tokens`` and the tokens of ``corpus``.
 
-        Of equally frequent tokens the one seen first comes first. Tokens seen fewer than
-        ``min_freq`` times are left out and encode as ``<unk>``.
+        The tokens are sorted by decreasing frequency, and equally frequent ones by first
+        occurrence. Tokens that occur fewer than ``min_freq`` times are left out. They are encoded
+        as ``<unk>``.
         """
         special = (UNKNOWN, *reserved_tokens)
         frequent = (
@@ -66,16 +67,16 @@ class Vocabulary:
         return len(self.tokens)
 
     def encode_tokens(self, tokens: Iterable[str]) -> np.ndarray:
-        """The numbers of ``tokens`` (N,), in the smallest unsigned type that holds them all."""
+        """Return the numbers of ``tokens``: (N,) of the type ``dtype``."""
         ids = self._ids
         return np.fromiter((ids.get(token, 0) for token in tokens), dtype=self.dtype)
 
     def encode(self, text: str) -> np.ndarray:
-        """Normalise, tokenise and number ``text``: (N,) numbers."""
+        """Normalise, tokenise and encode ``text``: (N,) numbers of the type ``dtype``."""
         return self.encode_tokens(tokenize(text, self.normalize, self.level))
 
     def decode(self, numbers: Iterable[int]) -> str:
-        """The text that ``numbers`` spell. Raises IndexError for a number out of range."""
+        """Return the text of ``numbers``. Raises IndexError if a number is out of range."""
         tokens = []
         for number in numbers:
             if number < 0:
@@ -85,31 +86,31 @@ class Vocabulary:
 
     @property
     def unit(self) -> str:
-        """What a token is called in a sentence: ``character`` or ``word``."""
+        """The name of a token in messages: ``character`` or ``word``."""
         return {"char": "character", "word": "word"}[self.level]
 
     @property
     def dtype(self) -> np.dtype:
-        """The smallest unsigned integer type that holds every number."""
+        """The smallest unsigned integer type for every token number."""
         return np.dtype(np.min_scalar_type(len(self.tokens) - 1))
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the tokens and rules, kept in their file and with each model of them."""
+        """SHA-256 of the tokens and rules. It is saved in the vocabulary's file and each model."""
         return hashlib.sha256(json.dumps(self._document()).encode()).hexdigest()
 
     def save(self, path: Path) -> None:
-        """Write everything needed to encode and decode later to ``path`` as JSON."""
+        """Write the vocabulary to ``path`` as JSON."""
         write_json(path, {**self._document(), "sha256": self.fingerprint})
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:
-        """Read what ``save`` wrote. Raises UnusableFile if the file is missing or damaged."""
+        """Read a file that ``save`` wrote. Raises UnusableFile if it is missing or damaged."""
         document = read_json(path)
         tokens, level = document.get("tokens"), document.get("level")
         normalize = document.get("normalize")
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-            raise DamagedFile(path, "'tokens' is not a list of texts")
+            raise DamagedFile(path, "'tokens' is not a list of strings")
         if level not in get_args(TokenLevel) or normalize not in get_args(Normalize):
             raise DamagedFile(path, "'level' or 'normalize' is unknown")
         try:

@@ -1,1 +1,1 @@
-"""What a model is worth: perplexity, calibration, further seeds, baselines."""
+"""Evaluation: perplexity, uncertainty, seeds and baselines."""

@@ -1,8 +1,7 @@
-"""Predictors without a network, to measure the models against.
+"""Baselines without a network.
 
-Each returns the same tree as a model's evaluation: by split, perplexity, bits a token and number
-of tokens. What they know is what the models know, the training split; the figures of that split
-itself say how well they remember it.
+Each function returns the same tree as a model's evaluation, with perplexity, bits per token and
+number of tokens by split. Baselines are fitted to the training split, as the models are.
 """
 
 from __future__ import annotations
@@ -30,15 +29,15 @@ COMPRESSORS: Final[dict[str, Callable[[bytes], bytes]]] = {
 
 
 def uniform(splits: dict[str, np.ndarray], vocab_size: int) -> Scores:
-    """Predict nothing: every token of the vocabulary is as likely as any other."""
+    """Score the uniform distribution over the vocabulary."""
     return {name: _score(math.log2(vocab_size), len(splits[name]) - 1) for name in SPLITS}
 
 
 def unigram(splits: dict[str, np.ndarray], vocab_size: int) -> Scores:
-    """Predict each token by its share of the training split, whatever stands before it.
+    """Score the frequencies of the tokens in the training split.
 
-    Each token is counted once more than it occurs (Laplace's rule), so that none is impossible.
-    Scored on the same tokens as the models: all but the first of each split.
+    One is added to each count (Laplace smoothing), so no probability is zero. The scored tokens
+    are those of the models, all but the first of each split.
     """
     counts = np.bincount(splits["train"], minlength=vocab_size) + 1
     bits = -np.log2(counts / counts.sum())
@@ -50,9 +49,10 @@ def unigram(splits: dict[str, np.ndarray], vocab_size: int) -> Scores:
 
 
 def n_gram(splits: dict[str, np.ndarray], vocab_size: int, order: int) -> Scores:
-    """Predict each token from the ``order`` - 1 before it, by modified Kneser-Ney smoothing.
+    """Score an n-gram model with modified Kneser-Ney smoothing, fitted to the training split.
 
-    Counted on the training split; scored on the same tokens as the models.
+    It predicts each token from the ``order`` - 1 tokens before it. The scored tokens are those of
+    the models.
     """
     model = KneserNey(splits["train"], vocab_size, order)
     result: Scores = {}
@@ -63,14 +63,13 @@ def n_gram(splits: dict[str, np.ndarray], vocab_size: int, order: int) -> Scores
 
 
 def compressed(splits: dict[str, np.ndarray], vocabulary: Vocabulary, compressor: str) -> Scores:
-    """What one of the ``COMPRESSORS`` needs for the splits' text in UTF-8.
+    """Score one of the ``COMPRESSORS`` on the splits' text in UTF-8.
 
-    The training split is compressed alone. Another split costs what it adds to the training split
-    when it follows there: size(train + split) - size(train). So the compressor knows what the
-    models know, but for the range of bzip2 (900 kB) and xz (64 MB); unlike them it goes on learning
-    from the split itself. Every token counts, the first too, as all are coded. A size is in whole
-    bytes, in xz's case four at a time, so that a split of a few tokens can seem to cost nothing or
-    less: 0 bits then.
+    The training split is compressed alone. The cost of another split is
+    size(train + split) - size(train), so the compressor has read the training split before it, as
+    far as its window reaches (900 kB for bzip2, 64 MB for xz). Unlike the models, it also adapts to
+    the split itself. All tokens are counted, including the first. Sizes are multiples of a byte
+    (four bytes for xz), so the difference for a short split can be negative. It is then set to 0.
     """
     compress = COMPRESSORS[compressor]
 
@@ -85,7 +84,7 @@ def compressed(splits: dict[str, np.ndarray], vocabulary: Vocabulary, compressor
 
 
 def _score(bits_per_token: float, tokens: int) -> dict[str, float | int | None]:
-    """One split's entry. The perplexity is left out where it is beyond floating-point numbers."""
+    """Return the entry of one split. The perplexity is None if a float cannot represent it."""
     return {
         "perplexity": 2.0**bits_per_token if bits_per_token < 1024 else None,
         "bits_per_token": bits_per_token,

@@ -1,20 +1,21 @@
 """N-gram language models with interpolated modified Kneser-Ney smoothing.
 
 Source: S. F. Chen and J. Goodman (1999), An empirical study of smoothing techniques for language
-modeling, Computer Speech & Language 13, 359-394. For a token w after the context h, and h' the
-same context without its oldest token::
+modeling, Computer Speech & Language 13, 359-394. For a token w after the context h, with h' the
+context without its oldest token::
 
     p(w | h) = max(c(h w) - D(c(h w)), 0) / c(h .)  +  gamma(h) p(w | h')
 
     gamma(h) = (D1 N1(h .) + D2 N2(h .) + D3+ N3+(h .)) / c(h .)
 
-c(h .) is the sum of c(h w) over all w, and Nr(h .) the number of w with c(h w) = r. Of the highest
-order c(g) is how often the n-gram g occurs; of the lower orders it is how many different tokens
-stand before it, its continuation count (Kneser and Ney 1995). Below order 1 lies the uniform
-distribution, so that no token is impossible. Where c(h .) is zero, p(w | h) is p(w | h').
+c(h .) is the sum of c(h w) over all w, and Nr(h .) is the number of w with c(h w) = r. For the
+highest order c(g) is the number of occurrences of the n-gram g. For the lower orders it is the
+number of different tokens that precede g, its continuation count (Kneser and Ney 1995). The model
+below order 1 is the uniform distribution, so no probability is zero. If c(h .) is zero, p(w | h) is
+p(w | h').
 
-The text is one unbroken stream, without symbols for its beginning or end. Where fewer than n - 1
-tokens stand before, they are the context.
+The text is one stream without symbols for its beginning or end. The context of the first n - 1
+tokens is shorter: all tokens before them.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Where the counts do not allow an estimate: those of KenLM (Heafield et al. 2013, lmplz).
+# Used if the counts allow no estimate. The values are KenLM's (Heafield et al. 2013, lmplz).
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 
-# N-grams are numbered from 0 within their order. As an index, this finds the last entry of an
-# array: each has one more than there are n-grams, for all that were never seen.
+# The number of an unseen n-gram. Arrays have one entry more than there are n-grams, and the index
+# -1 selects that last entry.
 UNSEEN = -1
 
 
 class KneserNey:
     """A model of order n = ``order`` >= 1, estimated from one stream of tokens.
 
-    ``tokens`` (N,) are numbers below ``vocab_size``, as are all tokens asked about later. Memory
-    grows as N times n, whatever the size of the vocabulary.
+    ``tokens`` (N,) and the tokens passed to the methods are numbers below ``vocab_size``. Memory is
+    proportional to N n and does not depend on the size of the vocabulary.
     """
 
     def __init__(self, tokens: Sequence[int] | np.ndarray, vocab_size: int, order: int) -> None:
@@ -45,8 +46,8 @@ class KneserNey:
         contexts = np.zeros(len(last), np.int64)  # order 0 has one n-gram, the empty one
         n_grams = []
         for _ in range(order):
-            # An n-gram is its context's number and its last token: one integer, so that sorting
-            # puts those of one context side by side. ``numbers`` has one entry a position.
+            # An n-gram is one integer made of its context's number and its last token, so sorting
+            # groups n-grams by context. ``numbers`` has one entry per position.
             keys, first, numbers, counts = np.unique(
                 contexts * vocab_size + last,
                 return_index=True,
@@ -60,17 +61,20 @@ class KneserNey:
         n_contexts = 1
         for level, (keys, _, numbers, counts) in enumerate(n_grams):
             if level + 1 < order:
-                # Each different n-gram one token longer is a different token before its ending.
+                # Each distinct n-gram of the next order adds one distinct token before its suffix.
                 _, longer, _, _ = n_grams[level + 1]
                 counts = np.bincount(numbers[1:][longer], minlength=len(keys))
             self._levels.append(_Level.estimate(keys, counts, n_contexts, vocab_size))
             n_contexts = len(keys)
 
     def distribution(self, context: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The probability of each token (V,) after ``context``, of any length, oldest first."""
+        """Return the probability of each token (V,) after ``context`` of any length.
+
+        The oldest token comes first.
+        """
         V = self.vocab_size
         history = np.asarray(context, np.int64)[-len(self._levels) :]
-        contexts = np.zeros(len(history) + 1, np.int64)  # those of each of its tokens, and the next
+        contexts = np.zeros(len(history) + 1, np.int64)  # of each token in it, and of the next one
         p = np.full(V, 1 / V)
         for level in self._levels:
             here = contexts[-1]
@@ -82,7 +86,7 @@ class KneserNey:
         return p
 
     def probabilities(self, stream: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The probability (N - 1,) of each token of ``stream`` (N,) after all those before it."""
+        """Return the probability (N - 1,) of each token of ``stream`` (N,) but the first."""
         last = np.asarray(stream, np.int64)
         contexts = np.zeros(len(last), np.int64)
         p = np.full(len(last), 1 / self.vocab_size)
@@ -93,13 +97,13 @@ class KneserNey:
         return p[1:]
 
     def nats(self, stream: Sequence[int] | np.ndarray) -> float:
-        """The summed cross-entropy of ``stream`` (N,), each token but the first scored once."""
+        """Return the summed cross-entropy in nats of all tokens of ``stream`` but the first."""
         return float(-np.log(self.probabilities(stream)).sum())
 
 
 @dataclass(frozen=True)
 class _Level:
-    """The n-grams of one order: M different ones, after C different contexts."""
+    """The M distinct n-grams of one order, with C distinct contexts."""
 
     keys: np.ndarray  # (M + 1,) the context's number times V, plus the last token; ascending
     shares: np.ndarray  # (M + 1,) max(c(h w) - D, 0) / c(h .)
@@ -109,7 +113,7 @@ class _Level:
     def estimate(
         cls, keys: np.ndarray, counts: np.ndarray, n_contexts: int, vocab_size: int
     ) -> _Level:
-        """The level of the n-grams ``keys`` (M,) with ``counts`` (M,), which may be zero."""
+        """Estimate the level of the n-grams ``keys`` (M,) with ``counts`` (M,), which may be 0."""
         contexts = keys // vocab_size
         D = np.array([0.0, *discounts(counts)])[np.minimum(counts, 3)]
         totals = np.bincount(contexts, weights=counts, minlength=n_contexts)
@@ -120,20 +124,20 @@ class _Level:
         return cls(np.append(keys, np.iinfo(np.int64).max), shares, backoff)
 
     def find(self, keys: np.ndarray) -> np.ndarray:
-        """The numbers of the n-grams ``keys``, or UNSEEN.
+        """Return the numbers of the n-grams ``keys``, or UNSEEN.
 
-        The key of an unseen context is negative, so its n-grams are unseen too.
+        N-grams with an unseen context have negative keys, so they are unseen too.
         """
         places = np.searchsorted(self.keys, keys)
         return np.where(self.keys[places] == keys, places, UNSEEN)
 
 
 def discounts(counts: np.ndarray) -> tuple[float, float, float]:
-    """D1, D2 and D3+ for n-grams of one order that were counted ``counts`` times (M,).
+    """Return D1, D2 and D3+ for the n-grams of one order with ``counts`` (M,).
 
-    With n_r the number of those counted r times and Y = n1 / (n1 + 2 n2), D_r is
-    r - (r + 1) Y n_(r+1) / n_r (Chen and Goodman, equation 26). Where one of n1 to n4 is zero or a
-    D_r not positive, as on little data or with few different tokens, all three are
+    With n_r the number of n-grams counted r times and Y = n1 / (n1 + 2 n2), D_r is
+    r - (r + 1) Y n_(r+1) / n_r (Chen and Goodman, equation 26). If one of n1 to n4 is zero or a D_r
+    is not positive, which happens with little data or few distinct tokens, the result is
     ``FALLBACK_DISCOUNTS``.
     """
     n = [int((counts == r).sum()) for r in range(5)]

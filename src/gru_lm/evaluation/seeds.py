@@ -1,4 +1,4 @@
-"""Trainings that differ in nothing but the seed, summed up by their mean and spread."""
+"""Mean and spread over trainings that differ only in the seed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from gru_lm.results.training import Best
 
 @dataclass(frozen=True)
 class Run:
-    """One training: the perplexity of its last epoch's minibatches, and what the model scored.
+    """One training: its training perplexity in the last epoch and the scores of the model.
 
-    ``best_val`` is the lowest validation perplexity of any epoch, with that epoch; None if no epoch
-    gave a finite one.
+    ``best_val`` is the lowest validation perplexity with its epoch, or None if none was finite.
     """
 
     training_perplexity: float
@@ -27,7 +26,10 @@ class Run:
 
 
 def summarise(runs: Sequence[Run]) -> ModelSummary:
-    """The spread of each figure over at least one run of the same variant on the same splits."""
+    """Return the spread of each figure over ``runs`` of one variant on the same splits.
+
+    ``runs`` must not be empty.
+    """
     best = [run.best_val for run in runs if run.best_val is not None]
     return ModelSummary(
         **{name: _split(name, runs) for name in SPLITS},
@@ -52,7 +54,7 @@ def _split(name: str, runs: Sequence[Run]) -> SplitSpread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Mean, sample standard deviation (n - 1 below the line; None of one value), range, median."""
+    """Return mean, sample standard deviation (n - 1; None for one value), range and median."""
     return Spread(
         mean=statistics.fmean(values),
         sd=statistics.stdev(values) if len(values) > 1 else None,

@@ -1,4 +1,4 @@
-"""Further seeds, and when a change counts as a regression: ``replicate``, ``regression``."""
+"""Settings of the evaluation: the sections ``replicate`` and ``regression`` of params.yaml."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gru_lm.core.params import Section, Seed, TopLevel
 
 
 class Replicate(Section):
-    """The seeds from which every variant is trained besides ``train.seed``, to show the spread."""
+    """The seeds for further trainings of every variant, in addition to ``train.seed``."""
 
     seeds: Annotated[list[Seed], Field(max_length=1000)]
 
@@ -18,16 +18,16 @@ class Replicate(Section):
     @classmethod
     def _distinct(cls, seeds: list[int]) -> list[int]:
         if len(set(seeds)) < len(seeds):
-            raise ValueError("the seeds must differ from each other")
+            raise ValueError("each seed must be listed once")
         return seeds
 
 
 class Regression(Section):
-    """When a rise of held-out perplexity fails a pull request. It changes no result.
+    """The rule for failing a pull request on a rise of held-out perplexity. It changes no result.
 
-    The rise is that of the mean over the seeds. It fails if it is larger than both
-    ``max_perplexity_rise``, a share of the earlier mean, and ``standard_errors`` standard errors of
-    the difference of the two means.
+    The rise is that of the mean over the seeds. The pull request fails if the rise exceeds both
+    ``max_perplexity_rise``, a fraction of the earlier mean, and ``standard_errors`` standard errors
+    of the difference between the two means.
     """
 
     max_perplexity_rise: Annotated[float, Field(ge=0, le=1e6)]
@@ -35,7 +35,7 @@ class Regression(Section):
 
 
 class EvaluationSettings(TopLevel):
-    """What is measured beside the one training of each variant."""
+    """The settings of further seeds and of the regression rule."""
 
     replicate: Replicate
     regression: Regression

@@ -1,7 +1,6 @@
-"""Where a character is in its word: the one definition of a word's first letter.
+"""The position of a character in its word.
 
-The groups of ``gru_lm.evaluation.uncertainty`` and the places at which the gate study takes means
-both follow it.
+``gru_lm.evaluation.uncertainty`` and the gate study both group characters by these positions.
 """
 
 from __future__ import annotations
@@ -13,20 +12,20 @@ import numpy as np
 
 from gru_lm.data.vocabulary import Vocabulary
 
-LETTERS: Final = 6  # positions in a word told apart; the last one takes all that follow
+LETTERS: Final = 6  # number of letter positions; the last one includes all later letters
 POSITIONS: Final = ("1", "2", "3", "4", "5", "6+", "end", "other")
-PLACES: Final = ("first letter", "inside words", "space")  # fewer groups, of POSITIONS
-NOWHERE: Final = -1  # of a token at none of PLACES
+PLACES: Final = ("first letter", "inside words", "space")  # coarser groups
+NOWHERE: Final = -1  # the index of a token in none of PLACES
 
 
 def positions_in_word(tokens: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
-    """The position of each character of the stream ``tokens`` (N,): (N,) indices into POSITIONS.
+    """Return the position of each character of ``tokens`` (N,) as (N,) indices into POSITIONS.
 
-    A word is a run of characters other than white space. Its letters and digits are counted,
-    punctuation is not, so that the first letter after a quotation mark is a first letter. ``end``
-    is the white space right after a word; ``other`` is all the rest: punctuation, further white
-    space and tokens that are no character. (Under ``normalize: letters`` the last word of a line
-    and the first of the next are one word: see ``gru_lm.data.text``.)
+    A word is a run of characters other than whitespace. Letters and digits are counted, and
+    punctuation is not, so the letter after an opening quotation mark is a first letter. ``end`` is
+    the whitespace character right after a word. ``other`` is punctuation, further whitespace and
+    tokens of several characters. With ``normalize: letters`` the last word of a line and the first
+    word of the next count as one word (see ``gru_lm.data.text``).
     """
     categories = token_categories(vocabulary)
     space = np.array([category == "space" for category in categories])[tokens]
@@ -41,10 +40,10 @@ def positions_in_word(tokens: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
 
 
 def places(tokens: np.ndarray, vocabulary: Vocabulary) -> np.ndarray | None:
-    """For each of ``tokens`` (N,), an index into PLACES; None at word level.
+    """Return an index into PLACES for each of ``tokens`` (N,), or None at word level.
 
-    ``first letter`` and ``inside words`` are by ``positions_in_word``; ``space`` is any white
-    space. Punctuation and tokens that are no character are at none of the places: NOWHERE.
+    ``first letter`` and ``inside words`` follow ``positions_in_word``. ``space`` is any whitespace.
+    Punctuation and tokens of several characters have the index NOWHERE.
     """
     if vocabulary.level != "char":
         return None
@@ -54,7 +53,10 @@ def places(tokens: np.ndarray, vocabulary: Vocabulary) -> np.ndarray | None:
 
 
 def token_categories(vocabulary: Vocabulary) -> list[str]:
-    """The Unicode category of each token, ``space`` for white space, ``none`` for no character."""
+    """Return each token's Unicode category, "space" for whitespace, "none" for several characters.
+
+    The list has one entry per token of the vocabulary.
+    """
     return [
         "none" if len(token) != 1 else "space" if token.isspace() else unicodedata.category(token)
         for token in vocabulary.tokens

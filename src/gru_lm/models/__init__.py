@@ -1,1 +1,1 @@
-"""The models: what they share, and a folder for each variant."""
+"""The models: shared code, and one folder per variant."""

@@ -1,8 +1,8 @@
-"""What every language model offers, and how a trained one is kept in a folder.
+"""The interface of all language models, and their loading and saving.
 
-A model reads tokens and predicts, at each step, the next one. Each variant is a folder beside this
-module that fills in ``forward``; training, evaluation, sampling, export and the gate study know
-only this interface. What has a general form here can be overridden by a variant with a better one.
+A model reads tokens and predicts the next token at each step. Each variant is a folder beside this
+module that implements ``forward``. Training, evaluation, sampling, export and the gate study use
+this interface only. A variant can override the general methods with faster ones.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gru_lm.core.errors import DamagedFile, MissingFile, UnusableFile
 from gru_lm.core.files import read_json, write_bytes, write_json
 from gru_lm.core.variants import checked
 
-if TYPE_CHECKING:  # imported by those who use them, so that a training does not depend on them
+if TYPE_CHECKING:  # imported at run time by their users only, so training does not depend on them
     import onnx
 
     from gru_lm.models.gates import Gates
@@ -36,9 +36,9 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 class LanguageModel(nn.Module, ABC):
     """A recurrent network over tokens that predicts the next one.
 
-    ``variant`` is the name of its folder. ``options`` are what the variant has beyond the sizes.
+    ``variant`` is the name of its folder. ``options`` are the variant's own arguments.
 
-    Shapes: B sequences, T steps, V tokens in the vocabulary, S numbers in a state (``state_size``).
+    Shapes: B sequences, T steps, V tokens in the vocabulary, S numbers per state (``state_size``).
     """
 
     variant: ClassVar[str]
@@ -51,38 +51,38 @@ class LanguageModel(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Read ``tokens`` (B, T) from ``state`` (B, S) on.
+        """Read ``tokens`` (B, T) with ``state`` (B, S) as initial state.
 
         Returns the logits of each next token, time first (T, B, V), and the final state (B, S).
-        A sequence read in two parts, the second from the first's final state on, gives what it
-        gives at once.
+        Reading a sequence in two parts must give the same results as reading it at once, if the
+        second part starts from the final state of the first.
         """
 
     @property
     def state_size(self) -> int:
-        """S, the numbers in a sequence's state: the hidden units, unless a variant has more."""
+        """S, the numbers per state. The default is ``hidden_size``."""
         return self.hidden_size
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.parameters()).device
 
     def begin_state(self, batch_size: int) -> Tensor:
-        """The state before the first token: zeros (B, S)."""
+        """Return the state before the first token: zeros (B, S)."""
         weight = next(self.parameters())
         return weight.new_zeros(batch_size, self.state_size)
 
     def stepper(self) -> Stepper:
-        """The model as it reads a single sequence on the CPU: ``forward``, a token at a time."""
+        """Return a stepper for one sequence on the CPU. The default runs ``forward`` per token."""
         from gru_lm.models.stepper import ForwardStepper
 
         return ForwardStepper(self, self.begin_state(1))
 
     def onnx_graph(self) -> onnx.ModelProto:
-        """The model as an ONNX graph with float32 weights; see ``models/onnx_graph.py``.
+        """Return the model as an ONNX graph with float32 weights (see ``models/onnx_graph.py``).
 
-        Its metadata name the ``variant``. The same weights give the same graph.
+        The metadata include ``variant``. The same weights give the same graph.
         """
         from gru_lm.models.onnx_graph import scanned
 
@@ -90,16 +90,16 @@ class LanguageModel(nn.Module, ABC):
         return scanned(self, self.vocab_size, self.state_size, metadata)
 
     def gates(self) -> Gates | None:
-        """The model read with its update and reset gates in view; None if it has no such gates."""
+        """Return access to the update and reset gates, or None if the model has no such gates."""
         return None
 
     @classmethod
     def has_gates(cls) -> bool:
-        """Whether ``gates`` gives any."""
+        """Return whether ``gates`` returns gates."""
         return cls.gates is not LanguageModel.gates
 
     def save(self, folder: Path, vocabulary_fingerprint: str) -> None:
-        """Write the weights and all that is needed to build the model again into ``folder``."""
+        """Write the weights and the configuration to ``folder``. ``load_model`` reads them."""
         tensors = {name: weight.detach().cpu() for name, weight in self.state_dict().items()}
         data = safetensors.torch.save(tensors)
         write_bytes(folder / WEIGHTS, data)
@@ -116,13 +116,13 @@ class LanguageModel(nn.Module, ABC):
         )
 
     def load_weights(self, tensors: Mapping[str, Tensor]) -> Self:
-        """Take over ``tensors`` by name. Raises ValueError as ``require_fitting`` does."""
+        """Load ``tensors`` by name. Raises ValueError as ``require_fitting`` does."""
         self.require_fitting(tensors)
         self.load_state_dict(dict(tensors))
         return self
 
     def require_fitting(self, tensors: Mapping[str, Tensor]) -> None:
-        """Raise ValueError if a name or a shape among ``tensors`` is not this model's."""
+        """Raise ValueError if names or shapes of ``tensors`` differ from this model's."""
         mine = self.state_dict()
         if unknown := sorted(tensors.keys() ^ mine.keys()):
             raise ValueError(f"missing or unknown weights: {', '.join(unknown)}")
@@ -134,10 +134,10 @@ class LanguageModel(nn.Module, ABC):
 
 
 def build_model(variant: str, vocab_size: int, **options: Any) -> LanguageModel:
-    """A freshly initialised model of ``variant``, drawn from torch's global random state.
+    """Build a model of ``variant``, initialised from torch's global random state.
 
-    Raises ValueError if there is no such variant. Only the variant's own folder is imported, so
-    that a stage which trains one depends on no other.
+    Only the variant's own folder is imported, so training it depends on no other variant. Raises
+    ValueError if there is no such variant.
     """
     module = importlib.import_module(f"gru_lm.models.{checked(variant)}.model")
     return cast(LanguageModel, module.Model(vocab_size, **options))
@@ -146,23 +146,23 @@ def build_model(variant: str, vocab_size: int, **options: Any) -> LanguageModel:
 def load_model(
     folder: Path, vocabulary_fingerprint: str, variant: str | None = None
 ) -> LanguageModel:
-    """The model that ``LanguageModel.save`` wrote to ``folder``, on the CPU.
+    """Load the model that ``LanguageModel.save`` wrote to ``folder``, on the CPU.
 
-    Raises UnusableFile if a file is missing or damaged, if the model was trained with another
-    vocabulary than the one with ``vocabulary_fingerprint``, or if it is not of the ``variant`` that
-    is asked for. (A saved model names its own.)
+    The saved model determines the variant. Raises UnusableFile if a file is missing or damaged, if
+    the model belongs to another vocabulary than ``vocabulary_fingerprint``, or if ``variant`` is
+    given and differs.
     """
     config = read_json(folder / CONFIG)
     if config.pop("vocabulary", None) != vocabulary_fingerprint:
         raise UnusableFile(
-            folder, "was trained with another vocabulary than the present one", "train it again,"
+            folder, "was trained with another vocabulary than the current one", "retrain it with"
         )
     checksum = config.pop("weights", None)
     try:
         saved = config.pop("variant")
         if variant not in (None, saved):
-            raise ValueError(f"it is a model of the variant {saved!r:.40}")
-        with torch.device("meta"):  # sizes without memory: they may be anything
+            raise ValueError(f"its variant is {saved!r:.40}")
+        with torch.device("meta"):  # allocates no memory, as the sizes are not verified yet
             model = build_model(saved, **config)
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise DamagedFile(folder / CONFIG, str(error).split("\n")[0][:200]) from None

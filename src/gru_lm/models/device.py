@@ -1,4 +1,4 @@
-"""Where tensors live: the GPU where there is one, else the CPU."""
+"""Choose, configure and describe the device."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ DeviceChoice = Literal["auto", "cpu", "cuda"]
 
 
 def choose_device(choice: DeviceChoice) -> torch.device:
-    """The device for ``choice``. Raises UserError where a GPU is asked for and none is usable.
+    """Return the device for ``choice``. Raises UserError if it is "cuda" and no GPU is usable.
 
-    On a GPU float32 then means float32 in every product: torch's default for cuDNN's layers is
-    TF32.
+    On a GPU this also sets full float32 precision for all products, as torch uses TF32 in cuDNN's
+    layers by default.
     """
     if choice == "cpu":
         return torch.device("cpu")
     fault = gpu_fault()
     if fault and choice == "cuda":
-        raise UserError(f"device = cuda, but {fault}: set device to auto or cpu in params.yaml")
+        raise UserError(f"device is cuda, but {fault}: set device to auto or cpu in params.yaml")
     if fault:
         if torch.cuda.is_available():
-            warnings.warn(f"going on without the GPU: {fault}", stacklevel=2)
+            warnings.warn(f"using the CPU: {fault}", stacklevel=2)
         return torch.device("cpu")
     torch.backends.cuda.matmul.fp32_precision = "ieee"
     torch.backends.cudnn.rnn.fp32_precision = "ieee"  # type: ignore[attr-defined]
@@ -34,12 +34,12 @@ def choose_device(choice: DeviceChoice) -> torch.device:
 
 
 def gpu_fault() -> str:
-    """Why no CUDA GPU can be used; empty where one can.
+    """Return why no CUDA GPU is usable, or "" if one is.
 
-    One that torch sees may still be too old for this build of it, or have no memory left.
+    A GPU that torch finds may be too old for this build of torch, or have no free memory.
     """
     if not torch.cuda.is_available():
-        return "torch sees no CUDA GPU"
+        return "torch finds no CUDA GPU"
     try:
         torch.ones(1, device="cuda").add(1).item()
     except RuntimeError as error:
@@ -49,19 +49,19 @@ def gpu_fault() -> str:
 
 
 def make_deterministic() -> None:
-    """Have torch use only algorithms that give the same bits in every run on this device.
+    """Make torch use only algorithms that give the same bits in every run on this device.
 
-    To be called before the first work on a GPU: torch looks once, at its first use of cuBLAS,
-    whether that is set up so. Source: PyTorch documentation, "Reproducibility".
+    Call this before the first work on a GPU, as torch configures cuBLAS once, at its first use.
+    Source: PyTorch documentation, "Reproducibility".
     """
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(True)
-    # Nothing here reads memory that was not written: filling it first would be one kernel more.
+    # This code never reads uninitialised memory, and filling it would cost a kernel per tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def describe_device(device: torch.device) -> str:
-    """The device in words, for example ``NVIDIA H100 80GB HBM3`` or ``CPU, 2 threads``."""
+    """Return a description such as ``NVIDIA H100 80GB HBM3`` or ``CPU, 2 threads``."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""What a model offers whose gates can be read and held: an update gate Z and a reset gate R."""
+"""The interface to read and change the update gate Z and the reset gate R of a model."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Intervention:
-    """At each step, ``signal`` becomes signal + dose * (value - signal), unit by unit.
+    """Replace ``signal`` by signal + dose * (value - signal) at each step, elementwise.
 
-    ``signal`` is the update gate Z, the reset gate R or the new state H; ``value`` and ``dose``
-    are (H,). A dose of 1 replaces the unit's signal, one of 0 leaves it as it is.
+    ``signal`` is the update gate Z, the reset gate R or the new state H. ``value`` and ``dose``
+    are (H,). A dose of 1 replaces the signal of a unit, and a dose of 0 keeps it.
     """
 
     signal: Literal["Z", "R", "H"]
@@ -23,39 +23,42 @@ class Intervention:
     dose: Tensor
 
     def at(self, share: float) -> Intervention:
-        """The same with every dose multiplied by ``share``."""
+        """Return this intervention with every dose multiplied by ``share``."""
         return Intervention(self.signal, self.value, self.dose * share)
 
     def apply(self, signal: str, x: Tensor) -> Tensor:
-        """``x`` (B, H), pulled if it is the signal in question."""
+        """Return ``x`` (B, H), changed if ``signal`` is the signal of this intervention."""
         return torch.lerp(x, self.value, self.dose) if signal == self.signal else x
 
 
 class Gates(Protocol):
-    """A model read step by step with its gates in view.
+    """A model that is read step by step and returns its gates.
 
-    Shapes: B sequences, T steps, V tokens in the vocabulary, H hidden units, one gate of each kind
-    a unit. Everything is on the device of the model's weights and in their type.
+    Shapes: B sequences, T steps, V tokens in the vocabulary, H hidden units with one update gate
+    and one reset gate each. All tensors have the device and type of the model's weights.
     """
 
     vocab_size: int
 
     def begin_state(self, batch_size: int) -> Tensor:
-        """The state before the first token: zeros (B, H)."""
+        """Return the state before the first token: zeros (B, H)."""
         ...
 
     def steps(
         self, tokens: Tensor, state: Tensor, intervention: Intervention | None = None
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Read ``tokens`` (B, T) from ``state`` (B, H) on; yield Z, R and the new state, (B, H)."""
+        """Read ``tokens`` (B, T) from ``state`` (B, H); yield Z, R and the new state, all (B, H).
+
+        The generator yields once per step.
+        """
         ...
 
     def last_state(
         self, tokens: Tensor, state: Tensor, intervention: Intervention | None = None
     ) -> Tensor:
-        """The state (B, H) after ``tokens`` (B, T), read from ``state`` on."""
+        """Return the state (B, H) after reading ``tokens`` (B, T) from ``state`` (B, H)."""
         ...
 
     def logits(self, states: Tensor) -> Tensor:
-        """Those of the next token, (..., V), from ``states`` (..., H)."""
+        """Return the logits of the next token, (..., V), for ``states`` (..., H)."""
         ...

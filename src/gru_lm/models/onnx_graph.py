@@ -1,13 +1,13 @@
-"""A model as an ONNX graph: what all such graphs have in common, and the graph of any model.
+"""Convert a model to an ONNX graph.
 
-Every graph reads B sequences of T steps and has the same inputs and outputs, for V tokens in the
-vocabulary and S numbers in a state::
+Every graph reads B sequences of T steps. With V tokens in the vocabulary and S numbers per state,
+its inputs and outputs are::
 
     tokens int64 (B, T)      logits float32 (B, T, V)
     state float32 (B, S)     next_state float32 (B, S)
 
-``next_state`` fed back as ``state`` goes on where the last call ended. The logits are batch first,
-as the tokens are; ``LanguageModel`` has them time first.
+To continue a sequence, pass ``next_state`` of the last call as ``state``. The logits are batch
+first, while those of ``LanguageModel`` are time first.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-# Those of ONNX 1.12 (2022): nothing newer is needed, and any runtime since then reads them.
+# The versions of ONNX 1.12 (2022). The graphs need nothing newer, and any later runtime reads them.
 OPSET, IR_VERSION = 17, 8
 
 
@@ -37,7 +37,7 @@ def as_model(
     description: str,
     metadata: Mapping[str, str],
 ) -> onnx.ModelProto:
-    """The ONNX model of ``nodes`` and named ``constants``, with the inputs and outputs above."""
+    """Build an ONNX model of ``nodes`` and ``constants`` with the inputs and outputs above."""
     state: list[str | int] = ["batch", state_size]
     model = helper.make_model(
         helper.make_graph(
@@ -65,14 +65,14 @@ def as_model(
 
 
 class _Step(nn.Module):
-    """One step of ``model``, with the inputs and outputs of the body of ONNX's Scan."""
+    """One step of ``model`` as the body of ONNX's Scan."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, state: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
-        """From ``state`` (B, S) and ``token`` (B,) the next state and the logits (B, V)."""
+        """Return the next state (B, S) and the logits (B, V) for ``state`` and ``token`` (B,)."""
         logits, state = self.model(token[:, None], state)
         return state, logits[0]
 
@@ -80,19 +80,18 @@ class _Step(nn.Module):
 def scanned(
     model: nn.Module, vocab_size: int, state_size: int, metadata: Mapping[str, str]
 ) -> onnx.ModelProto:
-    """The graph of any model with the interface of ``LanguageModel.forward``, float32.
+    """Return the float32 graph of any model with the interface of ``LanguageModel.forward``.
 
-    torch's exporter follows ``forward`` on one token, and ONNX's operator Scan repeats that for all
-    steps: https://onnx.ai/onnx/operators/onnx__Scan.html. So a loop over the steps in ``forward``
-    does no harm, which an exporter that sees a fixed number of steps would unroll. ``forward`` must
-    consist of operations that torch can export.
+    torch's exporter traces ``forward`` on one token, and ONNX's operator Scan repeats that step:
+    https://onnx.ai/onnx/operators/onnx__Scan.html. Tracing several steps would unroll a loop over
+    them to a fixed number. ``forward`` must consist of operations that torch can export.
     """
     step = _Step(copy.deepcopy(model).cpu().float())
     inputs, outputs = ["old_state", "token"], ["new_state", "next_logits"]
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-        # The exporter by torch.export needs a package more, onnxscript. This one warns of its age,
-        # of sizes that it takes for fixed (the single step is), and of a batch size that is not
-        # fixed here. What it gets wrong, the comparison with the model finds.
+        # The newer exporter (dynamo=True) needs another package, onnxscript. This one warns that it
+        # is deprecated and that it may treat sizes as constants. The number of steps is constant
+        # here, and the batch size is not. gru_lm.export compares the graph with the model.
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", ".*batch_size other than 1", UserWarning)
@@ -120,8 +119,8 @@ def scanned(
         helper.make_node("Transpose", ["logits_by_step"], ["logits"], perm=[1, 0, 2]),
     ]
     description = (
-        f"A language model: {vocab_size} tokens, {state_size} numbers in a state. It reads token "
-        "numbers from a state on (zeros at first), and gives the logits of each next token and the "
-        "state to go on from."
+        f"A language model with {vocab_size} tokens and {state_size} numbers per state. It reads "
+        "token numbers and an initial state (zeros before the first token). It returns the logits "
+        "of each next token and the final state."
     )
     return as_model("language_model", nodes, {}, vocab_size, state_size, description, metadata)

@@ -1,4 +1,4 @@
-"""The sizes that all variants share, and each variant's options: the section ``model``."""
+"""Settings of the models: the section ``model`` of params.yaml."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from gru_lm.core.variants import Variant, known_variants
 
 
 class Model(Section):
-    """``hidden_size``, and under each variant's name what only that one has."""
+    """The hidden size of all variants, and the options of each variant under its name."""
 
     hidden_size: Annotated[int, Field(ge=1, le=16_384)]
 
     def options(self, variant: Variant) -> dict[str, Any]:
-        """The keyword arguments of one variant's constructor, without the vocabulary size."""
+        """Return the keyword arguments of a variant's constructor except the vocabulary size."""
         return {"hidden_size": self.hidden_size, **getattr(self, variant).model_dump()}
 
 
 def _with_options() -> type[Model]:
-    """``Model`` with a field for each variant; not required if all of its options have defaults."""
+    """Return ``Model`` with a field per variant, optional if all its options have defaults."""
     fields: dict[str, Any] = {}
     for variant in known_variants():
         options = importlib.import_module(f"gru_lm.models.{variant}.settings").Options

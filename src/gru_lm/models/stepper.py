@@ -1,4 +1,4 @@
-"""A model that reads a single sequence, token by token: what sampling works with."""
+"""Read one sequence token by token, for sampling."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from torch import Tensor, nn
 
 
 class Stepper(Protocol):
-    """Reads tokens one at a time on the CPU, from a state of zeros on; V tokens in the vocabulary.
+    """A model that reads one token at a time on the CPU, starting from a state of zeros.
 
-    It reads the weights as they are when it is made.
+    It uses the weights at the time of its construction. V is the number of tokens in the
+    vocabulary.
     """
 
     def feed(self, token: int) -> None:
-        """Go on by one token."""
+        """Read one token."""
         ...
 
     def logits(self) -> np.ndarray:
-        """Those of the next token, (V,); at least one token has been read."""
+        """Return the logits of the next token, (V,), after at least one call of ``feed``."""
         ...
 
 
 class ForwardStepper(Stepper):
-    """The stepper of any model: ``forward`` on one token at a time.
+    """A stepper for any model, which calls ``forward`` with one token at a time.
 
-    ``model`` has the interface of ``LanguageModel.forward``; ``state`` (1, state_size) is where it
-    starts. A model on another device is copied to the CPU, as single tokens leave a GPU idle.
+    ``model`` has the interface of ``LanguageModel.forward``. ``state`` (1, state_size) is the
+    initial state. A model on a GPU is copied to the CPU, which is faster for single tokens.
     """
 
     def __init__(self, model: nn.Module, state: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Result files: for each a schema, used by the code that writes it and the code that reads it."""
+"""Result files. Each has a schema, which is used to write the file and to read it."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ Content = TypeVar("Content")
 
 
 class Result(BaseModel):
-    """One file's content; the fields are its keys, in their order."""
+    """The content of one file. The fields are its keys, in the same order."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     def write(self, path: Path) -> None:
-        """Write it to ``path``, whole or not at all."""
+        """Write the result to ``path`` as JSON, atomically."""
         write_json(path, self.model_dump(by_alias=True))
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """What ``write`` wrote to ``path``.
+        """Read the file that ``write`` wrote to ``path``.
 
-        Raises UnusableFile if the file is missing, or holds anything but such a result.
+        Raises UnusableFile if the file is missing or does not match the schema.
         """
         return cls.of(read_json(path), path)
 
     @classmethod
     def of(cls, tree: dict[str, Any], path: Path) -> Self:
-        """The JSON object ``tree`` that ``path`` holds. Raises DamagedFile as ``read`` does."""
+        """Validate ``tree``, the JSON object in ``path``. Raises DamagedFile if it is invalid."""
         return checked(TypeAdapter(cls), tree, path)
 
 
 def checked(schema: TypeAdapter[Content], tree: dict[str, Any], path: Path) -> Content:
-    """The JSON object ``tree`` that ``path`` holds, as ``schema`` describes it.
+    """Validate ``tree``, the JSON object in ``path``, and return it as ``schema`` defines it.
 
-    Raises DamagedFile with the first place that differs from the schema, and why.
+    Raises DamagedFile with the first invalid key and the reason.
     """
     try:
         return schema.validate_python(tree)
@@ -58,7 +58,7 @@ def checked(schema: TypeAdapter[Content], tree: dict[str, Any], path: Path) -> C
 
 
 def read_text(path: Path) -> str:
-    """The UTF-8 text in ``path``. Raises UnusableFile if it is missing or is not UTF-8."""
+    """Read the UTF-8 text in ``path``. Raises UnusableFile if it is missing or is not UTF-8."""
     try:
         return path.read_bytes().decode("utf-8")
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A training step as one CUDA graph, and the state before it to go back to."""
+"""Capture a training step as a CUDA graph, and save and restore the optimizer's state."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# From minibatch and state (X, Y, state) to the loss and the next state.
+# A function of (X, Y, state) that returns the loss and the next state.
 Update = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def weights_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """The tensors that ``optimizer`` updates, in its order."""
+    """Return the tensors that ``optimizer`` updates, in its order."""
     return [weight for group in optimizer.param_groups for weight in group["params"]]
 
 
 class Snapshot:
-    """The weights and the optimizer's memory at one moment, to go back to."""
+    """A copy of the weights and the optimizer's state."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
@@ -34,28 +34,27 @@ class Snapshot:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Bring back what was there, in place."""
+        """Restore the weights and the optimizer's state in place."""
         for weight, value, memory in self._kept:
             weight.copy_(value)
             for key, buffer in self._optimizer.state.get(weight, {}).items():
                 if key in memory:
                     buffer.copy_(memory[key])
-                else:  # made since: Adam's moments and step count start from zero
+                else:  # created since: Adam's moments and step count start from zero
                     buffer.zero_()
 
 
 @functools.cache
 def _side_stream() -> torch.cuda.Stream:  # GPU only
-    """One for all captures: cuBLAS keeps a workspace for each stream that it has met."""
+    """Return one stream for all captures, as cuBLAS keeps a workspace per stream."""
     return torch.cuda.Stream()
 
 
 class CapturedStep:  # GPU only
-    """One ``update`` of a training as a CUDA graph: one launch in place of hundreds.
+    """One ``update`` of the training as a CUDA graph, which needs one launch instead of hundreds.
 
-    The graph works on fixed buffers, so inputs are copied in, and what it returns is valid until
-    the next call. Weights and optimizer are as before once it is built: the warm-up that a
-    capture needs is undone.
+    The graph works on fixed buffers. Inputs are copied into them, and results are valid until the
+    next call. A capture needs warm-up updates. Their effect on weights and optimizer is undone.
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class CapturedStep:  # GPU only
         stream = _side_stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream), warnings.catch_warnings():
-            # Adam is set up for the capture, and wonders at being run outside it.
+            # Adam with capturable=True warns if it runs outside a capture.
             warnings.filterwarnings("ignore", ".*capturable")
             for _ in range(3):
                 update(self._X, self._Y, self._state)

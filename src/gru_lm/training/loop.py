@@ -1,8 +1,8 @@
 """Training by truncated backpropagation through time.
 
-One loop trains every variant. It keeps the processor busy with the model alone: the minibatches
-lie on the device, the loss is summed there and read once an epoch, and on a GPU the whole step
-(forward, backward, clipping, update) is one captured CUDA graph.
+One loop trains every variant. To minimise overhead, the minibatches are on the device, and the loss
+is summed there and read once per epoch. On a GPU the whole step (forward, backward, clipping,
+update) is one captured CUDA graph.
 
 Source of the method: Zhang et al., Dive into Deep Learning, function ``train_ch8``.
 """
@@ -25,16 +25,16 @@ from gru_lm.training.cuda_graph import CapturedStep, Snapshot, weights_of
 from gru_lm.training.minibatches import Minibatch, epoch_minibatches, require_enough_tokens
 from gru_lm.training.settings import Precision, Train
 
-UNSCORED = -100  # as a target: no token, no loss
+UNSCORED = -100  # a target that is padding and has no loss
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the training tokens gave.
+    """The result of one pass over the training tokens.
 
-    ``number`` counts from 1; ``perplexity`` is that of the minibatches as they were met, before
-    each one's update; ``seconds`` is the wall time of the training alone. ``val_perplexity`` is
-    ``validate``'s after the epoch; None where it was not measured or is not finite.
+    ``number`` counts from 1. ``perplexity`` is measured on each minibatch before its update.
+    ``seconds`` is the wall time of training without validation. ``val_perplexity`` is the result of
+    ``validate`` after the epoch, or None if it was not measured or is not finite.
     """
 
     number: int
@@ -49,7 +49,7 @@ class Diverged(UserError):
 
 
 class Trainer:
-    """Updates ``model`` from minibatches; holds the optimizer and the carried hidden state."""
+    """Updates the weights of ``model`` from minibatches."""
 
     def __init__(
         self,
@@ -67,11 +67,12 @@ class Trainer:
         self._captured: dict[tuple[int, int], CapturedStep] = {}
 
     def train_epoch(self, minibatches: Iterable[Minibatch], carry_state: bool) -> tuple[float, int]:
-        """One update for each (X, Y) of ``minibatches``, each (B, T) of token numbers.
+        """Do one update per minibatch (X, Y) of token numbers, each (B, T).
 
-        ``carry_state`` starts each minibatch from the final hidden state of the one before,
-        detached; otherwise each starts from zero. Returns the perplexity over all their tokens
-        and the number of tokens. The perplexity is ``inf`` or ``nan`` where training diverged.
+        If ``carry_state`` is true, each minibatch starts from the detached final state of the
+        previous one, otherwise from zeros. Returns the perplexity over all tokens and the number of
+        tokens. The perplexity is ``inf`` or ``nan`` if training diverged. Raises ValueError if
+        there are no minibatches.
         """
         total = torch.zeros((), dtype=torch.float64, device=self.model.device)
         num_tokens = 0
@@ -95,11 +96,11 @@ class Trainer:
         return self.update(X, Y, state)
 
     def update(self, X: Tensor, Y: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of the optimizer. Returns the mean cross-entropy before it, and the state."""
+        """Do one step of the optimizer. Returns the mean loss before it and the final state."""
         with products_in(self.precision, X.device):
             logits, state = self.model(X, state)  # (T, B, V), (B, H)
         loss = F.cross_entropy(logits.flatten(0, 1).to(self._dtype), Y.T.flatten())
-        self.optimizer.zero_grad(set_to_none=False)  # their memory is used again: 4 % faster
+        self.optimizer.zero_grad(set_to_none=False)  # reusing the memory is 4 % faster
         loss.backward()
         if self.clip_norm is not None:
             clip_gradients(self._weights, self.clip_norm)
@@ -109,15 +110,15 @@ class Trainer:
 
 @torch.no_grad()
 def validate(model: LanguageModel, tokens: Tensor, batch_size: int, num_steps: int) -> float:
-    """The perplexity of ``tokens`` (N,) int64, N at least 2, on the model's device.
+    """Return the perplexity of ``tokens`` (N,) int64, N at least 2, on the model's device.
 
-    As in training with sequential partitioning, the stream is folded into ``batch_size`` rows,
-    each read from a state of zeros on, ``num_steps`` at a time. But nothing is learnt, products are
-    in float32, and each token after the first is scored exactly once: what the last row lacks is
-    filled up and not scored. Where the rows would be shorter than ``num_steps``, there are fewer.
-    The perplexity is ``inf`` or ``nan`` where the model gives no better.
+    As in training with sequential partitioning, the stream is split into ``batch_size`` rows. Each
+    is read from a state of zeros, ``num_steps`` tokens at a time. Products are in float32. Each
+    token after the first is scored exactly once, and the padding of the last row is not scored. If
+    the rows would be shorter than ``num_steps``, there are fewer rows. The perplexity can be
+    ``inf`` or ``nan``.
     """
-    # Not torch.inference_mode: FusedGRU's buffers, if made here, could not be trained with.
+    # torch.inference_mode would create buffers in FusedGRU that cannot be used in training.
     num_targets = len(tokens) - 1
     num_rows = min(batch_size, math.ceil(num_targets / num_steps))
     num_columns = math.ceil(num_targets / num_rows)
@@ -136,9 +137,9 @@ def validate(model: LanguageModel, tokens: Tensor, batch_size: int, num_steps: i
 
 
 def products_in(precision: Precision, device: torch.device) -> torch.autocast:
-    """A context in which matrix products run in ``precision``; weights keep their own.
+    """Return a context in which matrix products run in ``precision``. Weights keep their type.
 
-    "bf16" is torch's autocast. "tf32" is a setting for the whole process, for CUDA devices alone.
+    "bf16" uses torch's autocast. "tf32" sets an option of the whole process, on CUDA devices only.
     """
     if device.type == "cuda":  # GPU only
         products = "tf32" if precision == "tf32" else "ieee"
@@ -150,8 +151,8 @@ def products_in(precision: Precision, device: torch.device) -> torch.autocast:
 def clip_gradients(weights: Iterable[Tensor], max_norm: float) -> None:
     """Scale all gradients so that their joint Euclidean norm is at most ``max_norm``.
 
-    The norm is summed in the textbook's order, so that the last bit agrees, and is not read back
-    from the device (Pascanu et al. 2013, arXiv:1211.5063, algorithm 1).
+    The norm is summed in the textbook's order, so it agrees to the last bit. It is not copied from
+    the device. Source: Pascanu et al. 2013, arXiv:1211.5063, algorithm 1.
     """
     gradients = [weight.grad for weight in weights if weight.grad is not None]
     norm = torch.sqrt(functools.reduce(torch.add, [(grad**2).sum() for grad in gradients]))
@@ -161,7 +162,7 @@ def clip_gradients(weights: Iterable[Tensor], max_norm: float) -> None:
 
 
 def perplexity(cross_entropy: float) -> float:
-    """exp of the mean cross-entropy in nats a token; ``inf`` where it is beyond a float."""
+    """Return exp of the mean cross-entropy in nats per token, or ``inf`` on overflow."""
     try:
         return math.exp(cross_entropy)
     except OverflowError:
@@ -169,7 +170,7 @@ def perplexity(cross_entropy: float) -> float:
 
 
 def make_optimizer(model: LanguageModel, settings: Train) -> torch.optim.Optimizer:
-    """SGD or Adam over the model's weights, able to run inside a CUDA graph."""
+    """Return SGD or Adam for the model's weights, usable inside a CUDA graph."""
     if settings.optimizer == "sgd":
         return torch.optim.SGD(model.parameters(), settings.lr)
     return torch.optim.Adam(model.parameters(), settings.lr, capturable=model.device.type == "cuda")
@@ -183,17 +184,17 @@ def train(
     first_epoch: int = 1,
     val_tokens: Tensor | None = None,
 ) -> Iterator[Epoch]:
-    """Train ``model`` on ``tokens`` (N,) int64, on the model's device; yields after each epoch.
+    """Train ``model`` on ``tokens`` (N,) int64, on the model's device, and yield after each epoch.
 
-    With ``val_tokens`` (M,) int64 their perplexity is measured too, after each epoch whose number
-    is a multiple of ``settings.validate_every`` and after the last. Training stays the same to the
-    last bit.
+    If ``val_tokens`` (M,) int64 are given, their perplexity is measured after the last epoch and
+    after each epoch whose number is a multiple of ``settings.validate_every``. This does not change
+    the training by a single bit.
 
-    To go on with an interrupted run, give the ``optimizer`` it had (``make_optimizer``, with its
-    memory restored) and the number of the ``first_epoch`` still to do.
+    To resume an interrupted run, pass its ``optimizer`` with the restored state and the number of
+    the ``first_epoch`` to run.
 
-    Raises UserError where ``tokens`` are too few for one minibatch. Raises Diverged where the loss
-    stops being a number; model and optimizer are then as they were before that epoch.
+    Raises UserError if there are too few ``tokens`` for one minibatch. Raises Diverged if the loss
+    is no longer finite. Model and optimizer are then restored to their state before that epoch.
     """
     require_enough_tokens(len(tokens), settings.batch_size, settings.num_steps)
     tokens = tokens.to(model.device)

@@ -1,4 +1,4 @@
-"""How a model is trained: the sections ``train`` and ``checkpoint`` of params.yaml."""
+"""Settings of the training: the sections ``train`` and ``checkpoint`` of params.yaml."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Precision = Literal["fp32", "tf32", "bf16"]
 
 
 class Train(Section):
-    """The training run.
+    """The settings of one training.
 
-    ``clip_norm`` bounds the gradient's Euclidean norm; null leaves it. ``precision`` is that of the
-    matrix products, and in concise of the states; weights and losses stay in float32. ``threads``
-    is the number that one training uses on a CPU; null takes all cores. ``deterministic`` asks for
-    the same bytes in every run on a GPU too. ``validate_every`` is the number of epochs from one
-    look at the validation split to the next; ``select`` says whose weights are kept, the last
-    epoch's or those with the lowest perplexity at such a look.
+    ``clip_norm`` is the maximal Euclidean norm of the gradient, or null for no clipping.
+    ``precision`` applies to matrix products, and in concise also to the states. Weights and losses
+    are float32. ``threads`` is the number of CPU threads per training, or null for all cores.
+    ``deterministic`` gives the same bytes in every run on a GPU too. ``validate_every`` is the
+    number of epochs between two validations. ``select`` keeps the weights of the last epoch, or
+    those of the validation with the lowest perplexity.
     """
 
     epochs: Count
@@ -38,13 +38,13 @@ class Train(Section):
 
 
 class Checkpoint(Section):
-    """How often the training keeps a checkpoint, in epochs. It changes no result."""
+    """The number of epochs between two checkpoints. It changes no result."""
 
     every: Count
 
 
 class TrainingSettings(TopLevel):
-    """The training, and how often it keeps a checkpoint."""
+    """The settings of the training and its checkpoints."""
 
     train: Train
     checkpoint: Checkpoint

@@ -12,7 +12,7 @@ from gru_lm.models.concise.model import ConciseGRU
 
 
 def test_concise_in_bfloat16_converts_no_state_at_a_step():
-    """The state is in bfloat16, as the products are; the results are float32's to two digits."""
+    """The state is in bfloat16, and the results agree with float32 to two digits."""
     torch.manual_seed(3)
     model = ConciseGRU(V, H)
     tokens, state = random_inputs()

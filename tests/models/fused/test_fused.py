@@ -1,4 +1,4 @@
-"""The fused variant against scratch: outputs, state, all gradients, weights, and its buffers."""
+"""The fused variant agrees with scratch in outputs, state, gradients and weights."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ each_device = pytest.mark.parametrize(
 
 
 def pair(reset, V=6, H=5, dtype=torch.float64, device="cpu", seed=0):
-    """Scratch and fused with the same weights, large enough that each bias and gate matters."""
+    """Return scratch and fused with the same weights, large enough that all of them matter."""
     torch.manual_seed(seed)
     scratch = ScratchGRU(V, H, reset)
     with torch.no_grad():
@@ -51,7 +51,7 @@ def inputs(V, H, B, T, dtype=torch.float64, device="cpu"):
 
 
 def loss_of(logits: Tensor, last: Tensor) -> Tensor:
-    """Depends on every output, each with a weight of its own."""
+    """Return a loss that depends on every output with a different weight."""
     generator = torch.Generator().manual_seed(1)
     total = torch.zeros((), dtype=logits.dtype, device=logits.device)
     for output in (logits, last):
@@ -61,7 +61,7 @@ def loss_of(logits: Tensor, last: Tensor) -> Tensor:
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
-    """By scratch's names, whichever of the two it is."""
+    """Return the gradients of either model by scratch's names."""
     twin = copy.deepcopy(model)
     with torch.no_grad():
         for mine, given_ in zip(twin.parameters(), model.parameters(), strict=True):
@@ -70,7 +70,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 
 
 def assert_same(scratch, fused, tokens, state, tolerance):
-    """Outputs, last state and all gradients to ``tolerance`` of the largest entry of each."""
+    """Assert that outputs, last state and gradients agree, relative to their largest entries."""
     results = []
     for model in (scratch, fused):
         model.zero_grad()
@@ -155,7 +155,7 @@ def test_the_same_seed_gives_scratchs_first_weights(reset):
 
 @each_reset
 def test_later_passes_do_not_touch_earlier_ones(reset):
-    """Two graphs alive at once, and passes without a gradient between them."""
+    """Two graphs exist at once, with passes without gradients between them."""
     scratch, fused = pair(reset)
     (first, state), (second, _) = inputs(6, 5, 3, 8), inputs(6, 5, 3, 8)
     sums = []
@@ -217,7 +217,7 @@ def test_an_unknown_reset_is_refused():
 @each_device
 @pytest.mark.parametrize("kind, scale", [(ScratchGRU, 20), (ConciseGRU, 2), (FusedGRU, 20)])
 def test_bf16_products_train_float32_weights(kind, scale, device):
-    """Close to float32, but not the same: the setting reaches the products."""
+    """The results are close to float32 but differ, so the setting reaches the products."""
     tokens = torch.tensor([0, 1, 2, 0, 3, 4, 5, 4]).repeat(8, 5).to(device)
     X, Y = tokens[:, :-1], tokens[:, 1:]
     reached = {}
@@ -248,7 +248,7 @@ def test_the_recurrence_returns_the_states_by_unit():
 
 @each_reset
 def test_training_goes_on_after_an_evaluation_of_the_same_shape(reset):
-    """Tensors made in inference mode cannot be written outside it."""
+    """Tensors created in inference mode cannot be written to outside it."""
     model = FusedGRU(5, 4, reset)
     tokens, state = torch.randint(5, (1, 7)), torch.zeros(1, 4)
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Fused's compiled blocks on a CPU: their products, their sums' order, their threads."""
+"""The compiled blocks of fused on a CPU: products, order of summation and threads."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ each_reset = pytest.mark.parametrize("reset", ["before", "after"])
 
 @pytest.fixture
 def threads() -> Any:
-    """Sets torch's number of threads; afterwards it is what it was."""
+    """Set torch's number of threads and restore it afterwards."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
 
 
 def results(H: int, B: int, T: int, reset: str, V: int = 5) -> dict[str, Tensor]:
-    """States, last state and every gradient of one pass from fixed random weights."""
+    """Return states, last state and all gradients of one pass with fixed random weights."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -52,11 +52,10 @@ def results(H: int, B: int, T: int, reset: str, V: int = 5) -> dict[str, Tensor]
 
 
 def assert_same(reached: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    """To 1e-5 of the largest value; of 1 for gradients that are all less.
+    """Assert agreement to 1e-5 of the largest value, or to 1e-5 for gradients below 1.
 
-    A gradient sums terms of both signs over sequences and steps, so it may come out as next
-    to nothing, with the rounding of its terms; those are about 1, as the loss's factors are.
-    A state sums nothing over them, so it has no such excuse.
+    A gradient sums terms of both signs over sequences and steps. The terms are about 1, so the sum
+    may be near zero and still have the rounding error of its terms. This does not apply to states.
     """
     assert wanted.keys() == reached.keys()
     for name, value in wanted.items():
@@ -113,7 +112,7 @@ def test_blocks_are_torchs_steps_at_any_size(H, B, T, V, reset):
 
 @each_reset
 def test_the_number_of_threads_changes_no_bit_of_the_states(reset, threads):
-    """B = 90 are six blocks: shared out unevenly by four threads."""
+    """B = 90 gives six blocks, which four threads cannot share evenly."""
     reached = []
     for number in (1, 2, 4):
         threads(number)
@@ -125,7 +124,7 @@ def test_the_number_of_threads_changes_no_bit_of_the_states(reset, threads):
 
 @each_reset
 def test_a_sequence_does_not_depend_on_its_neighbours(reset):
-    """Nor on its lane: a batch in another order gives the same states, bit for bit."""
+    """A minibatch in another order gives the same states, bit for bit."""
     torch.manual_seed(0)
     model = FusedGRU(7, 20, reset)
     tokens, state = torch.randint(7, (37, 9)), torch.randn(37, 20)
@@ -139,7 +138,7 @@ def test_a_sequence_does_not_depend_on_its_neighbours(reset):
 @pytest.mark.parametrize("token", [-1, 5, 10**9])
 @pytest.mark.parametrize("B", [1, 3])
 def test_a_token_without_a_column_is_refused(B, token):
-    """The compiled loops would read, and write, what is not theirs."""
+    """The compiled loops would access memory outside the arrays."""
     model = FusedGRU(5, 8)
     tokens = torch.zeros(B, 4, dtype=torch.int64)
     tokens[-1, 2] = token
@@ -179,7 +178,7 @@ def test_a_product_of_other_arrays_does_not_compile():
 
 
 def test_parts_are_shared_among_torchs_threads(threads):
-    """Each part once, on as many threads at once as torch uses, and none is started for it."""
+    """Each part runs once, on torch's own threads and on all of them at once."""
     threads(3)
     torch.ones(1 << 20).sum()  # torch has its threads
     alive, all_there, taken = threading.active_count(), threading.Barrier(3), []

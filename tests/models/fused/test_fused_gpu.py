@@ -1,7 +1,7 @@
-"""Fused's Triton kernels without a GPU: run by Triton's interpreter, and compiled for real GPUs.
+"""Test the Triton kernels without a GPU, in Triton's interpreter and by compiling them.
 
-They are those of gru_lm.models.fused.gpu, and those of benchmarks.kernels.persistent, a candidate
-to replace them. Where there is a GPU, the tests marked gpu in test_fused.py run fused's.
+The kernels are those of gru_lm.models.fused.gpu, and those of benchmarks.kernels.persistent, which
+may replace them. The tests marked gpu in test_fused.py run the former on a GPU.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RESETS = ["before", "after"]
 
 
 def load(name: str) -> ModuleType:
-    """Another copy of a module, as a kernel is interpreted or not from its definition on."""
+    """Import a module again, as its kernels are interpreted or not from their definition on."""
     origin = importlib.util.find_spec(name)
     assert origin is not None
     assert origin.origin is not None
@@ -63,7 +63,7 @@ def persistent(interpreted: ModuleType) -> ModuleType:
 
 
 def results(H: int, B: int, T: int, reset: str, dtype: torch.dtype) -> dict[str, Tensor]:
-    """States, last state and every gradient of one pass from fixed random weights."""
+    """Return states, last state and all gradients of one pass with fixed random weights."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -137,7 +137,7 @@ def test_interpreted_persistent_kernels_are_torchs_loops(
 
 
 def test_tanh_keeps_its_digits_near_zero(interpreted):
-    # The candidate's kernel with Z = 0 and H = 0: the new state is tanh of what C holds.
+    # The candidate's kernel with Z = 0 and H = 0 gives the new state tanh(C).
     x = torch.cat([torch.logspace(-30, 1.5, 3000), torch.linspace(0.1, 0.2, 1000)])
     x = torch.cat([x, -x])
     C, zero, state = x.clone(), torch.zeros_like(x), torch.empty_like(x)
@@ -148,7 +148,7 @@ def test_tanh_keeps_its_digits_near_zero(interpreted):
 
 
 def assert_compiles(kernel: Any, types: dict[str, str], sizes: dict[str, int]) -> None:
-    """``kernel`` for GPUs of three generations, with arguments of ``types`` and fixed ``sizes``."""
+    """Compile ``kernel`` for three generations of GPUs, with argument ``types`` and ``sizes``."""
     assert kernel.arg_names == [*types, *sizes]
     signature = types | dict.fromkeys(sizes, "constexpr")
     for capability in (80, 90, 100):
@@ -190,7 +190,7 @@ def test_triton_that_works_is_seen_to(interpreted, recwarn):
 def test_without_a_working_triton_one_warning_names_the_reason():
     # As on a machine without a driver or a C compiler: compiled kernels cannot run on a CPU.
     module = load("gru_lm.models.fused.gpu")
-    with pytest.warns(UserWarning, match="goes without Triton, which fails here: .+") as said:
+    with pytest.warns(UserWarning, match="runs without Triton, which fails: .+") as said:
         assert not module.triton_works(torch.device("cpu"))
         assert not module.triton_works(torch.device("cpu"))
     assert len(said) == 1

@@ -1,4 +1,4 @@
-"""The equations with every gate in view: against the models and by hand."""
+"""The step-by-step equations agree with the models and with results computed by hand."""
 
 import numpy as np
 import pytest
@@ -54,10 +54,10 @@ def test_a_held_gate_enters_the_equations(reset):
     assert torch.equal(Z_held[0], value) and torch.equal(R_same, R)
     candidate = (plain - Z * state) / (1 - Z)
     torch.testing.assert_close(new, value * state + (1 - value) * candidate)
-    # Halfway is halfway.
+    # A dose of 0.5 moves the signal halfway.
     Z_half, *_ = next(gates.steps(tokens, state, held.at(0.5)))
     torch.testing.assert_close(Z_half, (Z + value) / 2)
-    # A closed reset gate cuts the old state off: all that is left of it is Z's share.
+    # With a closed reset gate, the old state enters only through Z.
     closed = Intervention("R", torch.zeros_like(value), torch.ones_like(value))
     _, R_held, new = next(gates.steps(tokens, state, closed))
     assert not R_held.any()

@@ -1,4 +1,4 @@
-"""The GRU family's stepper against the models."""
+"""The stepper of the GRU variants agrees with the models."""
 
 import numpy as np
 import torch

@@ -1,10 +1,10 @@
-"""Three implementations of the GRU, which agree pairwise.
+"""Three independent implementations of the GRU agree pairwise.
 
-They are every GRU variant of the project, ONNX Runtime's GRU operator, which is not this project's,
-and the equations in float64 NumPy (``reference.gru_numpy``). The operator's definition:
+They are the project's GRU variants, ONNX Runtime's GRU operator, and the equations in float64 NumPy
+(``reference.gru_numpy``). The operator's definition is
 https://onnx.ai/onnx/operators/onnx__GRU.html. Its weights are in the order update, reset,
-candidate; ``linear_before_reset`` is reset "after". The graph is built here a second time, so that
-``gru_lm.models.gru.onnx_graph`` is not compared with itself.
+candidate, and ``linear_before_reset`` is reset "after". The test builds its own graph, so it does
+not depend on ``gru_lm.models.gru.onnx_graph``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from reference import gru_numpy
 def run_operator(
     weights: dict[str, np.ndarray], tokens: np.ndarray, state: np.ndarray, reset: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (T, B, V) and the last state (B, H) of ONNX Runtime from tokens (B, T)."""
+    """Return ONNX Runtime's logits (T, B, V) and last state (B, H) for tokens (B, T)."""
     V, H = weights["W_xz"].shape
     none = np.zeros(H, np.float32)
     inputs = {
@@ -63,7 +63,7 @@ Result = tuple[np.ndarray, np.ndarray]  # logits (T, B, V) and last state (B, H)
 def three_results(
     kind: str, V: int, H: int, B: int, T: int, seed: int, reset: str, dtype: torch.dtype
 ) -> tuple[Result, Result, Result]:
-    """The results of the variant in ``dtype``, the operator and the equations."""
+    """Return the results of the variant in ``dtype``, the operator and the equations."""
     model = random_model(kind, V, H, seed)
     tokens, state = torch.randint(V, (B, T)), torch.randn(B, H)
     arrays = {name: weight.numpy().copy() for name, weight in model.textbook_weights().items()}
@@ -77,7 +77,7 @@ def three_results(
 
 
 def difference(one: Result, other: Result) -> float:
-    """The largest difference in logits and last state."""
+    """Return the largest difference in logits and last state."""
     return max(float(np.abs(a - b).max()) for a, b in zip(one, other, strict=True))
 
 

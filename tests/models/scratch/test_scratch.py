@@ -1,4 +1,4 @@
-"""The scratch variant against its equations, and against nn.GRU."""
+"""The scratch variant agrees with its equations and with nn.GRU."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_reset_after_is_nn_gru_in_outputs_and_all_gradients():
     loss_of(their_logits, their_last[0]).backward()
     mine = {name: weight.grad for name, weight in model.named_parameters()}
     assert mine.keys() == weights.keys()
-    # torch's gates in the order r, z, n: a third of the rows each.
+    # torch stacks the gates in the order r, z, n, each a third of the rows.
     ih_r, ih_z, ih_n = gru.weight_ih_l0.grad.chunk(3)
     hh_r, hh_z, hh_n = gru.weight_hh_l0.grad.chunk(3)
     b_ir, b_iz, b_in = gru.bias_ih_l0.grad.chunk(3)
@@ -70,7 +70,7 @@ def test_reset_after_is_nn_gru_in_outputs_and_all_gradients():
     for name, gradient in theirs.items():
         assert gradient.abs().max() > 1e-3, f"{name}: the loss does not depend on it"
         torch.testing.assert_close(mine[name], gradient, **close, msg=lambda m, n=name: f"{n}: {m}")
-    # Of a gate's two biases only the sum acts, so that both have the gradient of scratch's one.
+    # torch adds a gate's two biases, so both have the gradient of scratch's single bias.
     torch.testing.assert_close(mine["b_r"], b_hr, **close)
     torch.testing.assert_close(mine["b_z"], b_hz, **close)
     torch.testing.assert_close(my_state.grad, their_state.grad, **close)

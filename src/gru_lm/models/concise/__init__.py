@@ -1,1 +1,1 @@
-"""The variant concise: torch's own nn.GRU."""
+"""The variant concise, based on torch's nn.GRU."""

@@ -1,4 +1,4 @@
-"""The concise variant: the framework's own GRU and output layer."""
+"""The concise variant, with torch's GRU and linear layer."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from gru_lm.models.gru.family import GRU
 
 
 class ConciseGRU(GRU):
-    """``nn.GRU`` over one-hot inputs and ``nn.Linear``, initialised as torch does by default.
+    """``nn.GRU`` with one-hot inputs and ``nn.Linear``, with torch's default initialisation.
 
-    ``nn.GRU`` applies the reset gate after the recurrent product: the function of
-    ``ScratchGRU(reset="after")``, not the textbook's equations.
+    ``nn.GRU`` applies the reset gate after the recurrent product. It computes the function of
+    ``ScratchGRU(reset="after")`` and not the textbook's equations.
     """
 
     variant = "concise"
@@ -23,7 +23,7 @@ class ConciseGRU(GRU):
         self.linear = nn.Linear(hidden_size, vocab_size)
 
     def forward(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """See ``LanguageModel.forward``. Under autocast the returned state has its type."""
+        """See ``LanguageModel.forward``. Under autocast the final state has autocast's type."""
         steps = tokens.T[..., None]  # (T, B, 1)
         one_hot = state.new_zeros(*steps.shape[:2], self.vocab_size).scatter_(-1, steps, 1.0)
         if torch.is_autocast_enabled(state.device.type):
@@ -33,23 +33,23 @@ class ConciseGRU(GRU):
         return self.linear(outputs), state[0]  # (T, B, V), (B, H)
 
     def _autocast_gru(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """``nn.GRU`` with inputs, state and weights in autocast's type.
+        """Run ``nn.GRU`` with inputs, state and weights in autocast's type.
 
-        Autocast alone would keep the state in float32 on a CPU, so that nearly every operation of a
-        step converts it, and take float16 for cuDNN's layer on a GPU, whichever type is asked for.
+        Autocast alone keeps the state in float32 on a CPU, so nearly every operation of a step
+        converts it. On a GPU it runs cuDNN's layer in float16 whatever type is requested.
         """
         device = state.device.type
         dtype = torch.get_autocast_dtype(device)
         inputs, state, *weights = (t.to(dtype) for t in (inputs, state, *self.gru.all_weights[0]))
         with torch.autocast(device, enabled=False):
-            # What nn.GRU.forward calls: biases, one layer, no dropout, one direction, time first.
+            # As nn.GRU.forward: with biases, one layer, no dropout, one direction, time first.
             result: tuple[Tensor, Tensor] = torch._VF.gru(
                 inputs, state, weights, True, 1, 0.0, self.training, False, False
             )
         return result
 
     def textbook_weights(self) -> dict[str, Tensor]:
-        """See ``GRU.textbook_weights``. Of a gate's two biases only the sum acts."""
+        """See ``GRU.textbook_weights``. nn.GRU has two biases per gate, which are added here."""
         w = self.state_dict()
         x_r, x_z, x_h = w["gru.weight_ih_l0"].T.chunk(3, dim=1)  # each (V, H)
         h_r, h_z, h_h = w["gru.weight_hh_l0"].T.chunk(3, dim=1)  # each (H, H)

@@ -1,4 +1,4 @@
-"""What the variant concise is called, and its options: ``model.concise`` in params.yaml."""
+"""Label, description and options (``model.concise`` in params.yaml) of the variant concise."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ TEXTBOOK_PERPLEXITY: float | None = 1.0  # after 500 epochs on The Time Machine
 
 
 class Options(Section):
-    """``nn.GRU`` has no choices of its own here."""
+    """The variant concise has no options."""

@@ -1,1 +1,1 @@
-"""The variant fused: a backward pass derived by hand, with kernels for CPU and GPU."""
+"""The variant fused, with a hand-derived backward pass and kernels for CPU and GPU."""

@@ -1,4 +1,4 @@
-"""The memory that a pass over the steps works on, kept for the next pass of the same shape."""
+"""Buffers of a pass over the steps, reused by later passes of the same shape."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Kept = TypeVar("Kept")
 
 
 class Loan(Generic[Kept]):
-    """Memory of a pass that goes back to ``free`` as soon as nothing needs the loan any more."""
+    """A handle of a pass's memory. The memory is appended to ``free`` when the handle is freed."""
 
     def __init__(self, memory: Kept, free: list[Kept]) -> None:
         self.memory, self._free = memory, free
@@ -23,18 +23,18 @@ class Loan(Generic[Kept]):
 
 
 class StepBuffers:
-    """All sequences go through T steps side by side: B columns, one operation for all of them.
+    """Buffers for T steps of B sequences, which are the columns of each operation.
 
-    Two layouts: by step, (T, rows, B), in which each step's part is contiguous for the loops; and
-    by unit, (rows, T, B), in which all steps together are one matrix for the products outside them.
-    ``forward_steps`` and ``backward_steps`` hold the views that the loops work on.
+    There are two layouts. By step, (T, rows, B), each step is contiguous for the loops. By unit,
+    (rows, T, B), all steps form one matrix for the products outside the loops. ``forward_steps``
+    and ``backward_steps`` are lists of the loops' views, one tuple per step.
     """
 
     def __init__(
         self, like: Tensor, T: int, B: int, H: int, reset: Reset, products: torch.dtype
     ) -> None:
         rows = 3 * H if reset == "before" else 4 * H
-        self.H = like.new_empty(T + 1, H, B)  # the first is the state before the first step
+        self.H = like.new_empty(T + 1, H, B)  # H[0] is the initial state
         self.gates = like.new_empty(T, 3 * H, B)  # Z, R, and R * H ("before") or N ("after")
         self.C = like.new_empty(T, H, B)
         self.dA = like.new_empty(T, rows, B)  # dC, dZ, dR, and dN ("after")

@@ -1,12 +1,12 @@
-"""The fused variant's layer on a CPU in float32: blocks of sequences, each by one compiled call.
+"""The fused variant's layer on a CPU in float32, with one compiled call per block of sequences.
 
-``layer.py`` has the equations and the letters. No sequence's states depend on
-another sequence, so the minibatch is cut into blocks of ``LANES`` sequences, and one call takes a
-block through all steps, without Python and without waiting for another thread; the threads share
-the blocks out. Inside, a product W X is made of tiles, ``ROWS`` rows of ``LANES`` numbers, that
-stay in vector registers until they are whole (Goto and van de Geijn 2008,
-doi:10.1145/1356052.1356053), with the weights packed in the order in which the tiles read them.
-Each number is summed up in the order of W's columns, whatever the number of threads.
+See ``layer.py`` for the equations and the notation. Sequences are independent, so the minibatch is
+split into blocks of ``LANES`` sequences. One compiled call processes a block through all steps
+without Python and without waiting for other threads. The blocks are distributed over the threads.
+A product W X is computed in tiles of ``ROWS`` rows of ``LANES`` numbers, which stay in vector
+registers until they are complete (Goto and van de Geijn 2008, doi:10.1145/1356052.1356053). The
+weights are packed in the order in which the tiles read them. Each number is summed in the order of
+W's columns, so the result does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from numba.extending import intrinsic
 from torch import Tensor
 from torch.nn.functional import pad
 
-LANES = 16  # numbers in one vector: a register of AVX-512, two of AVX2, four of NEON
-ROWS = 8  # vectors in a tile: enough sums at once that no multiply-add waits for the one before
+LANES = 16  # numbers per vector: one register of AVX-512, two of AVX2, four of NEON
+ROWS = 8  # vectors per tile: enough independent sums to hide the latency of a multiply-add
 TILE = ROWS * LANES
-FEWEST_SEQUENCES = 2  # below that, most of a block would be empty
+FEWEST_SEQUENCES = 2  # a single sequence would leave most of a block empty
 
-# NaN stays NaN (fastmath without "nnan"): a training that diverges must be seen to.
+# fastmath without "nnan" keeps NaN, so that divergence is detected.
 compiled = numba.njit(
     nogil=True, fastmath={"contract", "nsz", "arcp"}, error_model="numpy", boundscheck=False
 )
@@ -42,10 +42,10 @@ Array = np.ndarray[Any, np.dtype[np.float32]]
 def add_product_(
     _: Any, out: Any, o: Any, W: Any, w: Any, X: Any, x: Any, K: Any
 ) -> tuple[Any, Callable[..., Any]]:
-    """Add to a tile of ``out`` the product of ``K`` packed columns of W with K vectors of X.
+    """Add the product of ``K`` packed columns of W and K vectors of X to a tile of ``out``.
 
     out[o + LANES r + j] += sum over k of W[w + ROWS k + r] X[x + LANES k + j], for each row r and
-    lane j; o, w and x count numbers from the start of contiguous float32 arrays of any shape.
+    lane j. o, w and x are offsets in contiguous float32 arrays of any shape.
     """
     for array in (out, W, X):
         if array.dtype is not numba.float32 or array.layout != "C":
@@ -90,8 +90,8 @@ def add_product_(
 add_product: Callable[..., None] = intrinsic(add_product_)
 
 
-# tanh(x) = x P(x²) / Q(x²) for |x| <= 9, least squares of the relative error, refitted with Q as
-# weight until it settled: below 3e-8, and below 4e-7 with float32's rounding.
+# tanh(x) = x P(x²) / Q(x²) for |x| <= 9, a least-squares fit of the relative error, iterated with
+# Q as weight until convergence. The error is below 3e-8, and below 4e-7 with float32's rounding.
 one, half, edge = np.float32(1), np.float32(0.5), np.float32(9)
 p0, p1, p2, p3, p4 = (
     np.float32(p)
@@ -116,7 +116,7 @@ q1, q2, q3, q4 = (
 
 @compiled
 def fast_tanh(x: np.float32) -> np.float32:
-    """tanh to 4e-7; NaN where ``x`` is NaN."""
+    """Return tanh(x) with a relative error of at most 4e-7, or NaN if ``x`` is NaN."""
     x = edge if x > edge else x
     x = -edge if x < -edge else x
     s = x * x
@@ -129,19 +129,19 @@ def fast_tanh(x: np.float32) -> np.float32:
 
 @compiled
 def fast_sigmoid(x: np.float32) -> np.float32:
-    """1 / (1 + exp(-x)) to 4e-7; NaN where ``x`` is NaN."""
+    """Return 1 / (1 + exp(-x)) with an error of at most 4e-7, or NaN if ``x`` is NaN."""
     return half + half * fast_tanh(half * x)
 
 
-# In what follows n is a block, t a step, row the first of some rows, and a block's array of H rows
-# is flat, LANES numbers a row. by_unit arrays are (rows, T, B): all steps together are one matrix.
-# The recurrent weights are packed (Blocks._packed), backward their transposes. A loop takes the
-# blocks start, start + stride, ...
+# Below, n is a block, t a step, and row the first row of a tile. A block's array of H rows is flat,
+# with LANES numbers per row. by_unit arrays are (rows, T, B), so all steps form one matrix. The
+# recurrent weights are packed (Blocks._packed); the backward loops get their transposes. A loop
+# processes the blocks start, start + stride, ...
 
 
 @compiled
 def pick_inputs(tile: Array, W_x: Array, row: int, tokens: Any, n: int, t: int) -> None:
-    """The input's part of a tile: a column of W_x for each sequence's token."""
+    """Set ``tile`` to the input's part, a column of W_x per sequence's token."""
     for r in range(ROWS):
         for j in range(LANES):
             tile[r * LANES + j] = W_x[row + r, tokens[n, t, j]]
@@ -323,7 +323,7 @@ def backward_after(
 
 @compiled
 def add_columns(start: int, stride: int, dA: Array, tokens: Any, dW_x: Array) -> None:
-    """Add column i of ``dA`` to the column of token i in ``dW_x``, some rows side by side."""
+    """Add column i of ``dA`` to the column of token i in ``dW_x``, ROWS rows at a time."""
     for first in range(start * ROWS, len(dW_x), stride * ROWS):
         for i in range(len(tokens)):
             for r in range(ROWS):
@@ -331,9 +331,9 @@ def add_columns(start: int, stride: int, dA: Array, tokens: Any, dW_x: Array) ->
 
 
 class Blocks:
-    """One pass over T steps of B sequences, in blocks; its memory serves the next of that shape.
+    """One pass over T steps of B sequences. Later passes of the same shape reuse its memory.
 
-    H is rounded up to whole tiles and B to whole blocks; what is added stays zero.
+    H is padded to whole tiles and B to whole blocks. The padding stays zero.
     """
 
     def __init__(
@@ -345,7 +345,7 @@ class Blocks:
         S, gates = self.rows * LANES, 4 if self.after else 3
         self.tokens = like.new_zeros(self.blocks, T, LANES, dtype=torch.int64)
         self.gates = like.new_empty(self.blocks, T, gates * S)  # Z, R, C, and N ("after")
-        self.states = like.new_empty(self.blocks, T + 1, S)  # the first: before the first step
+        self.states = like.new_empty(self.blocks, T + 1, S)  # states[:, 0] is the initial state
         self.G = like.new_empty(self.blocks, S)
         self.states_by_unit = like.new_empty(self.rows, T + 1, B)
         self.RH_by_unit = like.new_empty(0 if self.after else self.rows, T, B)
@@ -354,10 +354,10 @@ class Blocks:
     def forward(
         self, tokens: Tensor, state: Tensor, W_x: Tensor, W_h: Tensor, b_hh: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """See ``Recurrence.forward``. IndexError: W_x has no column for a token."""
+        """See ``Recurrence.forward``. Raises IndexError if W_x has no column for a token."""
         H = self.H
         if tokens.numel() > 0 and not 0 <= tokens.min() <= tokens.max() < W_x.shape[1]:
-            raise IndexError(f"tokens must be from 0 to {W_x.shape[1] - 1}")  # loops do not look
+            raise IndexError(f"tokens must be from 0 to {W_x.shape[1] - 1}")  # loops don't check
         self.tokens.copy_(self._in_blocks(tokens).transpose(0, 1))
         self.states[:, 0] = self._in_blocks(self._whole(state)).transpose(0, 1).flatten(1)
         self.states_by_unit[:H, 0] = state
@@ -375,7 +375,7 @@ class Blocks:
     def backward(
         self, d_states: Tensor | None, d_last: Tensor | None, tokens: Tensor, W_h: Tensor, V: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """See ``Recurrence.backward``; ``V`` is the number of columns of W_x."""
+        """See ``Recurrence.backward``. ``V`` is the number of columns of W_x."""
         H, rows = self.H, self.rows
         if d_states is None:
             d_states = W_h.new_zeros(H, self.T, self.B)
@@ -407,12 +407,12 @@ class Blocks:
         return G[:H, : self.B].clone(), self._cut(dW_x), dW_h, d_b_hh
 
     def _in_blocks(self, columns: Tensor) -> Tensor:
-        """(..., B) as (..., blocks, LANES)."""
+        """Pad ``columns`` (..., B) with zeros and return it as (..., blocks, LANES)."""
         whole: Tensor = pad(columns, (0, self.blocks * LANES - self.B))
         return whole.view(*whole.shape[:-1], self.blocks, LANES)
 
     def _whole(self, stacked: Tensor) -> Tensor:
-        """(k H, ...) with each H rows followed by zeros up to whole tiles."""
+        """Pad each group of H rows of ``stacked`` (k H, ...) with zeros to whole tiles."""
         if self.rows == self.H:
             return stacked.contiguous()
         parts = stacked.reshape(-1, self.H, *stacked.shape[1:])
@@ -421,21 +421,20 @@ class Blocks:
         return whole.flatten(0, 1)
 
     def _cut(self, stacked: Tensor) -> Tensor:
-        """What ``_whole`` was given."""
+        """Remove the padding that ``_whole`` added."""
         return stacked.view(-1, self.rows, *stacked.shape[1:])[:, : self.H].flatten(0, 1)
 
     def _packed(self, W: Tensor, transposed: bool = False) -> Tensor:
-        """W (k H, H), or its transpose, made whole, as (tiles, columns, ROWS)."""
+        """Pad W (k H, H) or its transpose and return it as (tiles, columns, ROWS)."""
         W = pad(self._whole(W), (0, self.rows - self.H))
         whole: Tensor = W.T if transposed else W
         return whole.reshape(-1, ROWS, whole.shape[1]).mT.contiguous()
 
 
 def share(loop: Callable[..., None], parts: int, *tensors: Tensor) -> None:
-    """Run ``loop`` over its ``parts`` on as many threads as torch uses: on torch's own.
+    """Run ``loop`` over its ``parts`` on torch's own threads, as many as torch uses.
 
-    Threads of our own would wait for a core on which one of torch's still turns in circles for the
-    next operation to come.
+    Separate threads would compete for cores with torch's, which spin while they wait for work.
     """
     arrays = [tensor.detach().numpy() for tensor in tensors]
     threads = min(torch.get_num_threads(), parts)
@@ -448,7 +447,7 @@ def share(loop: Callable[..., None], parts: int, *tensors: Tensor) -> None:
     def run(_: object) -> None:
         try:
             loop(next(starts), threads, *arrays)
-        except BaseException as failure:  # would be lost here, an interrupt among them
+        except BaseException as failure:  # ctypes would drop it, even an interrupt
             failures.append(failure)
 
     openmp()(run, None, threads, 0)
@@ -458,19 +457,19 @@ def share(loop: Callable[..., None], parts: int, *tensors: Tensor) -> None:
 
 @functools.cache
 def openmp() -> Any:
-    """GOMP_parallel of the OpenMP library that torch has loaded; None where there is none."""
+    """Return GOMP_parallel of the OpenMP library that torch has loaded, or None."""
     try:
         return ctypes.CDLL(torch._C.__file__).GOMP_parallel
-    except (AttributeError, OSError):  # not on Windows, for one
+    except (AttributeError, OSError):  # on Windows, for example
         return None
 
 
 def keep_code(function: Any) -> None:
-    """Keep the machine code of a compiled ``function`` on the disk, for the next process.
+    """Cache the machine code of a compiled ``function`` on disk for later processes.
 
-    The folder is named after this source, so that code of an earlier source is never loaded, not
-    even if a process is killed while it writes. If no folder can be written, each process compiles
-    the function again.
+    The folder's name contains a hash of this source file, so code of an earlier version is never
+    loaded, even if a process is killed while it writes. If no folder is writable, each process
+    compiles the function again.
     """
     config: Any = numba.config
     source = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
@@ -478,7 +477,7 @@ def keep_code(function: Any) -> None:
     config.CACHE_DIR = str(Path(given or Path(__file__).parent / "__pycache__") / f"numba-{source}")
     try:
         function.enable_caching()
-    except RuntimeError:  # nowhere to write
+    except RuntimeError:  # no writable folder
         pass
     finally:
         config.CACHE_DIR = given

@@ -1,7 +1,7 @@
-"""The fused variant's loops on a GPU: Triton kernels for all elementwise work between two products.
+"""The fused variant's loops on a GPU, with Triton kernels for the elementwise work.
 
-``layer.py`` has the equations and the letters. A launch costs more than the work of such a kernel,
-so there are as few as the products allow.
+See ``layer.py`` for the equations and the notation. A launch costs more than the work of such a
+kernel, so there is only one kernel between two products.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gru_lm.models.fused.buffers import StepBuffers
 try:
     import triton
     import triton.language as tl
-except ImportError:  # it comes with torch's builds for CUDA
+except ImportError:  # only torch's CUDA builds include it
     triton = None
 
 
@@ -54,28 +54,28 @@ class KernelLoops:
 
 @functools.cache
 def triton_works(device: torch.device) -> bool:
-    """Whether a kernel runs on ``device``. Triton needs a C compiler, and a GPU not too old."""
+    """Return whether Triton works on ``device``. It needs a C compiler and a recent GPU."""
     if triton is None:
         return False
     try:
         one = torch.ones(1, device=device)
         launch(_forward_state, 1, one, one.clone(), one, torch.empty_like(one))
-    except Exception as error:  # of many kinds; fused works without Triton
+    except Exception as error:  # of many types; fused works without Triton
         reason = str(error).strip().partition("\n")[0]
-        warnings.warn(f"fused goes without Triton, which fails here: {reason}", stacklevel=2)
+        warnings.warn(f"fused runs without Triton, which fails: {reason}", stacklevel=2)
         return False
     return True
 
 
 def launch(kernel: Any, n: int, *tensors: Tensor) -> None:
-    """Run ``kernel`` over the ``n`` units of one step: hidden units times sequences."""
+    """Run ``kernel`` on the ``n`` elements (hidden units times sequences) of one step."""
     kernel[(triton.cdiv(n, BLOCK),)](*tensors, n, BLOCK)
 
 
-BLOCK = 256  # units a program of a kernel takes
+BLOCK = 256  # elements per program of a kernel
 
 if triton is not None:  # GPU only
-    # The same loops once more; a step's tensors are laid out in the same way.
+    # The tensors of a step have the layouts of StepBuffers.
 
     @triton.jit
     def _sigmoid(x: tl.tensor) -> tl.tensor:
@@ -84,7 +84,7 @@ if triton is not None:  # GPU only
     @triton.jit
     def _tanh(x: tl.tensor) -> tl.tensor:
         y = 2 * _sigmoid(2 * x) - 1
-        if x.dtype == tl.float32:  # near zero that loses digits; the series is exact to rounding
+        if x.dtype == tl.float32:  # near zero y loses digits, and the series is exact to rounding
             s = x * x
             series = x * (1 + s * (-1 / 3 + s * (2 / 15 - s * 17 / 315)))
             y = tl.where(s < 0.0225, series, y)

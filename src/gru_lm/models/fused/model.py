@@ -1,6 +1,6 @@
-"""The fused variant: scratch's function, forward and backward derived by hand and made fast.
+"""The fused variant, a fast implementation of the function of scratch.
 
-``layer.py`` has the recurrent layer and its derivation; here are the weights around it.
+``layer.py`` has the recurrent layer and its derivation. This module has the weights.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from gru_lm.models.gru.family import Reset, TextbookGRU
 
 
 class FusedGRU(TextbookGRU):
-    """Scratch's function with stacked weights.
+    """The function of scratch with stacked weights.
 
     Parameters: W_x (3H, V), rows h, z, r; W_h (3H, H), rows z, r, h; b (3H,), as W_x; with reset
-    "after" b_hh (H,); W_q (V, H); b_q (V,). ``state_dict`` and ``load_state_dict`` speak of
-    scratch's parameters instead, W_xz to b_q, so that weights go from one to the other. The
-    initial weights are scratch's from the same random state.
+    "after" b_hh (H,); W_q (V, H); b_q (V,). ``state_dict`` and ``load_state_dict`` use the names
+    and shapes of scratch's parameters, so the two variants can exchange weights. The same random
+    state gives the same initial weights as in scratch.
     """
 
     variant = "fused"
@@ -28,7 +28,7 @@ class FusedGRU(TextbookGRU):
     def __init__(self, vocab_size: int, hidden_size: int, reset: Reset = "before") -> None:
         super().__init__(vocab_size, hidden_size, reset)
         V, H = vocab_size, hidden_size
-        # Drawn in scratch's order: W_xz, W_hz, W_xr, W_hr, W_xh, W_hh, W_hq.
+        # Drawn in the order of scratch: W_xz, W_hz, W_xr, W_hr, W_xh, W_hh, W_hq.
         (x_z, h_z), (x_r, h_r), (x_h, h_h) = [
             (torch.randn(V, H) * 0.01, torch.randn(H, H) * 0.01) for _ in range(3)
         ]
@@ -52,7 +52,7 @@ class FusedGRU(TextbookGRU):
 
 
 def _unstack(module: FusedGRU, state: dict[str, Any], prefix: str, metadata: object) -> None:
-    """Scratch's names and shapes in place of the stacked ones, after ``state_dict``."""
+    """Replace the stacked tensors by scratch's names and shapes, after ``state_dict``."""
 
     def take(name: str) -> Tensor:
         tensor: Tensor = state.pop(prefix + name)
@@ -70,7 +70,7 @@ def _unstack(module: FusedGRU, state: dict[str, Any], prefix: str, metadata: obj
 
 
 def _stack(module: FusedGRU, state: dict[str, Any], prefix: str, *_: object) -> None:
-    """The stacked tensors in place of scratch's, before ``load_state_dict``."""
+    """Replace scratch's tensors by the stacked ones, before ``load_state_dict``."""
 
     def stack(kind: str, gates: str) -> Tensor:
         return torch.cat([state.pop(f"{prefix}{kind}{gate}").T for gate in gates])

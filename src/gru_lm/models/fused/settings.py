@@ -1,4 +1,4 @@
-"""What the variant fused is called, and its options: ``model.fused`` in params.yaml."""
+"""Label, description and options (``model.fused`` in params.yaml) of the variant fused."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ TEXTBOOK_PERPLEXITY: float | None = None  # after 500 epochs on The Time Machine
 
 
 class Options(Section):
-    """Where the reset gate acts: before the recurrent product, as in scratch, or after it."""
+    """``reset`` applies the reset gate before or after the recurrent product, as in scratch."""
 
     reset: Literal["before", "after"]

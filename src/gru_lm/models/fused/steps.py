@@ -1,7 +1,7 @@
-"""The fused variant's layer with all sequences side by side: one operation a step for all of them.
+"""The fused variant's layer with one operation per step for all sequences.
 
-``layer.py`` has the equations and the letters. The loops over the steps are torch's own operations
-or, on a GPU, Triton kernels between the products.
+See ``layer.py`` for the equations and the notation. Torch's operations do the elementwise work of a
+step, or Triton kernels on a GPU.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gru_lm.models.fused.torch_loops import TorchLoops
 
 
 class Steps(StepBuffers):
-    """One pass over T steps of B sequences; its memory serves the next of that shape."""
+    """One pass over T steps of B sequences. Later passes of the same shape reuse its memory."""
 
     def forward(
         self, tokens: Tensor, state: Tensor, W_x: Tensor, W_h: Tensor, b_hh: Tensor | None
@@ -38,7 +38,7 @@ class Steps(StepBuffers):
     def backward(
         self, d_states: Tensor | None, d_last: Tensor | None, tokens: Tensor, W_h: Tensor, V: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """See ``Recurrence.backward``; ``V`` is the number of columns of W_x."""
+        """See ``Recurrence.backward``. ``V`` is the number of columns of W_x."""
         T, H = len(tokens), W_h.shape[1]
         if d_states is None:
             self.G.zero_()
@@ -66,10 +66,10 @@ class Steps(StepBuffers):
 
 
 def _by_unit(steps: Tensor, out: Tensor) -> Tensor:
-    """(T, rows, B) as (rows, TB), copied into ``out``."""
+    """Copy ``steps`` (T, rows, B) to ``out`` (rows, T, B) and return it as (rows, TB)."""
     return out.copy_(steps.transpose(0, 1)).flatten(1)
 
 
 def loops_for(weights: Tensor) -> type[TorchLoops] | type[KernelLoops]:
-    """The faster loops for where ``weights`` lie."""
+    """Return the fastest loops for the device of ``weights``."""
     return KernelLoops if weights.is_cuda and triton_works(weights.device) else TorchLoops

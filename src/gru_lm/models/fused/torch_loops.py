@@ -1,6 +1,6 @@
-"""The fused variant's loops over the steps by torch's own operations, for any device and type.
+"""The fused variant's loops over the steps with torch's operations, for any device and type.
 
-``layer.py`` has the equations and the letters.
+See ``layer.py`` for the equations and the notation.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from gru_lm.models.fused.buffers import StepBuffers
 
 
 class TorchLoops:
-    """The loops over the steps, by torch's operations, with the factors taken before the loop.
+    """Loops over the steps. The factors of the gradients are computed before the backward loop.
 
-    Forward: W_zr (2H, H), W_hh (H, H), W_h (3H, H). Backward: the same, transposed.
+    Forward: W_zr (2H, H), W_hh (H, H), W_h (3H, H). Backward: their transposes.
     """
 
     @staticmethod
@@ -52,7 +52,7 @@ class TorchLoops:
 
     @staticmethod
     def _factors(steps: StepBuffers) -> None:
-        """What G (or P) is multiplied with to give dC, dZ, dR and dN, put in their places."""
+        """Store the factors by which G (or P) is multiplied in dC, dZ, dR and dN."""
         aten = torch.ops.aten
         H, Z, R, C = steps.H[:-1], steps.Z, steps.R, steps.C
         dC, dZ, dR, dN = steps.dC, steps.dZ, steps.dR, steps.dN

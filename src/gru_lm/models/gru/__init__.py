@@ -1,1 +1,1 @@
-"""What the GRU variants share: weights by the textbook's names, and what follows from them."""
+"""Code shared by the GRU variants, based on weights with the textbook's names."""

@@ -1,7 +1,7 @@
-"""The GRU as its equations (see ``scratch/model.py``), one step at a time, every gate in view.
+"""The GRU's equations (see ``scratch/model.py``), step by step and with access to every gate.
 
-All GRU variants run through it: their weights have the textbook's names. An ``Intervention`` pulls
-a gate, or the state itself, towards a given value at each step.
+This works for all GRU variants, as their weights have the textbook's names. An ``Intervention``
+moves a gate or the state towards a given value at each step.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gru_lm.models.gates import Gates, Intervention
 
 
 class Equations(Gates):
-    """The ``Gates`` of a GRU with ``weights`` as ``GRU.textbook_weights`` gives them."""
+    """The ``Gates`` of a GRU with the weights of ``GRU.textbook_weights``."""
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         w = weights

@@ -1,7 +1,7 @@
-"""What the GRU variants have in common: their weights by the textbook's names.
+"""Base classes of the GRU variants, whose weights have the textbook's names.
 
-From these follow, for all of them, a faster stepper, ONNX's GRU operator and the gates. Those
-modules are imported only if they are asked for, so that a training does not depend on them.
+The stepper, the ONNX graph and the gates are computed from these weights. Their modules are
+imported on demand, so training does not depend on them.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Reset = Literal["before", "after"]
 
 
 class GRU(LanguageModel):
-    """A language model of one GRU layer and a linear output layer; its state is (B, H)."""
+    """A language model of one GRU layer and a linear output layer. Its state is (B, H)."""
 
     @abstractmethod
     def textbook_weights(self) -> dict[str, Tensor]:
-        """The weights by the textbook's names and in its shapes, as ``ScratchGRU`` lists them.
+        """Return the weights with the names and shapes of ``ScratchGRU``.
 
-        ``b_hh`` is among them if the reset gate acts after the recurrent product.
+        ``b_hh`` is included if the reset gate acts after the recurrent product.
         """
 
     def stepper(self) -> Stepper:
@@ -40,7 +40,7 @@ class GRU(LanguageModel):
         return GRUStepper(self.textbook_weights())
 
     def onnx_graph(self) -> onnx.ModelProto:
-        """See ``LanguageModel.onnx_graph``: ONNX's GRU operator."""
+        """See ``LanguageModel.onnx_graph``. The graph uses ONNX's GRU operator."""
         from gru_lm.models.gru.onnx_graph import with_gru_operator
 
         return with_gru_operator(self.textbook_weights(), self.variant)
@@ -53,22 +53,22 @@ class GRU(LanguageModel):
 
 
 class TextbookGRU(GRU):
-    """A GRU whose weights are saved by the textbook's names, with a choice of the reset gate.
+    """A GRU whose ``state_dict`` uses the textbook's names.
 
-    ``reset`` is "before" or "after": where that gate acts, seen from the recurrent product.
+    ``reset`` applies the reset gate "before" or "after" the recurrent product.
     """
 
     def __init__(self, vocab_size: int, hidden_size: int, reset: Reset = "before") -> None:
         super().__init__(vocab_size, hidden_size, reset=reset)
         if reset not in ("before", "after"):
-            raise ValueError(f"reset = {reset!r}: must be 'before' or 'after'")
+            raise ValueError(f"reset = {reset!r}: should be 'before' or 'after'")
         self.reset = reset
 
     @classmethod
     def from_weights(cls, weights: Mapping[str, Tensor], reset: Reset = "before") -> Self:
-        """Build the model from given tensors by the textbook's names; the tensors are copied.
+        """Build a model from copies of ``weights``, which have the textbook's names.
 
-        Raises ValueError if a name is missing or unknown or a shape does not fit.
+        Raises ValueError if a name is missing or unknown or a shape is wrong.
         """
         if "W_hq" not in weights:
             raise ValueError("missing or unknown weights: W_hq")

@@ -1,4 +1,4 @@
-"""A GRU as ONNX's own operator.
+"""Convert a GRU to ONNX's GRU operator.
 
 The graph, for B sequences of T steps, V tokens in the vocabulary and H hidden units::
 
@@ -6,11 +6,10 @@ The graph, for B sequences of T steps, V tokens in the vocabulary and H hidden u
     state (B, H) → Unsqueeze (1, B, H) ───────────↗ ↘      → MatMul → Add → logits (B, T, V)
                                                      Squeeze → next_state (B, H)
 
-The operator's equations are those of ``scratch/model.py``, both places of the reset gate included
-(``linear_before_reset``): https://onnx.ai/onnx/operators/onnx__GRU.html. Its X is one-hot. That
-takes more multiplications than a table of rows would, but the operator multiplies X by a matrix in
-any case, and OneHot brings no V × V constant along. A token number of V or more reads as no token
-at all: OneHot gives it zeros.
+The operator computes the equations of ``scratch/model.py`` with the reset gate before or after the
+product (``linear_before_reset``): https://onnx.ai/onnx/operators/onnx__GRU.html. It multiplies its
+input X by a matrix in any case, so X is one-hot. OneHot needs no V × V constant. It returns zeros
+for a token number of V or more.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ from gru_lm.models.onnx_graph import as_model
 
 
 def with_gru_operator(weights: Mapping[str, Tensor], variant: str) -> onnx.ModelProto:
-    """The graph of a GRU with ``weights`` as ``GRU.textbook_weights`` gives them, as float32.
+    """Return the float32 graph of a GRU with the weights of ``GRU.textbook_weights``.
 
-    Metadata: ``variant`` and ``reset``.
+    The metadata are ``variant`` and ``reset``.
     """
     w = {name: weight.detach().cpu().float().numpy() for name, weight in weights.items()}
     reset = "after" if "b_hh" in w else "before"
     V, H = w["W_xz"].shape
     none = np.zeros(H, np.float32)
     constants = {
-        # The operator has the gates in the order update, reset, candidate; it has two biases a
-        # gate, of which the first two gates only ever see the sum.
+        # The operator's order is update, reset, candidate. It has two biases per gate, which it
+        # adds for the first two gates.
         "W": np.concatenate([w["W_xz"].T, w["W_xr"].T, w["W_xh"].T])[None],  # (1, 3H, V)
         "R": np.concatenate([w["W_hz"].T, w["W_hr"].T, w["W_hh"].T])[None],  # (1, 3H, H)
         "B": np.concatenate([w["b_z"], w["b_r"], w["b_h"], none, none, w.get("b_hh", none)])[None],
@@ -65,9 +64,9 @@ def with_gru_operator(weights: Mapping[str, Tensor], variant: str) -> onnx.Model
         helper.make_node("Add", ["products", "b_q"], ["logits"]),
     ]
     description = (
-        f"A GRU language model: {H} hidden units, {V} tokens, reset gate {reset} the recurrent "
-        "product. It reads token numbers from a state on (zeros at first), and gives the "
-        "logits of each next token and the state to go on from."
+        f"A GRU language model with {H} hidden units, {V} tokens and the reset gate {reset} the "
+        "recurrent product. It reads token numbers and an initial state (zeros before the first "
+        "token). It returns the logits of each next token and the final state."
     )
     metadata = {"variant": variant, "reset": reset}
     return as_model("gru_language_model", nodes, constants, V, H, description, metadata)

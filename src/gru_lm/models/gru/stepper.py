@@ -1,4 +1,4 @@
-"""A GRU that reads a single sequence, token by token, without torch."""
+"""Read one sequence with a GRU, token by token and without torch."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from gru_lm.models.stepper import Stepper
 
 
 class GRUStepper(Stepper):
-    """The ``Stepper`` of a GRU with ``weights`` as ``GRU.textbook_weights`` gives them.
+    """The ``Stepper`` of a GRU with the weights of ``GRU.textbook_weights``.
 
-    One token is too little work to hide a framework's overhead. So this is NumPy, everything that
-    does not depend on the state is computed once, and a step works on memory that is there
-    already.
+    One token is too little work to hide the overhead of torch. This class uses NumPy, computes
+    everything that does not depend on the state once, and reuses its buffers in each step.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         w = {name: weight.detach().cpu().numpy() for name, weight in weights.items()}
-        # The gates' sigmoid(x) is (1 + tanh(x / 2)) / 2, the halving of x done in the weights.
+        # sigmoid(x) = (1 + tanh(x / 2)) / 2. The weights of the gates are halved in advance.
         gate_inputs = np.concatenate([w["W_xz"] + w["b_z"], w["W_xr"] + w["b_r"]], axis=1)
-        self._gate_inputs = list(gate_inputs / 2)  # for each token, (2H,)
-        self._candidate_inputs = list(w["W_xh"] + w["b_h"])  # for each token, (H,)
+        self._gate_inputs = list(gate_inputs / 2)  # V arrays (2H,)
+        self._candidate_inputs = list(w["W_xh"] + w["b_h"])  # V arrays (H,)
         gates = np.concatenate([w["W_hz"], w["W_hr"]], axis=1)
         self._W_zr = np.ascontiguousarray(gates.T) / 2  # (2H, H)
         self._W_hh = np.ascontiguousarray(w["W_hh"].T)
@@ -35,7 +34,7 @@ class GRUStepper(Stepper):
         self._Z, self._R = self._ZR[:H], self._ZR[H:]
 
     def feed(self, token: int) -> None:
-        """See ``Stepper.feed``; the equations are those of ``scratch/model.py``."""
+        """See ``Stepper.feed``. The equations are those of ``scratch/model.py``."""
         H, C, N, ZR = self._H, self._C, self._N, self._ZR
         np.dot(self._W_zr, H, out=ZR)
         ZR += self._gate_inputs[token]

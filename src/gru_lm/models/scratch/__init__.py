@@ -1,1 +1,1 @@
-"""The variant scratch: the GRU's equations, written out."""
+"""The variant scratch, which writes out the GRU's equations."""

@@ -1,4 +1,4 @@
-"""The scratch variant: the GRU written out as its equations.
+"""The scratch variant, which writes out the GRU's equations.
 
 With ``reset="before"`` the reset gate acts before the recurrent product, as in the textbook
 (Zhang et al., Dive into Deep Learning, section "Gated Recurrent Units") and the first paper
@@ -9,17 +9,16 @@ With ``reset="before"`` the reset gate acts before the recurrent product, as in 
     H~ = tanh(X W_xh + (R * H) W_hh + b_h)          candidate state
     H' = Z * H + (1 - Z) * H~
 
-With ``reset="after"`` it acts on the product, which is the function that ``nn.GRU`` and cuDNN
-compute (the first version of the same paper). It is another function: no weights make the two
-equal. It has one bias more, ``b_hh``, inside the brackets that the gate scales::
+With ``reset="after"`` the reset gate scales the product, as in ``nn.GRU``, cuDNN and the first
+version of the same paper. This is a different function: no weights make the two equal. It has an
+additional bias ``b_hh``::
 
     H~ = tanh(X W_xh + b_h + R * (H W_hh + b_hh))
 
-The output layer is Q = H' W_hq + b_q. X is one-hot, so that X W is a row of W: the rows are
-picked, not multiplied. Every other product and sum is taken as the textbook writes it, step by step
-and in its order, which makes the training the textbook's bit for bit: floating-point addition is
-not associative, and at a learning rate of 1 a difference in the last bit grows until two runs
-part.
+The output layer is Q = H' W_hq + b_q. X is one-hot, so X W is a row of W, which is looked up. Every
+other product and sum is computed step by step and in the textbook's order, so training gives the
+textbook's results bit for bit. The order matters because floating-point addition is not
+associative. At a learning rate of 1 a difference in the last bit grows until two runs diverge.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ from gru_lm.models.gru.family import Reset, TextbookGRU
 
 
 class ScratchGRU(TextbookGRU):
-    """The GRU's equations, one parameter a symbol.
+    """The GRU's equations with one parameter per symbol.
 
     Parameters: W_xz, W_xr, W_xh (V, H); W_hz, W_hr, W_hh (H, H); b_z, b_r, b_h (H,);
-    W_hq (H, V); b_q (V,); with reset "after" also b_hh (H,). Weights start normal(0, 0.01),
-    biases zero.
+    W_hq (H, V); b_q (V,); with reset "after" also b_hh (H,). Weights are initialised from
+    normal(0, 0.01), and biases with zeros.
     """
 
     variant = "scratch"

@@ -1,4 +1,4 @@
-"""What the variant scratch is called, and its options: ``model.scratch`` in params.yaml."""
+"""Label, description and options (``model.scratch`` in params.yaml) of the variant scratch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ TEXTBOOK_PERPLEXITY: float | None = 1.1  # after 500 epochs on The Time Machine
 
 
 class Options(Section):
-    """Where the reset gate acts: before the recurrent product (the textbook) or after it."""
+    """``reset`` applies the reset gate before (textbook) or after the recurrent product."""
 
     reset: Literal["before", "after"]
