@@ -1,4 +1,4 @@
-"""Write reports/index.html, one page with the numbers, the pictures and a text to read along."""
+"""Write reports/index.html, one page with the results, the figures and a passage to explore."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from gru_lm.core.params import load_params
 from gru_lm.core.settings import CoreSettings
 from gru_lm.report.figures import figures
 from gru_lm.report.inputs import Inputs
-from gru_lm.report.page import Picture, render
+from gru_lm.report.page import pictures_of, render
 from stages import run_stage
 
 
@@ -15,8 +15,7 @@ def main() -> None:
     inputs = Inputs(load_params(CoreSettings).variants)
     for reason in inputs.left_out:
         print(f"report: left out of the text to read along: {reason}")
-    pictures = [Picture.read(figure) for figure in figures(inputs)]
-    write_text(Path("reports/index.html"), render(inputs, pictures))
+    write_text(Path("reports/index.html"), render(inputs, pictures_of(inputs, figures(inputs))))
 
 
 if __name__ == "__main__":
