@@ -1,4 +1,4 @@
-"""Write reports/index.html, a page with the figures, the pictures and the gate reader."""
+"""Write reports/index.html, one page with the results, the figures and a passage to explore."""
 
 from pathlib import Path
 
@@ -7,16 +7,15 @@ from gru_lm.core.params import load_params
 from gru_lm.core.settings import CoreSettings
 from gru_lm.report.figures import figures
 from gru_lm.report.inputs import Inputs
-from gru_lm.report.page import Picture, render
+from gru_lm.report.page import pictures_of, render
 from stages import run_stage
 
 
 def main() -> None:
     inputs = Inputs(load_params(CoreSettings).variants)
     for reason in inputs.left_out:
-        print(f"report: left out of the gate reader: {reason}")
-    pictures = [Picture.read(figure) for figure in figures(inputs)]
-    write_text(Path("reports/index.html"), render(inputs, pictures))
+        print(f"report: left out of the text to read along: {reason}")
+    write_text(Path("reports/index.html"), render(inputs, pictures_of(inputs, figures(inputs))))
 
 
 if __name__ == "__main__":

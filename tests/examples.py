@@ -15,6 +15,7 @@ from gru_lm.results.card import Card
 from gru_lm.results.export import ExportCheck
 from gru_lm.results.gates import GateArrays, GateStudy, Reading, write_no_arrays
 from gru_lm.results.samples import write_samples
+from gru_lm.results.scores import Score, Scores
 from gru_lm.results.seeds import ModelSummary, Summary
 from gru_lm.results.training import Best, Curve, Timing, Training, write_curve
 from gru_lm.results.uncertainty import SplitUncertainty, Uncertainty
@@ -40,7 +41,7 @@ CARDS = {
     "concise": Card(
         variant="concise",
         label="concise (nn.GRU)",
-        description="PyTorch's own nn.GRU",
+        description="PyTorch's nn.GRU, which applies the reset gate after the recurrent product",
         textbook_perplexity=1.0,
         has_gates=True,
     ),
@@ -67,14 +68,14 @@ EXPORT = ExportCheck(
 )
 
 
-def png(width: int = 4, height: int = 3) -> bytes:
-    """Return a grey PNG."""
+def png(width: int = 4, height: int = 3, value: int = 0x80) -> bytes:
+    """Return a grey PNG. ``value`` is 0 (black) to 255 (white)."""
 
     def chunk(kind, data):
         body = kind + data
         return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
 
-    rows = b"".join(b"\0" + b"\x80" * width for _ in range(height))
+    rows = b"".join(b"\0" + bytes([value]) * width for _ in range(height))
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
@@ -95,10 +96,19 @@ def training(best_val: Best | None = None) -> Training:
     )
 
 
+def scores(bits: dict[str, float]) -> Scores:
+    """Those of a model that takes ``bits`` by split."""
+    measured = {
+        split: Score(perplexity=2.0**value, bits_per_token=value, tokens=9)
+        for split, value in bits.items()
+    }
+    return Scores(**measured)
+
+
 # ------------------------------------------------------------------------------------- held out
 
 
-def spread(mean: float, sd: float | None) -> dict:
+def spread(mean: int | float, sd: float | None) -> dict:
     return {"mean": mean, "sd": sd, "min": mean, "max": mean, "median": mean}
 
 
@@ -113,7 +123,7 @@ def model_summary(bits: dict[str, float], sd=0.25, best_bits=None) -> ModelSumma
         for split, value in bits.items()
     }
     best = best_bits and {
-        "epoch": spread(5.0, sd),
+        "epoch": spread(5, sd),
         "perplexity": spread(2.0**best_bits, sd),
         "bits_per_token": spread(best_bits, sd),
     }
@@ -265,6 +275,7 @@ def write_project(
     columns=5,
     seeds=(0, 1, 2),
     best_val: Best | None = None,
+    best_bits: float | None = None,
 ) -> Path:
     """Write all results that the pictures and the page need to the new folder ``root``."""
     root.mkdir(parents=True)
@@ -277,11 +288,12 @@ def write_project(
     models = {}
     for number, name in enumerate(variants):
         bits = {"train": 0.5 + number, "val": 6.0 + number, "test": 7.0 + number}
-        models[name] = model_summary(bits, sd)
+        models[name] = model_summary(bits, sd, best_bits)
         CARDS[name].write(root / f"models/{name}/card.json")
         for split in ("train", "val"):
             write_curve(root / f"plots/{split}/{name}.tsv", CURVE)
         training(best_val).write(root / f"metrics/train/{name}.json")
+        scores(bits).write(root / f"metrics/evaluate/{name}.json")
         TIMING.write(root / f"metrics/timing/{name}.json")
         EXPORT.write(root / f"metrics/export/{name}.json")
         uncertainty(groups={"1": group(640.0), "end": group(11.5)}).write(

@@ -85,6 +85,8 @@ USED_BY: dict[str, set[str]] = {
     "results/samples.py": {*by_variant("sample"), *PICTURES},
     "results/export.py": {*by_variant("export"), *PICTURES},
     "results/gates.py": {*by_variant("gates"), *PICTURES},
+    "report/conclusions.py": {"report"},
+    "report/dark.py": {"report"},
     "report/page*": {"report"},
     "report/reader.py": {"report"},
     "report/*": PICTURES,

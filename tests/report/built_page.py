@@ -1,24 +1,31 @@
 """How the tests make a page, and read it as a browser without JavaScript does."""
 
 import html.parser
+from pathlib import Path
 
 import pytest
-from examples import write_pictures
+from examples import png
 
+from gru_lm.core.files import write_text
 from gru_lm.core.params import load_params
 from gru_lm.core.settings import CoreSettings
 from gru_lm.report.figures import figures
 from gru_lm.report.inputs import Inputs
-from stages.report import main
+from gru_lm.report.page import Picture, render
 
 
-def build(root):
-    """Run the stage in ``root``, with a grey picture for each figure; returns the page."""
+def build(root, variants=None, width=4, height=3):
+    """Write the page of the project ``root``; returns its path.
+
+    Its pictures are plain, light and dark grey, so that nothing has to be drawn. ``variants`` are
+    those of its params.yaml unless given.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        inputs = Inputs(load_params(CoreSettings).variants)
-        write_pictures([figure.path for figure in figures(inputs)])
-        main()
+        inputs = Inputs(variants or load_params(CoreSettings).variants)
+        light, dark = png(width, height), png(width, height, value=20)
+        pictures = [Picture(figure, light, dark) for figure in figures(inputs)]
+        write_text(Path("reports/index.html"), render(inputs, pictures))
     return root / "reports/index.html"
 
 

@@ -66,16 +66,6 @@ def test_a_model_is_best():
     assert alone == "On unseen text concise takes 2.10 bits per word"
 
 
-def test_the_best_on_the_test_split():
-    found = findings.best_on_test(results(6.8, 6.9, 7.0), "character")
-    assert found.endswith(
-        "the best model (scratch) takes 6.80 bits per character: worse than the best baseline "
-        "(6-gram), which takes 2.52."
-    )
-    one = findings.best_on_test(results(2.1, names=["concise"]), "word")
-    assert "fitted, concise takes 2.10 bits per word: better than" in one
-
-
 @pytest.mark.parametrize("sd", [0.1, 0.0, None])
 @pytest.mark.parametrize("baselines", [BASELINES, {"uniform": 4.81, "xz": 0.0}, {}])
 def test_held_out_picture(sd, baselines):

@@ -14,6 +14,7 @@ from conftest import PROJECT
 from examples import (
     CHARACTERS,
     RESERVED,
+    VARIANTS,
     WORDS,
     H,
     L,
@@ -31,8 +32,8 @@ from gru_lm.core.errors import UserError
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.report.figures import figures
 from gru_lm.report.inputs import Inputs
-from gru_lm.report.page import Picture, render, spread, title
-from gru_lm.report.reader import quantise, scale_top, script_json
+from gru_lm.report.page import spread, title
+from gru_lm.report.reader import most_surprising, quantise, scale_top, script_json
 from gru_lm.report.wording import visible
 from gru_lm.results.seeds import Spread
 from gru_lm.results.training import Best
@@ -83,12 +84,19 @@ def test_the_scale_covers_19_tokens_in_20():
     assert scale_top([np.array([np.nan])]) == scale_top([np.array([0.1])]) == 4
 
 
+@given(st.lists(st.floats(0, 60) | st.just(float("nan")), min_size=1))
+def test_the_reader_opens_on_the_largest_surprise(values):
+    position = most_surprising(np.array(values))
+    known = [value for value in values if not np.isnan(value)]
+    assert position == (values.index(max(known)) if known else 0)
+
+
 def test_the_title_follows_the_models():
-    assert title(3, True) == "Three gated recurrent units read a book"
-    assert title(1, True) == "A gated recurrent unit reads a book"
-    assert title(4, False) == "Four recurrent networks read a book"
-    assert title(1, False) == "A recurrent network reads a book"
-    assert title(12, True) == "12 gated recurrent units read a book"
+    assert title(3, True) == "Results of three GRU language models"
+    assert title(1, True) == "Results of a GRU language model"
+    assert title(4, False) == "Results of four recurrent language models"
+    assert title(1, False) == "Results of a recurrent language model"
+    assert title(12, True) == "Results of 12 GRU language models"
 
 
 # ----------------------------------------------------------------------------------- the page
@@ -98,24 +106,27 @@ def test_the_page_says_it_all_without_a_script(inputs):
     outline = Outline(build(inputs).read_text(encoding="utf-8"))
     assert not outline.open
     assert outline.attributes("html") == [{"lang": "en"}]
-    assert outline.texts("title") == ["Three gated recurrent units read a book"]
+    assert outline.texts("title") == ["Results of three GRU language models"]
     levels = [int(e["name"][1]) for e in outline.elements if re.fullmatch("h[1-6]", e["name"])]
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(b <= a + 1 for a, b in itertools.pairwise(levels))
     rows = outline.texts("tr")
     assert "Training perplexity 1.07 1.07 1.07" in rows
-    assert "in the textbook, on The Time Machine 1.1 1.0 \u2013" in rows
-    assert "Validation, bits per character 6.00 ± 0.25 7.00 ± 0.25 8.00 ± 0.25" in rows
+    assert "in the textbook, on The Time Machine 1.1 1.0 none" in rows
+    assert "Training split 1.41 2.83 5.66" in rows
+    assert "Validation split 64.0 128 256" in rows
     assert "Parameters 226,076 226,076 226,076" in rows
-    assert "training, min:s 2:21 2:21 2:21" in rows
-    assert "scratch (the equations) 0.50 1.41 6.00 64.0 7.00 128" in rows
-    assert "unigram 4.00 16.0 4.00 16.0 4.00 16.0" in rows
-    assert any("takes 7.00 bits per character: worse than" in text for text in outline.texts("p"))
+    assert "Training time, min:s 2:21 2:21 2:21" in rows
+    assert "scratch (the equations) 0.50 ± 0.25 6.00 ± 0.25 7.00 ± 0.25" in rows
+    assert "unigram 4.00 4.00 4.00" in rows
     images = outline.attributes("img")
-    assert len(images) == 13 == len(outline.texts("figcaption"))
-    for image in images:
-        assert image["alt"] and (image["width"], image["height"]) == ("4", "3")
-        assert base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) == png()
+    assert len(images) == 26 == 2 * len(outline.texts("figcaption"))
+    for light, dark in zip(images[::2], images[1::2], strict=True):
+        assert light["alt"] and light["alt"] == dark["alt"]
+        for image, theme, picture in ((light, "light", png()), (dark, "dark", png(value=20))):
+            assert image["class"] == theme
+            assert (image["width"], image["height"]) == ("4", "3")
+            assert base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) == picture
     assert outline.texts("dd")[:2] == ["<i>scratch</i> & co", "b"]
     assert outline.texts("dd").count("c d") == 3  # a text with a line break
     anchors = {link["href"] for link in outline.attributes("a")}
@@ -140,6 +151,16 @@ def test_nothing_of_the_text_becomes_markup(inputs):
 def test_the_same_results_make_the_same_bytes(inputs):
     first = build(inputs).read_bytes()
     assert build(inputs).read_bytes() == first
+
+
+def test_the_stage_draws_every_figure_for_the_dark_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(write_project(tmp_path / "p", ["concise"]))
+    paths = [figure.path for figure in figures(Inputs(["concise"]))]
+    write_pictures(paths)
+    main()
+    page = (tmp_path / "p/reports/index.html").read_text(encoding="utf-8")
+    assert page.count('class="dark"') == len(paths) == page.count('class="light"')
+    assert len(page) > 100_000 * len(paths) / 4  # real pictures, not the grey ones
 
 
 def test_the_stage_starts_without_torch_and_matplotlib():
@@ -175,7 +196,7 @@ def test_the_document_holds_what_was_recorded(inputs):
         {"seeds": [0]},
         {"vocabulary": WORDS},
         {"vocabulary": Vocabulary(("<unk>",)), "length": 3, "columns": 1},
-        {"best_val": Best(epoch=205, perplexity=7.95)},
+        {"best_val": Best(epoch=205, perplexity=7.95), "best_bits": 3.0},
     ],
     ids=["two tokens", "one seed", "words", "one token", "validated"],
 )
@@ -185,7 +206,19 @@ def test_small_and_other_experiments(tmp_path, options):
     assert ("±" in text) == ("seeds" not in options)
     assert ("bits per word" in text) == (options.get("vocabulary") is WORDS)
     assert ("Best epoch by validation 205 205 205" in text) == ("best_val" in options)
+    assert ("scratch, at its best epoch \u2013 3.00" in text) == ("best_bits" in options)
     assert "nan" not in re.findall(r"\w+", text.lower())
+
+
+def test_a_summary_may_lack_baselines_and_best_epochs(inputs):
+    models = {name: model_summary({"train": 1.0, "val": 2.0, "test": 3.0}) for name in VARIANTS}
+    summary(models, {}).write(inputs / "analysis/summary.json")
+    outline = Outline(build(inputs).read_text(encoding="utf-8"))
+    sentences = outline.texts("li")[4:]  # after the contents
+    assert len(sentences) == 2
+    assert "every model is better than a blind guess" in sentences[0]
+    assert "The models are not ranked" in sentences[1]
+    assert "Baselines" not in outline.texts("tr") and "best epoch" not in " ".join(sentences)
 
 
 # ------------------------------------------------------------------------------ other variants
@@ -193,27 +226,20 @@ def test_small_and_other_experiments(tmp_path, options):
 
 def test_one_variant_is_reported_alone(tmp_path):
     outline = Outline(build(write_project(tmp_path / "p", ["concise"])).read_text(encoding="utf-8"))
-    assert outline.texts("h1") == ["A gated recurrent unit reads a book"]
-    assert "concise is PyTorch\u2019s own nn.GRU." in outline.texts("p")[0]
+    assert outline.texts("h1") == ["Results of a GRU language model"]
+    assert (
+        "concise is PyTorch\u2019s nn.GRU, which applies the reset gate after the"
+        in outline.texts("p")[0]
+    )
     assert "in the textbook, on The Time Machine 1.0" in outline.texts("tr")
     text = " ".join(outline.texts("header") + outline.texts("main"))
     assert "scratch" not in text and "fused" not in text and "compared" not in text
 
 
-def made(root, variants):
-    """The page of ``variants``, not all of which are among those that the project knows."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        found = Inputs(variants)
-        listed = list(figures(found))
-        write_pictures([figure.path for figure in listed])
-        return render(found, [Picture.read(figure) for figure in listed])
-
-
 def test_a_variant_without_gates_is_left_out_of_what_needs_them(tmp_path):
     root = write_project(tmp_path / "p", ["lstm", "concise"])
-    outline = Outline(made(root, ["lstm", "concise"]))
-    assert outline.texts("h1") == ["Two recurrent networks read a book"]
+    outline = Outline(build(root, ["lstm", "concise"]).read_text(encoding="utf-8"))
+    assert outline.texts("h1") == ["Results of two recurrent language models"]
     text = outline.texts("p")[0]
     assert "A recurrent network reads" in text and "lstm is PyTorch\u2019s nn.LSTM" in text
     assert "Training perplexity 1.07 1.07" in outline.texts("tr")
@@ -223,17 +249,18 @@ def test_a_variant_without_gates_is_left_out_of_what_needs_them(tmp_path):
     models = [i for i in outline.attributes("input") if i.get("name") == "model"]
     assert [i["value"] for i in models] == ["concise"]
     alts = [image["alt"] for image in outline.attributes("img")]
-    assert sum("Heat map" in alt for alt in alts) == 1 and len(alts) == 11
+    assert sum("Heat map" in alt for alt in alts) == 2 and len(alts) == 22
 
 
 def test_without_gates_there_is_no_text_to_read_along(tmp_path):
-    outline = Outline(made(write_project(tmp_path / "p", ["lstm"]), ["lstm"]))
+    page = build(write_project(tmp_path / "p", ["lstm"]), ["lstm"])
+    outline = Outline(page.read_text(encoding="utf-8"))
     assert not outline.open
-    assert outline.texts("h1") == ["A recurrent network reads a book"]
+    assert outline.texts("h1") == ["Results of a recurrent language model"]
     assert "#read" not in {link["href"] for link in outline.attributes("a")}
-    assert len(outline.texts("script")) == 1  # the button's
+    assert len(outline.texts("script")) == 1  # that of theme and pictures
     assert "GRU" not in " ".join(outline.texts("header"))
-    assert len(outline.attributes("img")) == 6
+    assert len(outline.attributes("img")) == 12
     assert "in the textbook" not in " ".join(outline.texts("table"))
 
 
@@ -244,6 +271,8 @@ INPUTS = {
     "models/scratch/card.json": "evaluate@scratch",
     "analysis/summary.json": "analysis/dvc.yaml:summarise",
     "metrics/train/concise.json": "evaluate@concise",
+    "metrics/evaluate/scratch.json": "evaluate@scratch",
+    "analysis/uncertainty/fused.json": "evaluate@fused",
     "metrics/timing/fused.json": "evaluate@fused",
     "metrics/export/scratch.json": "analysis/dvc.yaml:export@scratch",
     "analysis/gates/concise.json": "analysis/dvc.yaml:gates@concise",

@@ -22,7 +22,9 @@ needs_chromium = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    return build(write_project(tmp_path_factory.mktemp("report") / "project"))
+    """A page whose pictures are as large as real ones."""
+    root = write_project(tmp_path_factory.mktemp("report") / "project")
+    return build(root, width=1140, height=630)
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +185,21 @@ def test_the_mouse_shows_what_else_was_expected(page):
     assert page.locator("#detail").get_attribute("aria-live") == "polite"
 
 
+def opens_at(split):
+    """The position of the first model's largest surprise."""
+    return int(np.nanargmax(gate_arrays().readings[split].surprise))
+
+
+@needs_chromium
+def test_the_text_opens_on_the_largest_surprise(page):
+    assert opens_at("val") > 0
+    assert_shows(page, "scratch", "val", opens_at("val"))
+    choose(page, "passage", "train")
+    assert_shows(page, "scratch", "train", opens_at("train"))
+    choose(page, "model", "fused")  # the position stays
+    assert_shows(page, "fused", "train", opens_at("train"))
+
+
 @needs_chromium
 def test_the_arrow_keys_go_through_the_text(page):
     focused = "Number(document.activeElement.dataset.position)"
@@ -191,7 +208,8 @@ def test_the_arrow_keys_go_through_the_text(page):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.role") == "option":
             break
-    assert page.evaluate(focused) == 0, "the text cannot be reached with the Tab key"
+    assert page.evaluate(focused) == opens_at("val"), "the Tab key does not reach the text"
+    page.keyboard.press("Home")
     for _ in range(3):
         page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowLeft")
@@ -283,20 +301,111 @@ def test_scales_are_even_and_need_no_colour_vision(scale):
     assert np.abs(lightness).max() / np.abs(lightness).min() < 1.35
 
 
+def shown(page, within="figure"):
+    """The themes whose pictures are shown, and whether all shown pictures have been decoded."""
+    images = page.locator(f"{within} img")
+    found = """(images) => images.filter((image) => image.checkVisibility())
+        .map((image) => [image.className, image.naturalWidth])"""
+    themes = images.evaluate_all(found)
+    assert all(width == 1140 for _, width in themes)
+    return {theme for theme, _ in themes}
+
+
 @needs_chromium
-def test_the_button_changes_the_scheme(page):
+def test_the_button_changes_the_theme(page):
     prefer(page, "dark")
     dark = style(page, "html", "background-color")
     assert page.locator("#theme").text_content() == "Light page"
+    assert shown(page) == {"dark"}
     page.locator("#theme").click()
     assert style(page, "html", "background-color") != dark
+    assert shown(page) == {"light"}
     prefer(page, "light")
+    assert shown(page) == {"light"}
     page.locator("#theme").click()
     assert style(page, "html", "background-color") == dark
+    assert shown(page) == {"dark"}
+    picture = page.locator("img.dark").first
+    assert style(page, "figure img.dark >> nth=0", "background-color") == dark
+    assert picture.get_attribute("alt")
 
 
 @needs_chromium
-@pytest.mark.parametrize("width", [320, 360, 768, 1000, 1600])
+def test_a_picture_follows_the_system_without_a_script(browser, report):
+    with opened(browser, report, java_script_enabled=False, color_scheme="dark") as page:
+        assert not page.locator("img.light").first.is_visible()
+        assert page.locator("img.dark").first.is_visible()
+        assert page.locator("figure button").count() == 0
+
+
+def focused_picture(page):
+    """The number of the picture whose button has the focus."""
+    return page.evaluate(
+        "[...document.querySelectorAll('.picture > button')].indexOf(document.activeElement)"
+    )
+
+
+@needs_chromium
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_keyboard_enlarges_a_picture(page, scheme):
+    prefer(page, scheme)
+    dialog = page.locator("dialog")
+    assert page.get_by_role("button", name="Bar chart of training speed").count() == 1
+    page.locator(".picture > button").nth(2).focus()
+    page.keyboard.press("Enter")
+    assert dialog.is_visible()
+    assert shown(page, "dialog") == {scheme}
+    page.set_viewport_size({"width": 700, "height": 500})
+    start = page.locator("dialog img:visible").bounding_box()
+    assert start["width"] == 1140  # its own size
+    page.keyboard.press("ArrowRight")  # the picture has the focus, and scrolls smoothly
+    for _ in range(100):
+        if page.locator("dialog img:visible").bounding_box()["x"] < start["x"]:
+            break
+        page.wait_for_timeout(20)
+    else:
+        pytest.fail("the picture does not scroll")
+    page.keyboard.press("Escape")
+    assert not dialog.is_visible()
+    assert focused_picture(page) == 2
+    page.keyboard.press("Space")
+    page.locator("#close").press("Enter")
+    assert not dialog.is_visible()
+    assert focused_picture(page) == 2
+
+
+@needs_chromium
+def test_a_click_beside_the_enlarged_picture_closes_it(page):
+    page.set_viewport_size({"width": 1400, "height": 900})
+    dialog = page.locator("dialog")
+    page.locator(".picture > button").nth(1).click()
+    page.locator("dialog img:visible").click()
+    assert dialog.is_visible()
+    page.mouse.click(20, 860)
+    assert not dialog.is_visible()
+    assert focused_picture(page) == 1
+
+
+@needs_chromium
+def test_a_phone_shows_pictures_at_a_legible_size(browser, report):
+    with opened(browser, report, is_mobile=True, has_touch=True) as page:
+        page.set_viewport_size({"width": 390, "height": 844})
+        picture = page.locator("figure img.light").first
+        points = picture.bounding_box()["width"] / (1140 / 150 * 72)  # CSS pixels per point
+        assert 8.5 * points >= 11  # 8.5 points: the notes in pictures
+        frame = page.locator(".picture").first
+        wide, seen = frame.evaluate("(frame) => [frame.scrollWidth, frame.clientWidth]")
+        assert wide > seen and seen <= 390
+        assert page.locator(".when-narrow").is_visible()
+        frame.tap()
+        assert page.locator("dialog img.light").bounding_box()["width"] == 1140
+        page.locator("#close").tap()
+        assert not page.locator("dialog").is_visible()
+        assert focused_picture(page) == 0
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [320, 390, 768, 1000, 1600])
 def test_nothing_is_wider_than_the_screen(browser, report, width):
     phone = width < 500
     with opened(browser, report, is_mobile=phone, has_touch=phone) as page:
@@ -305,7 +414,7 @@ def test_nothing_is_wider_than_the_screen(browser, report, width):
             choose(page, "view", view)
             assert page.evaluate("document.scrollingElement.scrollWidth") <= width
             outside = """(width) => [...document.querySelectorAll("body *")]
-                .filter((element) => !element.closest(".long, .skip")
+                .filter((element) => !element.closest(".long, .skip, .picture")
                     && element.getBoundingClientRect().right > width + 0.5)
                 .map((element) => element.outerHTML)"""
             assert page.evaluate(outside, width) == []
@@ -321,9 +430,18 @@ def test_a_tap_shows_the_same_as_the_mouse(browser, report):
 
 @needs_chromium
 def test_on_paper_the_page_is_light_and_without_controls(page):
-    page.emulate_media(media="print", color_scheme="dark")
-    assert style(page, "#controls", "display") == "none"
-    assert contrast(page, style(page, "html", "background-color"), "black") > 18
+    page.emulate_media(color_scheme="light")
+    page.locator("#theme").click()
+    assert shown(page) == {"dark"}
+    for scheme in ("light", "dark"):
+        page.emulate_media(media="print", color_scheme=scheme)
+        assert style(page, "#controls", "display") == "none"
+        assert contrast(page, style(page, "html", "background-color"), "black") > 18
+        assert shown(page) == {"light"}
+        page.set_viewport_size({"width": 650, "height": 900})  # about A4 without its margins
+        frame = page.locator(".picture").first
+        assert frame.evaluate("(frame) => frame.scrollWidth <= frame.clientWidth")
+        assert not page.locator(".when-narrow").is_visible()
 
 
 @needs_chromium

@@ -17,6 +17,7 @@ from gru_lm.results.card import Card
 from gru_lm.results.export import ExportCheck
 from gru_lm.results.gates import PASSAGES, GateArrays, GateStudy, LeftOut, read_gate_study
 from gru_lm.results.samples import read_samples
+from gru_lm.results.scores import Scores
 from gru_lm.results.seeds import Summary
 from gru_lm.results.training import Curve, Timing, Training, read_curve
 from gru_lm.results.uncertainty import Uncertainty
@@ -33,6 +34,12 @@ class Inputs:
 
     def __init__(self, variants: Sequence[str]) -> None:
         self.variants = variants
+
+    def read_all(self) -> None:
+        """Read every result now, so that an unusable one is found before a picture is drawn."""
+        for name, member in vars(type(self)).items():
+            if isinstance(member, cached_property):
+                getattr(self, name)
 
     def _by_variant(self, read: Callable[[Path], Content], pattern: str) -> dict[str, Content]:
         return {name: read(Path(pattern.format(name))) for name in self.variants}
@@ -76,6 +83,11 @@ class Inputs:
     def training(self) -> dict[str, Training]:
         """What each training reached."""
         return self._by_variant(Training.read, "metrics/train/{}.json")
+
+    @cached_property
+    def scores(self) -> dict[str, Scores]:
+        """How well each model predicts each split, read in one piece."""
+        return self._by_variant(Scores.read, "metrics/evaluate/{}.json")
 
     @cached_property
     def timings(self) -> dict[str, Timing]:

@@ -1,7 +1,7 @@
-"""One page about an experiment: its numbers, its pictures, and a text to read with the models.
+"""A page about an experiment: its results, its figures, and a passage to explore.
 
-The page (page/page.html, with the styles and scripts beside it put into it) is a single file that
-asks the network for nothing: pictures are data URLs, and the script reads one JSON document. Its
+The page is page/page.html with the styles and scripts of that folder inserted. It is a single file
+and needs no network: pictures are data URLs, and the script reads one JSON document. Its
 Content-Security-Policy allows these and nothing else.
 """
 
@@ -11,7 +11,7 @@ import base64
 import hashlib
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,48 +20,64 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from gru_lm.core.errors import DamagedFile, MissingFile
-from gru_lm.report import wording
-from gru_lm.report.drawing import findings
+from gru_lm.report import conclusions, wording
+from gru_lm.report.dark import dark
 from gru_lm.report.figures import Figure
 from gru_lm.report.inputs import Inputs
 from gru_lm.report.reader import PASSAGES, reading_document, script_json
 from gru_lm.report.wording import SPLIT_NAMES
-from gru_lm.results.seeds import Spread, Summary
+from gru_lm.results.seeds import Spread
 
 FOLDER: Final = Path(__file__).parent / "page"
 STYLES: Final = ("page.css", "tables.css", "reader.css", "pictures.css", "media.css")  # in order
-FILTERS: Final = ("capitalised", "count", "figures", "minutes", "power", "typeset")
+FILTERS: Final = ("capitalised", "count", "figures", "listed", "minutes", "power", "typeset")
 PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure, and the PNG that was drawn of it."""
+    """A figure as two PNGs of the same size, for the light and for the dark page."""
 
     figure: Figure
-    png: bytes
-
-    @classmethod
-    def read(cls, figure: Figure) -> Picture:
-        """The picture of the figure that has been written. Raises UnusableFile."""
-        try:
-            png = figure.path.read_bytes()
-        except FileNotFoundError:
-            raise MissingFile(figure.path) from None
-        if png[:8] != PNG_SIGNATURE or len(png) < 24:
-            raise DamagedFile(figure.path, "it is not a PNG")
-        return cls(figure, png)
+    light: bytes
+    dark: bytes
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels, as the PNG's header has them."""
-        width, height = struct.unpack(">II", self.png[16:24])
+        width, height = struct.unpack(">II", self.light[16:24])
         return width, height
 
     @property
-    def url(self) -> str:
-        """The picture itself as a data URL."""
-        return "data:image/png;base64," + base64.b64encode(self.png).decode()
+    def urls(self) -> dict[str, str]:
+        """The pictures themselves as data URLs, by the page's theme."""
+        pictures = {"light": self.light, "dark": self.dark}
+        return {
+            theme: "data:image/png;base64," + base64.b64encode(png).decode()
+            for theme, png in pictures.items()
+        }
+
+
+def pictures_of(inputs: Inputs, figures: Iterable[Figure]) -> list[Picture]:
+    """The figures as their pipelines have written them, and as this function draws them dark.
+
+    Raises UnusableFile, before anything is drawn, if a result or a picture is missing or damaged.
+    """
+    inputs.read_all()
+    written = [(figure, read_png(figure.path)) for figure in figures]
+    with dark():
+        return [Picture(figure, light, figure.png(inputs)) for figure, light in written]
+
+
+def read_png(path: Path) -> bytes:
+    """The PNG file ``path``. Raises UnusableFile."""
+    try:
+        png = path.read_bytes()
+    except FileNotFoundError:
+        raise MissingFile(path) from None
+    if png[:8] != PNG_SIGNATURE or len(png) < 24:
+        raise DamagedFile(path, "it is not a PNG")
+    return png
 
 
 def render(inputs: Inputs, pictures: Sequence[Picture]) -> str:
@@ -74,8 +90,8 @@ def render(inputs: Inputs, pictures: Sequence[Picture]) -> str:
         lstrip_blocks=True,
     )
     filters = {name: getattr(wording, name) for name in FILTERS}
-    environment.filters |= {**filters, "perplexity": findings.perplexity, "spread": spread}
-    scripts = ["theme.js", *(["reader.js"] if inputs.gates else [])]
+    environment.filters |= {**filters, "spread": spread}
+    scripts = ["theme.js", "pictures.js", *(["reader.js"] if inputs.gates else [])]
     css, js = (
         "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in names)
         for names in (STYLES, scripts)
@@ -94,9 +110,12 @@ def render(inputs: Inputs, pictures: Sequence[Picture]) -> str:
         splits=SPLIT_NAMES,
         passages=PASSAGES,
         blind_guess=math.log2(len(inputs.vocabulary)),
-        predictors=predictors(inputs.summary),
-        best={s: min(findings.bits_per_token(inputs.summary, s).values()) for s in SPLIT_NAMES},
-        finding=findings.best_on_test(inputs.summary, inputs.unit),
+        conclusions=conclusions.of_page(
+            inputs.summary, inputs.training, len(inputs.vocabulary), inputs.unit
+        ),
+        kept=conclusions.kept(inputs.training),
+        best_known=all(one.best_val for one in inputs.training.values()),
+        textbook=[name for name, aim in inputs.textbook.items() if aim is not None],
         headings=list(dict.fromkeys(picture.figure.heading for picture in pictures)),
         pictures=pictures,
         sample_headings=list(dict.fromkeys(h for texts in inputs.samples.values() for h in texts)),
@@ -105,10 +124,10 @@ def render(inputs: Inputs, pictures: Sequence[Picture]) -> str:
 
 def title(models: int, gated: bool) -> str:
     """The page's title, by the number of ``models``; ``gated`` if all have a GRU's gates."""
-    kind = "gated recurrent unit" if gated else "recurrent network"
+    kind = "GRU language model" if gated else "recurrent language model"
     if models == 1:
-        return f"A {kind} reads a book"
-    return wording.capitalised(f"{wording.count(models)} {kind}s read a book")
+        return f"Results of a {kind}"
+    return f"Results of {wording.count(models)} {kind}s"
 
 
 def content_security_policy(css: str, js: str) -> str:
@@ -121,16 +140,6 @@ def content_security_policy(css: str, js: str) -> str:
         f"default-src 'none'; img-src data:; style-src 'sha256-{digest(css)}'; "
         f"script-src 'sha256-{digest(js)}'; base-uri 'none'; form-action 'none'"
     )
-
-
-def predictors(summary: Summary) -> dict[str, dict[str, dict[str, float]]]:
-    """Bits per token by kind of predictor, name and split."""
-    bits = {split: findings.bits_per_token(summary, split) for split in SPLIT_NAMES}
-    kinds = {"Models": list(summary.models), "Baselines": list(summary.baselines)}
-    return {
-        kind: {name: {split: bits[split][name] for split in SPLIT_NAMES} for name in names}
-        for kind, names in kinds.items()
-    }
 
 
 def spread(value: Spread) -> Markup:

@@ -19,7 +19,7 @@ PASSAGES: Final = ("val", "train")  # in the order in which the page offers them
 
 
 def reading_document(gates: Mapping[str, GateArrays], vocabulary: Vocabulary) -> dict[str, Any]:
-    """What page/reader.js describes. All variants have read the same passages."""
+    """The document that page/reader.js describes. All variants have read the same passages."""
     first = next(iter(gates.values())).readings
     readings = [model.readings[split] for model in gates.values() for split in PASSAGES]
     numbers = [array.ravel() for r in readings for array in (r.tokens, r.top_tokens)]
@@ -31,6 +31,7 @@ def reading_document(gates: Mapping[str, GateArrays], vocabulary: Vocabulary) ->
         "space": SPACE,
         "scaleTop": scale_top(reading.surprise for reading in readings),
         "texts": [visible(vocabulary.tokens[number]) for number in place],
+        "openAt": {split: most_surprising(first[split].surprise) for split in PASSAGES},
         "passages": {s: [place[int(number)] for number in first[s].tokens] for s in PASSAGES},
         "models": {
             variant: {
@@ -56,6 +57,15 @@ def quantise(gate: np.ndarray) -> bytes:
     """Gate values between 0 and 1 (L, H) as a byte each, row by row: off by 1/510 at most."""
     quantised: bytes = np.rint(gate * 255).astype(np.uint8).tobytes()
     return quantised
+
+
+def most_surprising(surprise: np.ndarray) -> int:
+    """The position with the largest ``surprise`` (L,), the first of equals.
+
+    A position that was not predicted is NaN and is chosen only if there is no other: then it is 0.
+    """
+    predicted = np.nan_to_num(surprise, nan=-1.0)
+    return int(predicted.argmax())
 
 
 def scale_top(surprises: Iterable[np.ndarray]) -> int:

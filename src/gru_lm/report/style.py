@@ -6,7 +6,8 @@ matplotlib is imported when a picture is drawn. The page needs the list of figur
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -68,8 +69,15 @@ def notice(text: str) -> bytes:
     return to_png(figure)
 
 
+# The last change to a figure before it is saved, if there is one. The report sets it, to draw the
+# same pictures for its dark form.
+finish: Final[ContextVar[Callable[[Figure], None] | None]] = ContextVar("finish", default=None)
+
+
 def to_png(figure: Figure) -> bytes:
     """The bytes of ``figure`` as a PNG file."""
+    if (change := finish.get()) is not None:
+        change(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

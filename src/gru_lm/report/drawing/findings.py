@@ -126,22 +126,6 @@ def bits_per_token(summary: Summary, split: str) -> dict[str, float]:
     }
 
 
-def best_on_test(summary: Summary, unit: str) -> str:
-    """The best model and the best baseline on the test split."""
-    bits = bits_per_token(summary, "test")
-    model = min(summary.models, key=bits.__getitem__)
-    who = model if len(summary.models) == 1 else f"the best model ({model})"
-    text = f"On the test text, to which nothing was fitted, {who} takes {bits[model]:.2f} bits"
-    if not summary.baselines:
-        return f"{text} per {unit}."
-    rival = min(summary.baselines, key=bits.__getitem__)
-    verdict = "better" if bits[model] < bits[rival] else "worse"
-    return (
-        f"{text} per {unit}: {verdict} than the best baseline ({rival}), which takes "
-        f"{bits[rival]:.2f}."
-    )
-
-
 def _baseline(name: str) -> str:
     return f"the {name} model" if name.endswith("gram") else name
 

@@ -1,15 +1,16 @@
-/* The text to read along. It reads one document, the element #data:
+/* The passage to explore. Its data are the JSON document in the element #data:
 
-   unit        what a token is called
-   lineBreak   how a line break is shown
-   space       how a space is shown
+   unit        the name of a token: character or word
+   lineBreak   the sign for a line break
+   space       the sign for a space
    scaleTop    the surprise, in bits, at the end of the colour scale
-   texts       [as shown, as called] of each token that occurs
+   texts       [text shown, name] of each token that occurs
+   openAt      by split: the position that the panel shows first
    passages    by split: the tokens, as places in texts
    models      by variant: timeConstant, meanUpdate and meanReset of each unit (null: infinite), and
                readings by split: surprise (null: not predicted) and alternatives, [token,
                probability], of each position; update and reset, a byte for each position and
-               unit, 255 standing for 1, in base64 */
+               unit, 255 for 1, in base64 */
 
 {
   const data = JSON.parse(document.getElementById("data").textContent);
@@ -35,7 +36,7 @@
     return element;
   }
 
-  const gates = new Map(); // base64 to bytes, decoded when first asked for
+  const gates = new Map(); // base64 to bytes, decoded at first use
 
   function gate(kind, position) {
     const text = reading()[kind];
@@ -43,7 +44,7 @@
     return gates.get(text)[position * numberOfUnits() + unit()] / 255;
   }
 
-  /* The place of a position on the colour scale, from 0 to 1; null where nothing was predicted. */
+  /* The place of a position on the colour scale, from 0 to 1; null if the token was not predicted. */
   function place(position) {
     if (view() !== "surprise") return gate(view(), position);
     const bits = reading().surprise[position];
@@ -78,7 +79,7 @@
       else if (words) passage.append(" ");
       else if (token.textContent === data.space) passage.append(make("wbr"));
     }
-    current = Math.min(current, tokens.length - 1);
+    current = data.openAt[split];
   }
 
   function colour() {
@@ -121,7 +122,7 @@
       `mean update gate ${rounded(meanUpdate[number])}, mean reset gate ${rounded(meanReset[number])}`;
   }
 
-  /* The numbers of the units in the order that the slider goes through them. */
+  /* The numbers of the units in the slider's order. */
   function unitOrder() {
     const numbers = [...Array(numberOfUnits()).keys()];
     if (order.value === "number") return numbers;
@@ -129,7 +130,7 @@
     return numbers.sort((a, b) => (time[a] === time[b] ? a - b : time[a] - time[b]));
   }
 
-  /* Put the panel onto a position. */
+  /* Show a position in the panel. */
   function show(position) {
     tokens[current].tabIndex = -1;
     tokens[current].setAttribute("aria-selected", "false");
@@ -141,7 +142,7 @@
     const [text, name] = data.texts[number];
     const facts = make("p", { className: "facts" }, make("span", { className: "token", textContent: text }));
     if (text !== name) facts.append(make("span", { className: "aside", textContent: name }));
-    facts.append(bits === null ? "not predicted" : `${bits.toFixed(2)} bits`);
+    facts.append(bits === null ? "not predicted, as nothing comes before it" : `${bits.toFixed(2)} bits`);
     const where = `${data.unit} ${position + 1} of ${tokens.length}`;
     detail.replaceChildren(facts, make("p", { className: "aside", textContent: where }));
     if (view() !== "surprise") {
@@ -151,7 +152,7 @@
     if (bits !== null) detail.append(alternatives(position, number, 2 ** -bits));
   }
 
-  /* The likeliest tokens, and the one that came where it is not among them, with their bars. */
+  /* The most probable tokens with their bars, and the token that came if it is not one of them. */
   function alternatives(position, came, probability) {
     const rows = reading().alternatives[position];
     const missing = rows.every(([number]) => number !== came);
@@ -209,7 +210,7 @@
     if (position !== null && position !== current) show(position);
   }
 
-  /* Bring everything in line with what the form says. */
+  /* Redraw everything as the form's settings require. */
   function update(event) {
     if (event?.target === unitInput && !unitInput.value) return; // being typed
     const numbers = unitOrder();

@@ -1,6 +1,6 @@
 "use strict";
 
-/* The button that turns the page light or dark, whatever the system prefers. */
+/* The button that switches between the light and the dark theme. Until then the system decides. */
 {
   const button = document.getElementById("theme");
   const system = matchMedia("(prefers-color-scheme: dark)");
@@ -9,7 +9,7 @@
   const label = () => (button.textContent = dark() ? "Light page" : "Dark page");
   button.addEventListener("click", () => {
     chosen = dark() ? "light" : "dark";
-    document.documentElement.style.colorScheme = chosen;
+    document.documentElement.dataset.theme = chosen;
     label();
   });
   system.addEventListener("change", label);
