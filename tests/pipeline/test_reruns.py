@@ -214,7 +214,7 @@ def test_a_remote_spares_others_the_work(pipeline: Pipeline, tmp_path: Path) -> 
 def test_branches_that_both_trained_merge_and_repro_mends(
     scratch: Pipeline, tmp_path: Path
 ) -> None:
-    """This follows docs/experiments.md, with and without git's merge driver."""
+    """This follows docs/sharing.md, with and without git's merge driver."""
     for branch, key, value in (("slow", "train.lr", 0.5), ("long", "train.epochs", 4)):
         scratch.git("checkout", "--quiet", "-b", branch, "main")
         scratch.dvc("checkout")
