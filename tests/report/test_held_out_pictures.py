@@ -87,3 +87,6 @@ def test_colours_are_by_order_and_labels_from_the_cards():
     assert found["lstm"].label == "lstm (nn.LSTM)"
     many = looks({f"v{n}": CARDS["lstm"] for n in range(30)})
     assert {look.colour for look in many.values()} == set(PALETTE)
+    assert len({(look.colour, look.dash, look.marker) for look in many.values()}) == 30
+    seven = list(many.values())[: len(PALETTE)]
+    assert len({look.dash for look in seven}) == len({look.marker for look in seven}) == 7

@@ -22,24 +22,46 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart with every common kind of colour blindness. Yellow, too pale
 # for a line, is left out.
 PALETTE: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+INK: Final = "#000000"
 GREY: Final = "#6B6B6B"
+PAPER: Final = "#FFFFFF"
+
+# With a dash and a marker of its own a variant is known in grey print as well. As many as colours.
+Dash = str | tuple[float, tuple[float, ...]]  # a line style of matplotlib
+DASHES: Final[tuple[Dash, ...]] = (
+    "-",
+    (0, (5, 1.6)),
+    (0, (1.1, 1.1)),
+    (0, (6, 1.5, 1.1, 1.5)),
+    (0, (2.6, 1.2)),
+    (0, (6, 1.4, 1.1, 1.4, 1.1, 1.4)),
+    (0, (9, 3)),
+)
+MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a variant appears in pictures."""
+    """How a variant appears in pictures: its colour, the dash of its line and its marker."""
 
     name: str
     label: str
     colour: str
+    dash: Dash
+    marker: str
 
 
 def looks(cards: Mapping[str, Card]) -> dict[str, Look]:
-    """By variant, its label and, by its place among them, its colour."""
-    return {
-        name: Look(name, card.label, PALETTE[place % len(PALETTE)])
-        for place, (name, card) in enumerate(cards.items())
-    }
+    """By variant, its label and, by its place among them, its colour, dash and marker.
+
+    From the eighth on the colours return, each with another dash and marker.
+    """
+    found = {}
+    for place, (name, card) in enumerate(cards.items()):
+        other = (place + place // len(PALETTE)) % len(MARKERS)
+        colour = PALETTE[place % len(PALETTE)]
+        found[name] = Look(name, card.label, colour, DASHES[other], MARKERS[other])
+    return found
 
 
 def empty_figure(height: float) -> Figure:
