@@ -6,11 +6,13 @@ matplotlib is imported when a picture is drawn. The page needs the list of figur
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from gru_lm.report.lettering import set_fonts, wrap
 from gru_lm.results.card import Card
 
 if TYPE_CHECKING:
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+
+WIDTH: Final = 7.6  # inches, a README's column
+MARGIN: Final = 0.1  # inches kept free at the left and right of a text that spans the picture
+TITLE, PANEL_TITLE, SMALL = 11, 9.5, 9  # points
 
 # Okabe and Ito's colours, told apart with every common kind of colour blindness. Yellow, too pale
 # for a line, is left out.
@@ -64,12 +70,12 @@ def looks(cards: Mapping[str, Card]) -> dict[str, Look]:
     return found
 
 
-def empty_figure(height: float) -> Figure:
-    """A figure in the project's style, as wide as a README's column; ``height`` in inches."""
+def empty_figure(height: float, width: float = WIDTH) -> Figure:
+    """A figure in the project's style, of ``height`` and ``width`` in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.6, height), dpi=150, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -79,15 +85,50 @@ def new_figure(height: float = 4.2) -> tuple[Figure, Axes]:
     figure = empty_figure(height)
     axes = figure.add_subplot()
     open_frame(axes)
-    axes.title.set_fontsize(11)
+    axes.title.set_fontsize(TITLE)
     return figure, axes
+
+
+def small_multiples(
+    titles: Sequence[str], height: float, extra: float = 1.2, most: int = 3
+) -> tuple[Figure, list[Axes]]:
+    """A figure with a pair of axes for each of ``titles``, at most ``most`` in a row.
+
+    All have the same scales. Each row takes ``height`` inches, what is above and below ``extra``.
+    """
+    rows = math.ceil(len(titles) / most)
+    columns = math.ceil(len(titles) / rows)
+    lines = [panel_title(title, columns) for title in titles]
+    tallest = max(title.count("\n") for title in lines)
+    figure = empty_figure(extra + rows * (height + 0.16 * tallest))
+    panels: list[Axes] = []
+    for place, title in enumerate(lines):
+        first = panels[0] if panels else None
+        axes = figure.add_subplot(rows, columns, place + 1, sharex=first, sharey=first)
+        axes.set_title(title, fontsize=PANEL_TITLE)
+        axes.tick_params(labelleft=place % columns == 0, labelbottom=place + columns >= len(titles))
+        open_frame(axes)
+        panels.append(axes)
+    return figure, panels
+
+
+def panel_title(text: str, columns: int) -> str:
+    """``text``, each of its lines in as many as fit above one of ``columns`` panels."""
+    width = (WIDTH - 0.8) / columns - 0.1
+    return "\n".join(wrap(line, width, PANEL_TITLE) for line in text.split("\n"))
+
+
+def headline(figure: Figure, text: str) -> None:
+    """Write the picture's title, what it shows, in as many lines as its width asks for."""
+    width = figure.get_figwidth() - 2 * MARGIN
+    figure.suptitle(wrap(text, width, TITLE), fontsize=TITLE)
 
 
 def notice(text: str) -> bytes:
     """A PNG that only says ``text``, in place of a picture that cannot be drawn."""
     figure, axes = new_figure(height=1.6)
     axes.set_axis_off()
-    axes.set_title(text)
+    headline(figure, text)
     return to_png(figure)
 
 
@@ -98,6 +139,7 @@ finish: Final[ContextVar[Callable[[Figure], None] | None]] = ContextVar("finish"
 
 def to_png(figure: Figure) -> bytes:
     """The bytes of ``figure`` as a PNG file."""
+    set_fonts(figure)
     if (change := finish.get()) is not None:
         change(figure)
     buffer = io.BytesIO()
@@ -117,15 +159,29 @@ def key(colour: str, label: str, **properties: Any) -> Line2D:
     return Line2D([], [], color=colour, label=label, **properties)
 
 
-def keys(shown: Iterable[Look], **properties: Any) -> list[Line2D]:
-    """An entry for each variant, by its short name."""
-    return [key(look.colour, look.name, **properties) for look in shown]
+def keys(shown: Iterable[Look], line: bool = True, **properties: Any) -> list[Line2D]:
+    """An entry for each variant, by its short name: its marker and, with ``line``, its dash."""
+    return [
+        key(
+            look.colour,
+            wrap(look.name, WIDTH / 2, SMALL),
+            **({"ls": look.dash if line else "", "marker": look.marker} | properties),
+        )
+        for look in shown
+    ]
 
 
 def key_below(figure: Figure, handles: Sequence[Line2D], **properties: Any) -> None:
-    """A legend under the axes."""
-    defaults = {"ncols": 5, "frameon": False, "fontsize": 9}
-    figure.legend(handles=handles, loc="outside lower center", **(defaults | properties))
+    """A legend under the axes, in as many columns as the picture is wide enough for."""
+    properties = {"ncols": 6, "frameon": False, "fontsize": SMALL} | properties
+    room = (figure.get_figwidth() - 2 * MARGIN) * figure.dpi
+    for columns in range(min(properties.pop("ncols"), len(handles)), 0, -1):
+        legend = figure.legend(
+            handles=handles, loc="outside lower center", ncols=columns, **properties
+        )
+        if columns == 1 or legend.get_window_extent().width <= room:
+            break
+        legend.remove()
 
 
 def width_below(place: int, count: int, least: float = 1.4, step: float = 0.6) -> float:
@@ -148,6 +204,13 @@ def percent_axis(axis: Axis, symbol: str = " %") -> None:
 def thousands_axis(axis: Axis) -> None:
     """Write 30,000 rather than 30000."""
     axis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+
+
+def epoch_axis(axis: Axis) -> None:
+    """Whole epochs, few enough for a narrow panel."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(4, integer=True, steps=(1, 2, 5, 10)))
 
 
 def plain_log_y(axes: Axes) -> None:
