@@ -65,19 +65,24 @@ FIGURES: Final = (
         pipeline="main",
         heading="Learning",
         draw=lambda of, _: curves.training(of.looks, of.train_curves, of.textbook),
-        alt="Line chart of training perplexity by epoch, one line per variant, on a log scale.",
-        caption="Training perplexity by epoch. Compare where a line ends with the dashed line of "
-        "its colour, the textbook's result on The Time Machine. The spikes come from a large "
-        "learning rate.",
+        alt="Line charts of training perplexity by epoch on a log scale, one panel per variant, "
+        "with the textbook's result.",
+        caption="Training perplexity by epoch, one panel per variant. Compare where the line ends "
+        "with the dashed line, the textbook's result for that variant on The Time Machine. The "
+        "spikes come from a large learning rate.",
     ),
     Figure(
         name="overfitting",
         pipeline="main",
         heading="Learning",
         draw=lambda of, _: curves.overfitting(of.looks, of.train_curves, of.val_curves),
-        alt="Line chart of validation and training perplexity by epoch on a log scale.",
-        caption="The same training beside the validation split. Where the validation line turns "
-        "up while the training line goes on down, the model begins to memorise its text.",
+        alt="Line charts of validation and training perplexity by epoch on a log scale, one panel "
+        "per variant, with the best epoch marked.",
+        caption="The same training beside the validation split. If the validation line turns up "
+        "while the training line goes on down, the model begins to memorise its text. During "
+        "training the validation split is read in as many rows as a minibatch has sequences (32 by "
+        "default), each from an empty state. The evaluation reads it as one text, so its figures "
+        "differ a little.",
     ),
     Figure(
         name="speed",
@@ -85,8 +90,8 @@ FIGURES: Final = (
         heading="Learning",
         draw=lambda of, _: curves.speed(of.looks, of.timings),
         alt="Bar chart of training speed in tokens per second by variant.",
-        caption="Training speed on the machine that made this page. Compare the bars with each "
-        "other rather than with another machine's.",
+        caption="Training speed on the machine that made this page, rounded to two digits. Compare "
+        "the bars with each other rather than with another machine's.",
     ),
     Figure(
         name="held_out",
@@ -96,16 +101,22 @@ FIGURES: Final = (
         alt="Dot plot of bits per token on each split, one row per predictor, models beside "
         "baselines.",
         caption="Models and baselines by the bits that they need. Look at which n-grams are above "
-        "the models, and how far a model's result on its training text lies from the others.",
+        "the models, and how far a model's result on its training text lies from the others. A "
+        "star is a model at its best epoch. That epoch was chosen on the validation split, so the "
+        "star is an optimistic estimate.",
     ),
     Figure(
         name="calibration",
         pipeline="main",
         heading="On unseen text",
         draw=lambda of, _: uncertainty.calibration(of.looks, of.uncertainty),
-        alt="Two reliability diagrams, training and validation: accuracy by confidence.",
-        caption="How often the top prediction is right, by how sure the model was of it. On the "
-        "diagonal its probabilities can be believed; below it the model is overconfident.",
+        alt="Reliability diagrams of each variant on the training, validation and test splits: "
+        "accuracy by confidence.",
+        caption="How often the top prediction is right, by how sure the model was of it (its "
+        "confidence). On the diagonal its probabilities can be believed; below it the model is "
+        "overconfident. Lines are 95 % Wilson intervals, which take the predictions as "
+        "independent. The calibration error is the mean distance from the diagonal, weighted by "
+        "the share of the predictions. The figures in the title are of the validation split.",
     ),
     Figure(
         name="uncertainty",
@@ -114,9 +125,11 @@ FIGURES: Final = (
         draw=lambda of, _: uncertainty.where_uncertain(of.looks, of.uncertainty),
         alt="Dot plot of perplexity by place in the word and kind of character, and of the "
         "perplexity that the model expected.",
-        caption="Where the surprise is largest. A dot is the perplexity that was reached, a dash "
-        "the one that the model expected. The longer the line between them, the more overconfident "
-        "the model is there.",
+        caption="Where the surprise is largest. The variant's marker is the perplexity that it "
+        "reached, a dash the one that it expected. The longer the line between them, the more "
+        "overconfident the model is there. The figures in the title are of the validation split "
+        "and, if there are several variants, their geometric mean. The two splits have scales of "
+        "their own.",
     ),
     Figure(
         name="context",
@@ -148,9 +161,10 @@ FIGURES: Final = (
             {name: arrays.time_constant for name, arrays in of.gate_arrays.items()},
             of.unit,
         ),
-        alt="Distribution of the units' time constants by variant.",
-        caption="How long units remember through their own leak alone. Look at where most of them "
-        "lie, and at the tail of those with a long memory.",
+        alt="Cumulative distribution of the units' time constants, one line per variant.",
+        caption="How long units remember through their own leak alone. A line shows the share of "
+        "the units with at most that time constant; the marker is the median unit. Look at how "
+        "steep a line is, and at how late it reaches 100 %.",
         needs_gates=True,
     ),
     Figure(
@@ -160,9 +174,10 @@ FIGURES: Final = (
         draw=lambda of, _: gates.activity(
             of.gated_looks, {name: study.activity for name, study in of.gates.items()}
         ),
-        alt="Mean of the update and the reset gate by place in the word.",
-        caption="The gates at the first letter of a word, inside a word and at white space. A gate "
-        "that ignored the text would have the same mean at all three.",
+        alt="Dot plot of the mean of the update and the reset gate by place in the word.",
+        caption="The gates at the first letter of a word, inside a word and at white space, on the "
+        "whole scale of a gate, 0 to 1. A gate that ignored the text would have the same mean at "
+        "all three.",
         needs_gates=True,
     ),
     Figure(
@@ -173,9 +188,10 @@ FIGURES: Final = (
             of.looks[variant], of.gate_arrays[variant], of.vocabulary.tokens, of.unit
         ),
         alt=f"Heat map of {EACH}'s gates by unit and token.",
-        caption="Columns are the tokens of a passage, rows the units, ordered by their time "
-        "constant. Look for columns that change all at once, as at the start of a word, and for "
-        "rows that stay dark or light throughout.",
+        caption="Columns are the tokens of a passage, rows are units in the order of their time "
+        "constant. If there are more than 48 units, 48 are shown, at equal steps of that order. "
+        "The percentages in the title are of all units. Look for columns that change all at once, "
+        "as at the start of a word, and for rows that stay dark or light throughout.",
         needs_gates=True,
     ),
 )

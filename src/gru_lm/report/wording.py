@@ -40,6 +40,11 @@ def figures(value: float) -> str:
     return f"{value:#.3g}".rstrip(".")
 
 
+def rounded(value: float) -> str:
+    """Two significant figures, as of a speed that another run would not repeat: 36,000."""
+    return f"{float(f'{value:.2g}'):,.0f}" if abs(value) >= 9.5 else f"{value:.2g}"
+
+
 def span(values: Iterable[float], write: Callable[[float], str] = figures) -> str:
     """The lowest and the highest of ``values``, or one figure if both are written the same."""
     values = list(values)

@@ -1,26 +1,41 @@
 """The pictures of the training: curves by epoch, and speed.
 
 As all drawing modules, it makes PNGs of what it is given and reads no file. ``looks`` name the
-variants that are drawn, in their order.
+variants that are drawn, in their order. Curves that nearly coincide would hide each other, so each
+variant has a panel of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
 
 from gru_lm.report.drawing import findings
+from gru_lm.report.lettering import wrap
 from gru_lm.report.style import (
     GREY,
+    INK,
+    PAPER,
+    SMALL,
+    WIDTH,
     Look,
+    epoch_axis,
+    headline,
     key,
+    key_below,
     new_figure,
     plain_log_y,
+    small_multiples,
     thousands_axis,
     to_png,
-    width_below,
 )
-from gru_lm.report.wording import figures
+from gru_lm.report.wording import figures, rounded
 from gru_lm.results.training import Curve, Timing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+DOTS: Final = (0, (1.2, 1.2))
 
 
 def training(
@@ -28,86 +43,110 @@ def training(
     curves: Mapping[str, Curve],
     textbook: Mapping[str, float | None],
 ) -> bytes:
-    """Training perplexity by epoch on a log axis, with the textbook's figures: a PNG.
+    """Training perplexity by epoch on a log axis, one panel per variant: a PNG.
 
-    ``curves`` are (epoch, perplexity) rows; ``textbook`` is None if the chapter has no figure.
+    ``curves`` are (epoch, perplexity) rows. ``textbook`` has the perplexity that the chapter gives
+    for the same variant, or None; a line in the variant's panel shows it.
     """
-    figure, axes = new_figure()
-    handles = []
-    for place, (variant, look) in enumerate(looks.items()):
-        rows, aim = curves[variant], textbook[variant]
-        width = width_below(place, len(looks), least=1.2, step=0.7)
-        axes.plot(*zip(*rows, strict=True), color=look.colour, lw=width)
-        label = f"{look.label}: {rows[-1][1]:.2f}"
-        if aim is not None:
-            axes.axhline(aim, color=look.colour, lw=1.1, ls="--", zorder=1)
-            label += f" (textbook: {aim:.1f})"
-        handles.append(key(look.colour, label, lw=2))
-    if any(aim is not None for aim in textbook.values()):
-        handles.append(key(GREY, "the textbook's result", lw=1.1, ls="--"))
-    axes.set_yscale("log")
-    axes.margins(y=0.08)
-    plain_log_y(axes)
+    titles = []
+    for variant, look in looks.items():
+        against = "" if textbook[variant] is not None else "\nnot in the textbook"
+        titles.append(f"{look.label}\nends at {figures(curves[variant][-1][1])}{against}")
+    figure, panels = small_multiples(titles, height=2.6)
+    for axes, (variant, look) in zip(panels, looks.items(), strict=True):
+        for other in looks:
+            if other != variant:
+                axes.plot(*zip(*curves[other], strict=True), color=GREY, lw=0.7, alpha=0.45)
+        axes.plot(*zip(*curves[variant], strict=True), color=look.colour, lw=1.6)
+        if (aim := textbook[variant]) is not None:
+            axes.axhline(aim, color=INK, lw=1, ls="--", zorder=3)
+            place = axes.get_yaxis_transform()
+            label = f"textbook: {aim:.1f}"
+            axes.text(0.03, aim, label, transform=place, va="bottom", fontsize=SMALL)
+    _perplexity_axes(panels, "training perplexity\n(log scale; lower is better)")
     last = {variant: curves[variant][-1][1] for variant in looks}
-    axes.set_title(findings.training(last, textbook))
-    axes.locator_params(axis="x", integer=True)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("training perplexity (log scale)")
-    axes.legend(handles=handles, frameon=False, title="after the last epoch", alignment="left")
+    headline(figure, findings.training(last, textbook))
+    handles = [key(INK, "the variant named above", lw=1.6)]
+    if len(looks) > 1:
+        handles.append(key(GREY, "the other variants", lw=0.9, alpha=0.6))
+    if any(textbook[variant] is not None for variant in looks):
+        handles.append(key(INK, "the textbook's result for it", lw=1, ls="--"))
+    key_below(figure, handles)
     return to_png(figure)
 
 
 def overfitting(
     looks: Mapping[str, Look], train: Mapping[str, Curve], val: Mapping[str, Curve]
 ) -> bytes:
-    """Training and validation perplexity by epoch, the lowest of validation marked: a PNG.
+    """Training and validation perplexity by epoch, one panel per variant: a PNG.
 
-    A curve may have no rows.
+    The best epoch, that of the lowest validation perplexity, is marked. A curve may have no rows.
     """
-    figure, axes = new_figure()
-    handles = []
-    for place, (variant, look) in enumerate(looks.items()):
-        width = width_below(place, len(looks))
-        label = look.label
-        if train[variant]:
-            rows = zip(*train[variant], strict=True)
-            axes.plot(*rows, color=look.colour, lw=width * 0.6, ls=":")
+    titles = []
+    for variant, look in looks.items():
         if val[variant]:
-            axes.plot(*zip(*val[variant], strict=True), color=look.colour, lw=width)
             epoch, least = findings.lowest(val[variant])
-            axes.plot(epoch, least, "o", color=look.colour, mec="white", ms=5 + 2 * width, zorder=3)
-            last = val[variant][-1][1]
-            label += f": {figures(least)} at epoch {epoch}, {figures(last)} at the end"
-        handles.append(key(look.colour, label, lw=2))
-    axes.set_yscale("log")
-    plain_log_y(axes)
-    axes.set_title(findings.overfitting({variant: val[variant] for variant in looks}))
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("perplexity (log scale; lower is better)")
-    splits = [
-        key(GREY, "validation split", lw=2),
-        key(GREY, "its lowest", ls="", marker="o", ms=8, mec="white"),
-        key(GREY, "training split", lw=1.2, ls=":"),
+            last = figures(val[variant][-1][1])
+            found = f"lowest {figures(least)} at epoch {epoch}\nlast {last}"
+            titles.append(f"{look.label}\n{found}")
+        else:
+            titles.append(f"{look.label}\nvalidation split not read")
+    figure, panels = small_multiples(titles, height=2.6, extra=1.4)
+    for axes, (variant, look) in zip(panels, looks.items(), strict=True):
+        if train[variant]:
+            axes.plot(*zip(*train[variant], strict=True), color=look.colour, lw=1.3, ls=DOTS)
+        if val[variant]:
+            axes.plot(*zip(*val[variant], strict=True), color=look.colour, lw=1.8)
+            epoch, least = findings.lowest(val[variant])
+            axes.axvline(epoch, color=GREY, lw=0.8, zorder=1)
+            axes.plot(epoch, least, "o", color=look.colour, mec=PAPER, ms=8, zorder=3)
+    _perplexity_axes(panels, "perplexity\n(log scale; lower is better)")
+    headline(figure, findings.overfitting({variant: val[variant] for variant in looks}))
+    handles = [
+        key(INK, "validation split", lw=1.8),
+        key(INK, "training split", lw=1.3, ls=DOTS),
+        key(INK, "best epoch: the lowest validation perplexity", ls="", marker="o", ms=7),
     ]
-    figure.legend(handles=handles, loc="outside lower left", frameon=False, fontsize=9)
-    figure.legend(handles=splits, loc="outside lower right", frameon=False, fontsize=9)
+    key_below(figure, handles)
     return to_png(figure)
 
 
+def _perplexity_axes(panels: list[Axes], label: str) -> None:
+    """Epochs across, perplexity on a log scale upwards, in all ``panels`` alike."""
+    first = panels[0]
+    first.set_yscale("log")
+    first.margins(y=0.08)
+    plain_log_y(first)
+    epoch_axis(first.xaxis)
+    for axes in panels:
+        if axes.yaxis.get_tick_params()["labelleft"]:
+            axes.set_ylabel(label)
+        if axes.xaxis.get_tick_params()["labelbottom"]:
+            axes.set_xlabel("epoch")
+
+
 def speed(looks: Mapping[str, Look], timings: Mapping[str, Timing]) -> bytes:
-    """Training speed in tokens per second, one bar per variant: a PNG."""
-    figure, axes = new_figure(height=1.4 + 0.4 * len(looks))
+    """Training speed in tokens per second, one bar per variant: a PNG.
+
+    The figures have two digits: another run on the same machine differs in the second or third.
+    """
+    figure, axes = new_figure(height=1.5 + 0.42 * len(looks))
     speeds = [timings[variant].tokens_per_second for variant in looks]
-    bars = axes.barh(
-        [look.label for look in looks.values()],
-        speeds,
-        color=[look.colour for look in looks.values()],
-    )
-    labels = [f"{timings[v].tokens_per_second:,.0f}  ({timings[v].device})" for v in looks]
-    axes.bar_label(bars, labels, padding=4, fontsize=9)
-    axes.set_xlim(0, max(speeds) * 1.5)
+    devices = {timings[variant].device for variant in looks}
+    rows = range(len(looks))
+    bars = axes.barh(rows, speeds, 0.62, color=[look.colour for look in looks.values()])
+    axes.set_yticks(rows, [wrap(look.label, WIDTH / 3, SMALL) for look in looks.values()])
+    labels = [rounded(value) for value in speeds]
+    if len(devices) > 1:
+        labels = [f"{text} ({timings[v].device})" for text, v in zip(labels, looks, strict=True)]
+    axes.bar_label(bars, [wrap(text, 1.8, SMALL) for text in labels], padding=4, fontsize=SMALL)
+    axes.tick_params(axis="y", length=0, labelsize=SMALL)
+    axes.set_xlim(0, max(speeds) * (1.6 if len(devices) > 1 else 1.12))
     axes.invert_yaxis()
+    axes.locator_params(axis="x", nbins=5)
     thousands_axis(axes.xaxis)
-    axes.set_xlabel("training speed (tokens per second, median over epochs)")
-    axes.set_title(findings.speed({variant: timings[variant] for variant in looks}))
+    where = f"; {devices.pop()}" if len(devices) == 1 else ""
+    text = f"training speed in tokens per second (median over the epochs{where})"
+    axes.set_xlabel(wrap(text, WIDTH * 0.6, 10))
+    headline(figure, findings.speed({variant: timings[variant] for variant in looks}))
     return to_png(figure)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Final
 
-from gru_lm.report.wording import capitalised, figures, listed, percent, span, subject
+from gru_lm.report.wording import capitalised, figures, listed, percent, rounded, span, subject
 from gru_lm.results.seeds import Summary
 from gru_lm.results.training import Curve, Timing
 from gru_lm.results.uncertainty import Uncertainty
@@ -53,7 +53,7 @@ def training(last: Mapping[str, float], textbook: Mapping[str, float | None]) ->
 def speed(timings: Mapping[str, Timing]) -> str:
     """Which variant trains fastest."""
     fastest = max(timings, key=lambda name: timings[name].tokens_per_second)
-    figure = f"{timings[fastest].tokens_per_second:,.0f} tokens per second"
+    figure = f"about {rounded(timings[fastest].tokens_per_second)} tokens per second"
     if len(timings) == 1:
         return f"{capitalised(fastest)} trains at {figure}"
     return f"{capitalised(fastest)} trains fastest: {figure}"

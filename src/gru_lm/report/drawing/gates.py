@@ -8,10 +8,17 @@ from typing import Final
 import numpy as np
 
 from gru_lm.report.drawing import gate_findings as findings
+from gru_lm.report.lettering import MONO, drawable, height_of, width_of, wrap
 from gru_lm.report.style import (
     GREY,
+    MARGIN,
+    PANEL_TITLE,
+    PAPER,
+    SMALL,
+    WIDTH,
     Look,
     empty_figure,
+    headline,
     key,
     key_below,
     keys,
@@ -27,7 +34,10 @@ from gru_lm.report.style import (
 from gru_lm.report.wording import GATE_NAMES, visible
 from gru_lm.results.gates import Activity, Gate, GateArrays, Place
 
-SHOWN: Final = {"character": 72, "word": 30}  # tokens of a heat map
+SHOWN: Final = {"character": 72, "word": 30}  # tokens of a heat map, if there is room for them
+ROWS: Final = 48  # units of a heat map
+LETTERS: Final = 7.5  # points, of its tokens
+WIDE: Final = 0.2  # inches, from which on a character is turned
 LONGEST_WORD: Final = 12  # characters of a word that a heat map shows
 MEANINGS: Final[dict[Gate, str]] = {
     "Z": "1 keeps the old state",
@@ -44,36 +54,74 @@ PLACES: Final[dict[Place, str]] = {
 
 
 def heat_map(look: Look, arrays: GateArrays, vocabulary: tuple[str, ...], unit: str) -> bytes:
-    """Both gates of each unit at the first tokens of the training passage: a PNG.
+    """Both gates of some units at the first tokens of the training passage: a PNG.
 
-    The units are in order of their time constant. ``vocabulary`` are the tokens by number.
+    The units are in order of their time constant; of more than ROWS every so many-th is shown, the
+    first and the last among them. ``vocabulary`` are the tokens by number.
     """
     reading = arrays.readings["train"]
-    length = min(SHOWN[unit], len(reading.tokens))
     order = np.argsort(arrays.time_constant, kind="stable")  # drawn from below: longest on top
-    labels = [_short(visible(vocabulary[number])[0]) for number in reading.tokens[:length]]
-    gates: dict[Gate, np.ndarray] = {
-        "Z": reading.Z[:length].T[order],
-        "R": reading.R[:length].T[order],
-    }
-    figure = empty_figure(height=7.2)
+    shown = order[evenly_spaced(len(order), ROWS)]
+    tokens = [vocabulary[number] for number in reading.tokens[: SHOWN[unit]]]
+    labels, upright = _columns([drawable(_short(visible(token)[0])) for token in tokens], unit)
+    length = len(labels)
+    gates: dict[Gate, np.ndarray] = {"Z": reading.Z[:length], "R": reading.R[:length]}
+    panel = min(max(0.075 * len(shown), 1.2), 3.6)  # inches
+    figure = empty_figure(height=2.2 + 2 * panel + (0 if upright else 1))
     panels = figure.subplots(2, 1)
     for axes, (gate, meaning) in zip(panels, MEANINGS.items(), strict=True):
         image = axes.imshow(
-            gates[gate], cmap="cividis", vmin=0, vmax=1, aspect="auto", interpolation="nearest"
+            gates[gate].T[shown],
+            cmap="cividis",
+            vmin=0,
+            vmax=1,
+            aspect="auto",
+            interpolation="nearest",
         )
         axes.invert_yaxis()
-        axes.set_xticks(range(length), labels, fontsize=7.5, family="monospace")
+        axes.set_xticks(range(length), labels, fontsize=LETTERS, family="monospace")
         for label in axes.get_xticklabels():
             label.set_parse_math(False)  # a token may hold dollar signs
-            label.set_rotation(0 if unit == "character" else 90)
+            label.set_rotation(0 if upright else 90)
         axes.tick_params(axis="x", length=0, pad=2)
-        axes.set_yticks([])
-        axes.set_ylabel(f"{len(order)} units,\nlongest memory on top")
-        axes.set_title(f"{GATE_NAMES[gate]} {gate}: {meaning}", fontsize=10, loc="left")
+        marked = evenly_spaced(len(shown), 5)
+        constants = [f"{arrays.time_constant[shown[row]]:.2f}" for row in marked]
+        axes.set_yticks(marked, [text.replace("inf", "∞") for text in constants], fontsize=SMALL)
+        axes.set_ylabel("time constant", fontsize=SMALL)
+        axes.set_title(f"{GATE_NAMES[gate]} {gate}: {meaning}", fontsize=PANEL_TITLE, loc="left")
     figure.colorbar(image, ax=panels, label="value of the gate", pad=0.01, aspect=40)
-    figure.suptitle(findings.heat_map(gates, look.name), fontsize=11)
+    headline(figure, findings.heat_map(gates, look.name))
+    note = _rows_shown(len(shown), len(order), unit)
+    figure.supxlabel(wrap(note, WIDTH - 2 * MARGIN, SMALL), fontsize=SMALL)
     return to_png(figure)
+
+
+def evenly_spaced(count: int, most: int) -> np.ndarray:
+    """At most ``most`` of the numbers below ``count``, with the first and the last, at equal steps.
+
+    (K,) int64; the steps differ by at most 1.
+    """
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
+
+
+def _columns(labels: list[str], unit: str) -> tuple[list[str], bool]:
+    """As many of ``labels`` as there is room for, and whether they are upright.
+
+    Words and code points are turned.
+    """
+    widest = max(width_of(label, LETTERS, MONO) for label in labels)
+    upright = unit == "character" and widest < WIDE
+    needed = widest if upright else max(height_of(label, LETTERS, MONO) for label in labels)
+    return labels[: max(1, int((WIDTH - 1.5) / (needed + 0.012)))], upright
+
+
+def _rows_shown(shown: int, units: int, unit: str) -> str:
+    order = f"by time constant in {unit}s (left), longest memory on top"
+    if units == 1:
+        return f"The row is the only unit; its time constant in {unit}s is on the left."
+    if shown == units:
+        return f"Rows: the {units} units {order}."
+    return f"Rows: {shown} of the {units} units, at equal steps of their order {order}."
 
 
 def _short(token: str) -> str:
@@ -86,41 +134,41 @@ def _short(token: str) -> str:
 def time_constants(
     looks: Mapping[str, Look], constants: Mapping[str, np.ndarray], unit: str
 ) -> bytes:
-    """How the units' time constants (H,), in tokens, are distributed, one outline per variant.
+    """How the units' time constants (H,), in tokens, are distributed, one line per variant: a PNG.
 
-    A PNG. Infinite ones count as the largest finite one, zeros as the smallest above zero.
+    A line is the share of the units with at most that time constant. It ends below 100 % if some
+    are infinite, and begins above 0 % if some are zero.
     """
-    figure, axes = new_figure(height=3.9)
-    drawable = {name: _positive(constants[name]) for name in looks}
-    everything = np.concatenate(list(drawable.values()))
-    low, high = everything.min() / 1.3, everything.max() * 1.3
-    edges = np.geomspace(low, high, 41).tolist()
+    figure, axes = new_figure(height=4.4)
+    everything = np.concatenate([constants[name] for name in looks])
+    drawable = everything[np.isfinite(everything) & (everything > 0)]
+    low, high = (drawable.min(), drawable.max()) if len(drawable) else (1.0, 1.0)
+    middle, reach = np.sqrt(low * high), max(np.sqrt(high / low) * 1.2, 4)  # with a few ticks
+    low, high = float(middle / reach), float(middle * reach)
+    axes.axhline(0.5, color=GREY, lw=0.8, zorder=1)
     handles = []
-    for place, (name, values) in enumerate(drawable.items()):
-        colour, median = looks[name].colour, float(np.median(constants[name]))
-        share = np.full(len(values), 1 / len(values))
-        axes.hist(values, edges, weights=share, color=colour, alpha=0.12)
-        width = width_below(place, len(drawable))
-        axes.hist(values, edges, weights=share, histtype="step", color=colour, lw=width)
-        axes.axvline(median, color=colour, lw=width, ls=":")
-        handles.append(key(colour, f"{looks[name].label}: median {median:.2f}", lw=2))
+    for place, (name, look) in enumerate(looks.items()):
+        values, median = np.sort(constants[name]), float(np.median(constants[name]))
+        x = np.concatenate([[low], values.clip(low)[np.isfinite(values)], [high]])
+        y = np.searchsorted(values, x, side="right") / len(values)
+        width = width_below(place, len(looks), least=1.5, step=0.4)
+        axes.plot(x, y, drawstyle="steps-post", color=look.colour, ls=look.dash, lw=width)
+        if low <= median <= high:
+            axes.plot(median, 0.5, look.marker, color=look.colour, mec=PAPER, ms=8, zorder=3)
+        text = f"{median:.2f}" if np.isfinite(median) else "infinite"
+        label = wrap(f"{look.label}: median {text}", WIDTH - 1, SMALL)
+        handles.append(key(look.colour, label, ls=look.dash, marker=look.marker, lw=1.5))
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    plain_log_x(axes, [m * 10.0**p for p in range(-3, 6) for m in (1, 2, 5)])
+    axes.set_ylim(0, 1.02)
+    steps = (1, 2, 5) if high / low < 200 else (1,)
+    plain_log_x(axes, [m * 10.0**p for p in range(-9, 10) for m in steps])
     percent_axis(axes.yaxis)
     axes.set_xlabel(f"time constant of the leak, -1 / ln(mean Z), in {unit}s (log scale)")
-    axes.set_ylabel("share of the units")
-    axes.set_title(findings.time_constants(constants, unit))
-    axes.legend(handles=handles, frameon=False, fontsize=9, loc="upper right")
+    axes.set_ylabel("units with at most this\ntime constant")
+    headline(figure, findings.time_constants(constants, unit))
+    key_below(figure, handles)
     return to_png(figure)
-
-
-def _positive(values: np.ndarray) -> np.ndarray:
-    good = values[np.isfinite(values) & (values > 0)]
-    if not len(good):
-        return np.ones_like(values)
-    clipped: np.ndarray = np.clip(values, good.min(), good.max())
-    return clipped
 
 
 # ------------------------------------------------------------------------------------ activity
@@ -134,32 +182,31 @@ def activity(looks: Mapping[str, Look], measured: Mapping[str, Activity]) -> byt
     if not all(one.split("train") for one in measured.values()):
         return notice(findings.activity(measured))
     figure = empty_figure(height=4.3)
-    panels = figure.subplots(1, 2)
+    panels = figure.subplots(1, 2, sharey=True)
     for axes, gate in zip(panels, GATE_NAMES, strict=True):
         for place, look in enumerate(looks.values()):
-            x = np.arange(len(PLACES)) + shift(place, len(looks), min(0.16, 0.8 / len(looks)))
+            x = np.arange(len(PLACES)) + shift(place, len(looks), min(0.2, 0.8 / len(looks)))
             for split, filled in (("train", True), ("val", False)):
                 found = measured[look.name].split(split) or {}
                 means = [found[at].gate(gate) if at in found else np.nan for at in PLACES]
                 axes.plot(
-                    x,
+                    x if filled else x + 0.3 / (len(looks) + 1),
                     means,
+                    look.marker,
                     color=look.colour,
-                    lw=1.4 if filled else 0,
-                    marker="o",
-                    ms=7 if filled else 4.5,
-                    mfc=look.colour if filled else "white",
-                    mec=look.colour,
+                    ms=6,
+                    mfc=look.colour if filled else PAPER,
                 )
         open_frame(axes)
-        axes.set_xticks(range(len(PLACES)), list(PLACES.values()))
+        axes.grid(axis="y", lw=0.4, alpha=0.6)
+        axes.set_xticks(range(len(PLACES)), list(PLACES.values()), fontsize=SMALL)
         axes.set_xlim(-0.5, len(PLACES) - 0.5)
-        axes.margins(y=0.15)
-        axes.set_title(f"{GATE_NAMES[gate]} {gate}", fontsize=10)
+        axes.set_ylim(0, 1)
+        axes.set_title(f"{GATE_NAMES[gate]} {gate}: {MEANINGS[gate]}", fontsize=PANEL_TITLE)
     panels[0].set_ylabel("mean over units and steps")
-    figure.suptitle(findings.activity(measured), fontsize=11)
-    handles = keys(looks.values(), marker="o", ms=7)
-    handles.append(key(GREY, "training split", marker="o", ms=7, ls=""))
-    handles.append(key(GREY, "validation", marker="o", ms=4.5, mfc="white", ls=""))
+    headline(figure, findings.activity(measured))
+    handles = keys(looks.values(), line=False)
+    handles.append(key(GREY, "filled: training split", marker="o", ls=""))
+    handles.append(key(GREY, "open: validation split", marker="o", mfc=PAPER, ls=""))
     key_below(figure, handles)
     return to_png(figure)

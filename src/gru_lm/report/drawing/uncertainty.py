@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from gru_lm.report.drawing import findings
+from gru_lm.report.lettering import wrap
 from gru_lm.report.style import (
     GREY,
+    INK,
+    PANEL_TITLE,
+    PAPER,
+    SMALL,
+    WIDTH,
     Look,
     empty_figure,
+    headline,
     key,
     key_below,
     keys,
@@ -19,13 +27,15 @@ from gru_lm.report.style import (
     shift,
     to_png,
 )
-from gru_lm.report.wording import SPLIT_NAMES
+from gru_lm.report.wording import SPLIT_NAMES, percent
 from gru_lm.results.uncertainty import Calibration, Group, SplitUncertainty, Uncertainty
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-EXPECTED: Final = "what the model expects (2^entropy)"
+EXPECTED: Final = "dash: what the model expects (2^entropy)"
+FEWEST: Final = 20  # predictions in a bin, below which it is drawn faintly
+NORMAL: Final = 1.96  # 95 % of a normal distribution lie within so many standard deviations
 POSITION_LABELS: Final = {
     "1": "1st",
     "2": "2nd",
@@ -41,7 +51,7 @@ CLASS_LABELS: Final = {
     "consonant": "conso-\nnant",
     "letter": "other\nletter",
     "digit": "digit",
-    "space": "space",
+    "space": "any\nspace",
     "newline": "new\nline",
     "punctuation": "punctu-\nation",
     "other": "other",
@@ -56,53 +66,73 @@ PANELS: Final = (
 
 
 def calibration(looks: Mapping[str, Look], uncertainty: Mapping[str, Uncertainty]) -> bytes:
-    """Reliability diagrams of the training and the validation split: a PNG.
+    """Reliability diagrams, one row per variant, one column per split: a PNG.
 
-    Under each diagram is the share of the predictions in each bin of confidence.
+    A point is a bin of confidence, with the 95 % interval of its accuracy. Grey bars show the share
+    of the predictions in each bin.
     """
-    figure = empty_figure(height=4.7)
-    grid = figure.add_gridspec(2, 2, height_ratios=[4, 1])
-    for column, split in enumerate(("train", "val")):
-        curve, histogram = (figure.add_subplot(grid[row, column]) for row in range(2))
-        for axes in (curve, histogram):
-            open_frame(axes)
-            axes.set_xlim(0, 1)
-            percent_axis(axes.xaxis)
-            percent_axis(axes.yaxis)
-        curve.plot([0, 1], [0, 1], color="black", lw=0.9, ls="--")
-        curve.text(0.38, 0.405, "calibrated", rotation=45, rotation_mode="anchor", fontsize=9)
-        for place, (variant, look) in enumerate(looks.items()):
-            measured = uncertainty[variant].split(split).calibration
-            _reliability(curve, histogram, look, measured, place, len(looks))
-        curve.set_ylim(0, 1)
-        curve.tick_params(labelbottom=False)
-        curve.set_title(f"{SPLIT_NAMES[split]} split", fontsize=10)
-        curve.legend(frameon=False, loc="upper left", fontsize=9)
-        histogram.set_ylim(0, 1)
-        histogram.set_xlabel("confidence: probability of the top prediction")
-        if column == 0:
-            curve.set_ylabel("accuracy: share that came true")
-            histogram.set_ylabel("share")
-    figure.suptitle(findings.calibration(uncertainty), fontsize=11)
+    figure = empty_figure(height=1.5 + 2.1 * len(looks))
+    grid = figure.subplots(len(looks), len(SPLIT_NAMES), squeeze=False, sharex=True, sharey=True)
+    for row, (look, panels) in enumerate(zip(looks.values(), grid, strict=True)):
+        for axes, (split, name) in zip(panels, SPLIT_NAMES.items(), strict=True):
+            measured = uncertainty[look.name].split(split).calibration
+            _reliability(axes, look, measured)
+            title = (
+                f"{percent([measured.confidence])} sure, {percent([measured.accuracy])} right\n"
+                f"calibration error {measured.ece:.2f}"
+            )
+            axes.set_title(f"{name} split\n{title}" if row == 0 else title, fontsize=SMALL)
+            if row == len(looks) - 1:
+                axes.set_xlabel("confidence", fontsize=SMALL)
+        name = wrap(look.name, 1.6, PANEL_TITLE)
+        panels[0].set_ylabel(f"{name}\naccuracy", fontsize=PANEL_TITLE)
+    headline(figure, findings.calibration(uncertainty))
+    few = f"the same with fewer than {FEWEST} predictions"
+    handles = [
+        key(INK, "calibrated", lw=0.9, ls="--"),
+        key(GREY, "share of the predictions", marker="s", ms=8, mew=0, alpha=0.35, ls=""),
+        key(INK, "accuracy in a bin of confidence, 95 % interval", marker="o", ms=4, lw=1.2),
+        key(GREY, few, marker="o", ms=4, mfc=PAPER, lw=0.8),
+    ]
+    key_below(figure, handles, ncols=2)
     return to_png(figure)
 
 
-def _reliability(
-    curve: Axes, histogram: Axes, look: Look, measured: Calibration, place: int, count: int
-) -> None:
-    """One variant's curve, a dot's area by its share of the predictions, and its bars below."""
+def _reliability(axes: Axes, look: Look, measured: Calibration) -> None:
+    """One variant on one split: a point per bin with its interval, over bars of the shares."""
+    open_frame(axes)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+    percent_axis(axes.xaxis)
+    percent_axis(axes.yaxis)
+    axes.tick_params(labelsize=SMALL)
+    axes.plot([0, 1], [0, 1], color=INK, lw=0.9, ls="--", zorder=1)
     bins = [entry for entry in measured.bins if entry.count]
     total = sum(entry.count for entry in bins)
-    confidences = [entry.confidence or 0.0 for entry in bins]
-    accuracies = [entry.accuracy or 0.0 for entry in bins]
+    width = (measured.bins[0].high - measured.bins[0].low) * 0.9
+    middles = [(entry.low + entry.high) / 2 for entry in bins]
     shares = [entry.count / total for entry in bins]
-    label = f"{look.name}: ECE {measured.ece:.3f}"
-    curve.plot(confidences, accuracies, lw=1.2, color=look.colour, label=label)
-    areas = [5 + 60 * share for share in shares]
-    curve.scatter(confidences, accuracies, areas, look.colour, clip_on=False, zorder=3)
-    width = (measured.bins[0].high - measured.bins[0].low) * 0.9 / count
-    middles = [(entry.low + entry.high) / 2 + shift(place, count, width) for entry in bins]
-    histogram.bar(middles, shares, width, color=look.colour)
+    axes.bar(middles, shares, width, color=GREY, alpha=0.35, lw=0, zorder=0)
+    for few, colour, face in ((True, GREY, PAPER), (False, look.colour, look.colour)):
+        shown = [entry for entry in bins if (entry.count < FEWEST) == few]
+        if not shown:
+            continue  # nothing is without a place for the layout
+        x = [min(entry.confidence or 0, 1) for entry in shown]
+        y = [entry.accuracy or 0 for entry in shown]
+        low, high = zip(*(wilson(entry.accuracy or 0, entry.count) for entry in shown), strict=True)
+        axes.vlines(x, low, high, colour, lw=0.8 if few else 1.4, clip_on=False)
+        axes.plot(x, y, "o", color=colour, mfc=face, ms=4, clip_on=False, zorder=3)
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of a probability, if ``share`` of ``count`` independent trials succeeded.
+
+    Wilson (1927), Probable inference, the law of succession, and statistical inference, in the
+    Journal of the American Statistical Association 22.
+    """
+    square = NORMAL**2 / count
+    middle = (share + square / 2) / (1 + square)
+    reach = math.sqrt(square * (share * (1 - share) + square / 4)) / (1 + square)
+    return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
 # --------------------------------------------------------------------------- where uncertain
@@ -123,7 +153,7 @@ def where_uncertain(looks: Mapping[str, Look], uncertainty: Mapping[str, Uncerta
     panels = panels or [("", {}, "(at word level a token has neither place nor kind)")]
     present = [_present(uncertainty, part, labels) for part, labels, _ in panels]
     present[0] = ["all", *present[0]]
-    widths = [len(groups) for groups in present]
+    widths = [max(len(groups), 2) for groups in present]
     grid = figure.add_gridspec(2, len(panels), width_ratios=widths)
     for row, split in enumerate(("val", "train")):
         first: Axes | None = None
@@ -135,20 +165,19 @@ def where_uncertain(looks: Mapping[str, Look], uncertainty: Mapping[str, Uncerta
                 measured = uncertainty[variant].split(split)
                 found = {"all": measured.overall, **_groups(measured, part)}
                 beside = shift(place, len(looks), min(0.24, 0.72 / len(looks)))
-                _dumbbells(axes, [found.get(name) for name in groups], beside, look.colour)
+                _dumbbells(axes, [found.get(name) for name in groups], beside, look)
             _name_groups(axes, groups, labels, crowded=sum(widths) > 13)
             axes.set_yscale("log")
             if row == 1:
-                axes.set_xlabel(title)
+                axes.set_xlabel(wrap(title, (WIDTH - 1) * widths[column] / sum(widths), 10))
             if column == 0:
                 axes.set_ylabel(f"perplexity on the\n{SPLIT_NAMES[split]} split (log scale)")
             else:
                 axes.tick_params(labelleft=False)
         if first is not None:
             plain_log_y(first)
-    figure.suptitle(findings.where_uncertain(uncertainty), fontsize=11)
-    handles = keys(looks.values(), marker="o", lw=1.2)
-    handles.append(key(GREY, "perplexity", marker="o", ls=""))
+    headline(figure, findings.where_uncertain(uncertainty))
+    handles = keys(looks.values(), line=False)
     handles.append(key(GREY, EXPECTED, marker="_", ms=9, mew=2, ls=""))
     key_below(figure, handles)
     return to_png(figure)
@@ -161,10 +190,22 @@ def _groups(measured: SplitUncertainty, part: str) -> dict[str, Group]:
 
 
 def _present(uncertainty: Mapping[str, Uncertainty], part: str, names: Iterable[str]) -> list[str]:
-    """Those of ``names`` that some split has, in their order. Every variant read the same text."""
+    """Those of ``names`` that some split has, in their order. Every variant read the same text.
+
+    If each space is the one after a word, that group is shown once, by its place.
+    """
     measured = next(iter(uncertainty.values()))
-    present = {name for split in ("val", "train") for name in _groups(measured.split(split), part)}
+    splits = [measured.split(split) for split in ("val", "train")]
+    present = {name for split in splits for name in _groups(split, part)}
+    if part == "character_class" and all(_every_space_ends_a_word(split) for split in splits):
+        present.discard("space")
     return [name for name in names if name in present]
+
+
+def _every_space_ends_a_word(measured: SplitUncertainty) -> bool:
+    space = _groups(measured, "character_class").get("space")
+    end = _groups(measured, "position_in_word").get("end")
+    return (space.tokens if space else 0) == (end.tokens if end else 0)
 
 
 def _name_groups(
@@ -182,12 +223,13 @@ def _name_groups(
     axes.set_xlim(-edge, len(groups) - 1 + edge)
 
 
-def _dumbbells(axes: Axes, measured: Sequence[Group | None], beside: float, colour: str) -> None:
+def _dumbbells(axes: Axes, measured: Sequence[Group | None], beside: float, look: Look) -> None:
     """A line per group, from the perplexity that the model expected to the one that it reached."""
+    colour = look.colour
     for place, group in enumerate(measured):
         if group is None or group.perplexity is None:
             continue
         expected, x = 2**group.entropy_bits, place + beside
         axes.plot([x, x], [expected, group.perplexity], color=colour, lw=1.2, alpha=0.7)
-        axes.plot(x, group.perplexity, "o", color=colour, ms=5)
+        axes.plot(x, group.perplexity, look.marker, color=colour, ms=5)
         axes.plot(x, expected, "_", color=colour, ms=6, mew=2)

@@ -1,0 +1,265 @@
+"""No text of any picture is cut or lies on another, whatever the results are."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from examples import (
+    CARDS,
+    CHARACTERS,
+    PLACES,
+    SPLITS,
+    TIMING,
+    gate_arrays,
+    gate_study,
+    group,
+    model_summary,
+    summary,
+    training,
+    uncertainty,
+    verdict,
+)
+from layout import figure_of, flaws_of
+from matplotlib.figure import Figure
+
+from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.report.figures import figures
+from gru_lm.report.inputs import Inputs
+
+RISING = [(1, 20.0), (205, 7.95), (500, 113.2)]
+FALLING = [(1, 20.0), (205, 9.8), (500, 1.07)]
+BASELINES = {
+    "uniform": 4.81,
+    "unigram": 4.1,
+    **{f"{n}-gram": 4 - n / 4 for n in range(2, 7)},
+    "xz": 2.79,
+    "bzip2": 2.63,
+}
+GROUPS = {
+    name: group(value)
+    for name, value in zip(
+        ("1", "2", "3", "4", "5", "6+", "end", "other"),
+        (640.0, 66.0, 130.0, 155.0, 250.0, 210.0, 11.5, 9000.0),
+        strict=True,
+    )
+}
+LONG_NAME = "a_gru_with_layer_normalisation_and_zoneout"
+LONG_LABEL = (
+    "a GRU with layer normalisation before each gate and zoneout on the state (after a paper)"
+)
+
+
+def results(variants=("scratch", "concise", "fused"), **given) -> Inputs:
+    """Results of ``variants``; ``given`` replace those of their name."""
+    cards = {
+        name: CARDS.get(name)
+        or CARDS["scratch"].model_copy(update={"variant": name, "label": name})
+        for name in variants
+    }
+    found = {
+        "vocabulary": CHARACTERS,
+        "cards": cards,
+        "train_curves": dict.fromkeys(variants, FALLING),
+        "val_curves": dict.fromkeys(variants, RISING),
+        "training": dict.fromkeys(variants, training()),
+        "timings": dict.fromkeys(variants, TIMING),
+        "uncertainty": dict.fromkeys(variants, uncertainty(groups=GROUPS)),
+        "summary": summary(models(variants, 6.8, best=3.0), BASELINES),
+        "_gate_studies": dict.fromkeys(variants, gate_study()),
+        "gate_arrays": dict.fromkeys(variants, gate_arrays()),
+    }
+    inputs = Inputs(variants)
+    vars(inputs).update(found | given)  # as if they had been read
+    return inputs
+
+
+def models(variants, bits, sd=0.2, best=None):
+    return {name: model_summary(dict.fromkeys(SPLITS, bits), sd, best) for name in variants}
+
+
+def of_one_unit(constant: float):
+    arrays = gate_arrays()
+    readings = {
+        split: replace(reading, Z=reading.Z[:, :1], R=reading.R[:, :1])
+        for split, reading in arrays.readings.items()
+    }
+    one = np.array([constant], "float32")
+    return replace(arrays, readings=readings, mean_Z=one, mean_R=one, time_constant=one)
+
+
+def of_many_units():
+    arrays = gate_arrays()
+    readings = {
+        split: replace(reading, Z=np.tile(reading.Z, 50), R=np.tile(reading.R, 50))
+        for split, reading in arrays.readings.items()
+    }
+    constants = np.geomspace(1e-3, 1e5, 300).astype("float32")
+    return replace(
+        arrays, readings=readings, mean_Z=constants, mean_R=constants, time_constant=constants
+    )
+
+
+def of_text(tokens):
+    """The arrays, and the vocabulary, of a passage of ``tokens``."""
+    arrays = gate_arrays(length=len(tokens))
+    readings = {
+        split: replace(reading, tokens=np.arange(len(tokens)))
+        for split, reading in arrays.readings.items()
+    }
+    return replace(arrays, readings=readings), tokens
+
+
+def long_labels() -> Inputs:
+    names = [f"{LONG_NAME}_{number}" for number in range(5)]
+    cards = {
+        name: CARDS["scratch"].model_copy(update={"variant": name, "label": LONG_LABEL})
+        for name in names
+    }
+    return results(names, cards=cards)
+
+
+def extremes() -> Inputs:
+    curve = [(1, 1e30), (2, 3e12), (100_000, 1.0)]
+    speeds = (3e-3, 4.5e10, 120.0)
+    names = ("scratch", "concise", "fused")
+    timings = {
+        name: TIMING.model_copy(update={"tokens_per_second": value, "device": "NVIDIA H100 80GB"})
+        for name, value in zip(names, speeds, strict=True)
+    }
+    timings["fused"] = TIMING
+    return results(
+        train_curves=dict.fromkeys(names, curve),
+        val_curves=dict.fromkeys(names, curve),
+        timings=timings,
+        uncertainty=dict.fromkeys(
+            names, uncertainty(groups={"1": group(1.0, 1.0), "2": group(1e250, 1.0)})
+        ),
+        summary=summary(models(names, 900.0, sd=300.0, best=1.0), {"uniform": 16.0, "xz": 0.0}),
+        _gate_studies=dict.fromkeys(names, gate_study(train=(1e9, 1e6, 3.0, 1.0), reach=(4, 4))),
+        gate_arrays=dict.fromkeys(names, of_many_units()),
+    )
+
+
+def words() -> Inputs:
+    tokens = ("incomprehensibilities", "$x$", "a", "\N{GREEK SMALL LETTER ALPHA}" * 20) * 10
+    arrays, tokens = of_text(tokens)
+    names = ("scratch", "concise", "fused")
+    vocabulary = Vocabulary(("<unk>", *(f"{token}{n}" for n, token in enumerate(tokens))), "word")
+    return results(
+        vocabulary=vocabulary,
+        uncertainty=dict.fromkeys(names, uncertainty()),
+        _gate_studies=dict.fromkeys(names, gate_study(places=None)),
+        gate_arrays=dict.fromkeys(names, arrays),
+    )
+
+
+def one_unit(constant=1.4) -> Inputs:
+    names = ("scratch", "concise", "fused")
+    return results(gate_arrays=dict.fromkeys(names, of_one_unit(constant)))
+
+
+# The key within claim's panel has no room for five such names.
+LEFT_OUT = {("long labels", "claim")}
+
+# By case, its results, and the pictures that it concerns; all of them if none are named.
+CASES = {
+    "three variants": (results, ()),
+    "one variant": (lambda: results(["concise"]), ()),
+    "five variants": (lambda: results(["scratch", "concise", "fused", "d", "e"]), ()),
+    "long labels": (long_labels, ()),
+    "extremes": (extremes, ()),
+    "words": (words, ("held_out", "uncertainty", "activity", "context", "gates-scratch")),
+    "one hidden unit": (one_unit, ("time_constants", "gates-scratch")),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_text_is_cut_or_covered(case):
+    make, names = CASES[case]
+    inputs = make()
+    first = next(iter(inputs.variants))  # the other heat maps are alike
+    flaws = {}
+    for figure in figures(inputs):
+        if (case, figure.name) in LEFT_OUT or (names and figure.name not in names):
+            continue
+        if figure.variant in ("", first):
+            found = flaws_of(figure_of(lambda figure=figure: figure.png(inputs)))
+            if found:
+                flaws[figure.name] = found
+    assert not flaws
+
+
+def studies(**given):
+    return {"_gate_studies": dict.fromkeys(("scratch", "concise", "fused"), gate_study(**given))}
+
+
+def sure(**values):
+    return {"uncertainty": dict.fromkeys(("scratch", "concise", "fused"), uncertainty(**values))}
+
+
+def scored(bits, baselines=BASELINES, **given):
+    return {"summary": summary(models(("scratch", "concise", "fused"), bits, **given), baselines)}
+
+
+def curves(rows):
+    return dict.fromkeys(("scratch", "concise", "fused"), rows)
+
+
+NO_LETTER = {**PLACES, "first letter": {"Z": 0.2, "R": 0.9, "tokens": 10}}
+TITLES = [
+    ("training", {"train_curves": curves([(1, 17.4)])}),
+    ("overfitting", {"val_curves": curves([])}),
+    ("overfitting", {"val_curves": curves(FALLING)}),
+    ("overfitting", {"val_curves": {**curves(RISING), "fused": FALLING}}),
+    ("held_out", scored(2.1)),
+    ("held_out", scored(2.1, baselines={})),
+    ("held_out", scored(4.0)),
+    ("held_out", scored(4.5)),
+    ("held_out", scored(6.8, sd=None)),
+    ("calibration", sure(confidence=0.3, accuracy=0.6)),
+    ("calibration", sure(ece=0.03, confidence=0.5, accuracy=0.48)),
+    (
+        "calibration",
+        {
+            "uncertainty": {
+                "scratch": uncertainty(ece=0.03),
+                "concise": uncertainty(confidence=0.5, accuracy=0.6),
+                "fused": uncertainty(),
+            }
+        },
+    ),
+    ("uncertainty", sure(groups={"1": group(5.0), "end": group(math.inf)})),
+    ("activity", studies(places=NO_LETTER)),
+    ("activity", studies(places={**PLACES, "space": None})),
+    ("time_constants", {"gate_arrays": curves(of_one_unit(0.0))}),
+    ("time_constants", {"gate_arrays": curves(of_one_unit(np.inf))}),
+    ("context", studies(val=(9.0, 6.0, 5.0, 5.0), reach=(2, 4))),
+    ("claim", studies(found=None)),
+    ("claim", studies(found=verdict(reset_near="contradicted"))),
+    ("gates-fused", {"gate_arrays": curves(of_many_units())}),
+]
+
+
+@pytest.mark.parametrize(("name", "given"), TITLES)
+def test_no_title_is_cut(name, given):
+    inputs = results(**given)
+    cards = inputs.cards.items()
+    vars(inputs)["cards"] = {
+        variant: card.model_copy(update={"label": LONG_LABEL}) for variant, card in cards
+    }
+    (figure,) = (one for one in figures(inputs) if one.name == name)
+    assert not flaws_of(figure_of(lambda: figure.png(inputs)))
+
+
+def test_flaws_are_found():
+    figure = Figure(figsize=(3, 1), dpi=100)
+    figure.text(0.5, 0.5, "one")
+    figure.text(0.52, 0.5, "two")
+    figure.text(0.95, 0.1, "too long for it")
+    assert flaws_of(figure) == ["cut: 'too long for it'", "overlap: 'one' and 'two'"]
+    axes = Figure().add_subplot()
+    axes.set_xticks([0, 1], ["a very long tick label " * 5] * 2)
+    assert any("overlap" in flaw for flaw in flaws_of(axes.figure))
