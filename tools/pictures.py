@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import io
 import math
 import statistics
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from gru_lm.report.lettering import wrap
+from gru_lm.report.style import (
+    PALETTE,
+    PANEL_TITLE,
+    PAPER,
+    SMALL,
+    empty_figure,
+    open_frame,
+    to_png,
+)
 from tools.revisions import natural
 
-# Okabe and Ito's colours but for yellow, too pale for a line; used up, they return dashed.
-COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-STYLES: Final = (("-", "o"), ("--", "s"), (":", "^"))
+# Neighbours differ in all three; a colour that returns has another dash and marker.
+STYLES: Final = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
+WIDTH: Final = 12.5  # inches, of a comparison
+PANEL: Final = 5.6  # inches, of one panel of an overlay
 
 Curve = Sequence[tuple[int, float]]
 Look = tuple[str, str, str]  # colour, dash, marker
@@ -42,35 +49,44 @@ def comparison(rows: Mapping[str, Sequence[Row]], unit: str) -> bytes:
     """
     names = sorted({row.label for settings in rows.values() for row in settings}, key=natural)
     looks = {name: _look(index) for index, name in enumerate(names)}
-    heights = [max(3.2, 1.1 + 0.36 * len(settings)) for settings in rows.values()]
-    figure = Figure(figsize=(12.5, sum(heights)), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
+    labels = {name: wrap(name, WIDTH / 5, SMALL) for name in names}
+    lines = [sum(labels[r.label].count("\n") + 1 for r in settings) for settings in rows.values()]
+    heights = [
+        max(3.2, 1.1 + 0.22 * len(settings) + 0.16 * number)
+        for settings, number in zip(rows.values(), lines, strict=True)
+    ]
+    figure = empty_figure(sum(heights), WIDTH)
     grid = figure.subplots(len(rows), 2, squeeze=False, height_ratios=heights)
     for (variant, settings), (left, right) in zip(rows.items(), grid, strict=True):
         _draw_curves(left, settings, looks)
         strong = " (strong: the median over seeds)" if len(settings[0].curves) > 1 else ""
-        left.set_title(f"{variant}: training{strong}", fontsize=11)
-        _draw_values(right, settings, looks)
-        right.set_xlabel(f"{unit}: a dot a seed, a bar the mean; lower is better")
+        _title(left, f"{variant}: training{strong}", WIDTH / 2 - 1)
+        _draw_values(right, settings, looks, labels)
+        right.set_xlabel(f"{unit} (marker: one seed, bar: mean; lower is better)")
         best = min(statistics.fmean(row.values) for row in settings)
-        right.set_title(f"{variant}: lowest mean {best:.4g}", fontsize=11)
-    return _png(figure)
+        _title(right, f"{variant}: lowest mean {best:.4g}", WIDTH / 4)
+    return to_png(figure)
 
 
 def overlay(curves: Mapping[str, Mapping[str, Curve]]) -> bytes:
     """Training perplexity by epoch, one panel a variant, base and head over each other: a PNG."""
-    figure = Figure(figsize=(5.6 * len(curves), 3.8), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = empty_figure(4.2, PANEL * len(curves))
     (panels,) = figure.subplots(1, len(curves), squeeze=False)
     for axes, (variant, by_revision) in zip(panels, curves.items(), strict=True):
         for name, curve in by_revision.items():
-            colour, style = (COLOURS[1], "-") if name.startswith("base") else (COLOURS[0], "--")
-            axes.plot(*zip(*curve, strict=True), color=colour, ls=style, lw=1.4, label=name)
+            colour, style = (PALETTE[1], "-") if name.startswith("base") else (PALETTE[0], "--")
+            label = wrap(name, PANEL / 2, SMALL)
+            axes.plot(*zip(*curve, strict=True), color=colour, ls=style, lw=1.4, label=label)
         ends = " → ".join(f"{curve[-1][1]:.4g}" for curve in by_revision.values())
-        axes.set_title(f"{variant}: training perplexity at the end {ends}", fontsize=10)
+        _title(axes, f"{variant}: training perplexity at the end {ends}", PANEL - 1)
         _finish_curves(axes, [value for curve in by_revision.values() for _, value in curve])
-        axes.legend(frameon=False)
-    return _png(figure)
+        axes.legend(frameon=False, fontsize=SMALL)
+    return to_png(figure)
+
+
+def _title(axes: Axes, text: str, width: float) -> None:
+    """``text`` above ``axes``, in lines of at most ``width`` inches."""
+    axes.set_title(wrap(text, width, PANEL_TITLE), fontsize=PANEL_TITLE)
 
 
 def _draw_curves(axes: Axes, settings: Sequence[Row], looks: Mapping[str, Look]) -> None:
@@ -85,7 +101,9 @@ def _draw_curves(axes: Axes, settings: Sequence[Row], looks: Mapping[str, Look])
     _finish_curves(axes, [y for row in settings for curve in row.curves for _, y in curve])
 
 
-def _draw_values(axes: Axes, settings: Sequence[Row], looks: Mapping[str, Look]) -> None:
+def _draw_values(
+    axes: Axes, settings: Sequence[Row], looks: Mapping[str, Look], labels: Mapping[str, str]
+) -> None:
     for place, row in enumerate(settings):
         colour, style, marker = looks[row.label]
         mean = statistics.fmean(row.values)
@@ -97,16 +115,15 @@ def _draw_values(axes: Axes, settings: Sequence[Row], looks: Mapping[str, Look])
             marker,
             color=colour,
             ms=6,
-            mec="white",
+            mec=PAPER,
             mew=0.7,
             zorder=3,
         )
-    labels = ["\n".join(textwrap.wrap(row.label, 40)[:2]) for row in settings]
-    axes.set_yticks(range(len(settings)), labels, fontsize=8.5)
+    axes.set_yticks(range(len(settings)), [labels[row.label] for row in settings], fontsize=SMALL)
     axes.set_ylim(len(settings) - 0.4, -0.6)
     axes.margins(x=0.08)
     _scale(axes.xaxis, [value for row in settings for value in row.values])
-    axes.spines[["top", "right"]].set_visible(False)
+    open_frame(axes)
 
 
 def _finish_curves(axes: Axes, values: Sequence[float]) -> None:
@@ -114,7 +131,7 @@ def _finish_curves(axes: Axes, values: Sequence[float]) -> None:
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=(1, 2, 5, 10)))
     axes.set_ylabel("training perplexity" + (" (log scale)" if log else ""))
-    axes.spines[["top", "right"]].set_visible(False)
+    open_frame(axes)
 
 
 def _scale(axis: Axis, values: Sequence[float]) -> bool:
@@ -139,12 +156,7 @@ def _median(curves: Sequence[Curve]) -> list[tuple[int, float]]:
 
 
 def _look(index: int) -> Look:
-    """The colour, dash and marker of a setting; all differ up to 21 settings."""
-    style, marker = STYLES[index // len(COLOURS) % len(STYLES)]
-    return COLOURS[index % len(COLOURS)], style, marker
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    """The colour, dash and marker of a setting; all differ up to 28 settings."""
+    rounds, place = divmod(index, len(PALETTE))
+    style, marker = STYLES[(place + rounds) % len(STYLES)]
+    return PALETTE[place], style, marker
