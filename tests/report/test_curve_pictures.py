@@ -4,6 +4,7 @@ import math
 
 import pytest
 from examples import CARDS, TIMING, VARIANTS
+from layout import figure_of, texts_of
 from pictures import LOOKS, ONE, is_picture, strict
 
 from gru_lm.report.drawing import curves, findings
@@ -50,6 +51,26 @@ def test_training_picture(looks, rows):
         assert curves.training(looks, dict.fromkeys(looks, rows), TEXTBOOK) == drawn
         without = curves.training(looks, dict.fromkeys(looks, rows), dict.fromkeys(looks))
     assert without != drawn
+
+
+def test_only_its_own_panel_has_a_variants_textbook_result():
+    figure = figure_of(lambda: curves.training(LOOKS, dict.fromkeys(LOOKS, RISING), TEXTBOOK))
+    panels = dict(zip(LOOKS, figure.axes, strict=True))
+    labels = {name: [text.get_text() for text in axes.texts] for name, axes in panels.items()}
+    assert labels == {"scratch": ["textbook: 1.1"], "concise": ["textbook: 1.0"], "fused": []}
+    assert panels["fused"].get_title().endswith("not in the textbook")
+
+
+@pytest.mark.parametrize("device", ["CPU, 1 thread", "another"])
+def test_the_device_is_named_once_if_it_is_one(device):
+    timings = {
+        **dict.fromkeys(LOOKS, TIMING),
+        "fused": TIMING.model_copy(update={"device": device}),
+    }
+    texts = [text for text, _ in texts_of(figure_of(lambda: curves.speed(LOOKS, timings)))]
+    named = sum("CPU, 1 thread" in text for text in texts)
+    assert named == (1 if device == "CPU, 1 thread" else 2)
+    assert sum(text.startswith("33,000") for text in texts) == 3
 
 
 def test_the_fastest_is_named():

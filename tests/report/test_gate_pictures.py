@@ -5,10 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 from examples import PLACES, gate_arrays, gate_study, verdict
+from hypothesis import given
+from hypothesis import strategies as st
+from layout import figure_of
 from pictures import LOOKS, ONE, is_picture, strict
 
 from gru_lm.report.drawing import gate_findings as findings
-from gru_lm.report.drawing.gates import activity, heat_map, time_constants
+from gru_lm.report.drawing.gates import activity, evenly_spaced, heat_map, time_constants
 from gru_lm.report.drawing.memory import claim, context
 
 
@@ -61,6 +64,31 @@ def test_a_heat_map_of_any_text(tokens, unit):
 def test_time_constants_of_any_size(constants):
     values = dict.fromkeys(LOOKS, np.array(constants, np.float32))
     assert is_picture(time_constants(LOOKS, values, "character"))
+
+
+@given(st.integers(1, 2000), st.integers(2, 60))
+def test_units_are_shown_at_equal_steps(units, most):
+    shown = evenly_spaced(units, most)
+    assert len(shown) == min(units, most)
+    assert shown[0] == 0 and shown[-1] == units - 1
+    steps = np.diff(shown)
+    assert not len(steps) or (steps.min() > 0 and steps.max() - steps.min() <= 1)
+
+
+def test_a_line_is_the_share_of_units_with_at_most_that_time_constant():
+    values = np.array([1.0, 2.0, 2.0, np.inf], np.float32)
+    figure = figure_of(lambda: time_constants(ONE, {"concise": values}, "character"))
+    line = figure.axes[0].lines[1]
+    assert dict(zip(line.get_xdata(), line.get_ydata(), strict=True)) == pytest.approx(
+        {line.get_xdata()[0]: 0, 1.0: 0.25, 2.0: 0.75, line.get_xdata()[-1]: 0.75}
+    )
+
+
+def test_both_gates_have_the_whole_scale_and_no_lines_between_places(studies):
+    figure = figure_of(lambda: activity(LOOKS, activities(studies)))
+    for axes in figure.axes:
+        assert axes.get_ylim() == (0, 1)
+        assert {line.get_linestyle() for line in axes.lines} == {"None"}
 
 
 def test_words_have_no_activity():

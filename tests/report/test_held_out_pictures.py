@@ -2,6 +2,7 @@
 
 import pytest
 from examples import CARDS, SPLITS, model_summary, summary
+from layout import figure_of, texts_of
 from pictures import LOOKS, ONE, is_picture, strict
 
 from gru_lm.report.drawing import findings
@@ -74,6 +75,22 @@ def test_held_out_picture(sd, baselines):
         assert is_picture(held_out(LOOKS, of, "character"))
         assert is_picture(held_out(LOOKS, results(900.0, 6.9, 7.0, sd=sd), "word"))
         assert is_picture(held_out(ONE, results(6.8, sd=sd, names=["concise"]), "character"))
+
+
+def test_single_seeds_are_visible():
+    numbers = results(6.8, names=["concise"])
+    spread = {"mean": 6.8, "sd": 0.1, "min": 6.7, "max": 6.95, "median": 6.75}
+    val = numbers.models["concise"].val
+    val = val.model_copy(update={"bits_per_token": type(val.bits_per_token)(**spread)})
+    numbers.models["concise"] = numbers.models["concise"].model_copy(update={"val": val})
+    lines = figure_of(lambda: held_out(ONE, numbers, "character")).axes[0].lines
+    assert [6.7, 6.75, 6.95] in [list(line.get_xdata()) for line in lines]
+
+
+def test_the_choice_of_the_best_epoch_is_told():
+    numbers = results(6.8, 6.9, 7.0, best=(2.9, 3.0, 3.04))
+    texts = [text for text, _ in texts_of(figure_of(lambda: held_out(LOOKS, numbers, "character")))]
+    assert "best epoch, chosen on validation" in texts
 
 
 def test_the_same_numbers_give_the_same_bytes():

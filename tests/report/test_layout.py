@@ -162,14 +162,13 @@ def one_unit(constant=1.4) -> Inputs:
 
 
 # The key within claim's panel has no room for five such names.
-LEFT_OUT = {("long labels", "claim")}
+LEFT_OUT = {("five long labels", "claim")}
 
 # By case, its results, and the pictures that it concerns; all of them if none are named.
 CASES = {
     "three variants": (results, ()),
     "one variant": (lambda: results(["concise"]), ()),
-    "five variants": (lambda: results(["scratch", "concise", "fused", "d", "e"]), ()),
-    "long labels": (long_labels, ()),
+    "five long labels": (long_labels, ()),
     "extremes": (extremes, ()),
     "words": (words, ("held_out", "uncertainty", "activity", "context", "gates-scratch")),
     "one hidden unit": (one_unit, ("time_constants", "gates-scratch")),

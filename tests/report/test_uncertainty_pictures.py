@@ -4,10 +4,13 @@ import math
 
 import pytest
 from examples import group, split_uncertainty, uncertainty
+from hypothesis import given
+from hypothesis import strategies as st
+from layout import figure_of, texts_of
 from pictures import LOOKS, ONE, is_picture, strict
 
 from gru_lm.report.drawing import findings
-from gru_lm.report.drawing.uncertainty import calibration, where_uncertain
+from gru_lm.report.drawing.uncertainty import calibration, where_uncertain, wilson
 from gru_lm.report.wording import EN_DASH
 
 
@@ -87,3 +90,38 @@ def test_groups_of_one_split_only():
     one = uncertainty(groups={"1": group(5.0)})
     one = one.model_copy(update={"val": split_uncertainty(groups={})})
     assert is_picture(where_uncertain(ONE, {"concise": one}))
+
+
+@given(st.integers(1, 10_000), st.data())
+def test_the_interval_holds_what_the_share_does_not_contradict(count, data):
+    share = data.draw(st.integers(0, count)) / count
+    low, high = wilson(share, count)
+    assert 0 <= low <= share + 1e-9 and share - 1e-9 <= high <= 1
+    for bound in (low, high):  # as far from the share as 1.96 of its standard deviations
+        if 1e-9 < bound < 1 - 1e-9:
+            deviation = math.sqrt(bound * (1 - bound) / count)
+            assert abs(share - bound) == pytest.approx(1.96 * deviation, abs=1e-6)
+
+
+def test_calibration_is_shown_on_each_split():
+    measured = uncertainty(confidence=0.8, accuracy=0.3)
+    test = split_uncertainty(confidence=0.77, accuracy=0.28, ece=0.49)
+    measured = measured.model_copy(update={"test": test})
+    figure = figure_of(lambda: calibration(ONE, {"concise": measured}))
+    texts = [text for text, _ in texts_of(figure)]
+    assert "test split\n77 % sure, 28 % right\ncalibration error 0.49" in texts
+    assert "validation split\n80 % sure, 30 % right\ncalibration error 0.45" in texts
+    assert sum("training split" in text for text in texts) == 1
+
+
+@pytest.mark.parametrize(("spaces", "shown"), [(10, False), (11, True)])
+def test_the_spaces_after_words_are_shown_once(spaces, shown):
+    end, space = group(11.5), {**group(12.0), "tokens": spaces}
+    measured = split_uncertainty(groups={"1": group(5.0), "end": end})
+    kinds = {"vowel": group(20.0), "space": space}
+    measured = type(measured).model_validate({**measured.model_dump(), "character_class": kinds})
+    both = uncertainty().model_copy(update={"val": measured, "train": measured})
+    figure = figure_of(lambda: where_uncertain(ONE, {"concise": both}))
+    texts = [text for text, _ in texts_of(figure)]
+    assert texts.count("space\nafter it") == 2  # one per split
+    assert texts.count("any\nspace") == 2 * shown

@@ -10,6 +10,7 @@ from gru_lm.report.wording import (
     minutes,
     percent,
     power,
+    rounded,
     span,
     visible,
 )
@@ -51,3 +52,11 @@ def test_a_span_of_equal_figures_is_one():
 def test_lists_and_capitals():
     assert [listed(list(names)) for names in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
     assert capitalised("nn.GRU is") == "Nn.GRU is"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(51516.4, "52,000"), (187183, "190,000"), (9.96, "10"), (1.234, "1.2"), (0.0031, "0.0031")],
+)
+def test_a_speed_has_two_digits(value, text):
+    assert rounded(value) == text

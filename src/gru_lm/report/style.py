@@ -175,7 +175,9 @@ def key_below(figure: Figure, handles: Sequence[Line2D], **properties: Any) -> N
     """A legend under the axes, in as many columns as the picture is wide enough for."""
     properties = {"ncols": 6, "frameon": False, "fontsize": SMALL} | properties
     room = (figure.get_figwidth() - 2 * MARGIN) * figure.dpi
-    for columns in range(min(properties.pop("ncols"), len(handles)), 0, -1):
+    count = len(handles)
+    for most in range(min(properties.pop("ncols"), count), 0, -1):
+        columns = math.ceil(count / math.ceil(count / most))  # rows of about one length
         legend = figure.legend(
             handles=handles, loc="outside lower center", ncols=columns, **properties
         )

@@ -63,11 +63,12 @@ def heat_map(look: Look, arrays: GateArrays, vocabulary: tuple[str, ...], unit: 
     order = np.argsort(arrays.time_constant, kind="stable")  # drawn from below: longest on top
     shown = order[evenly_spaced(len(order), ROWS)]
     tokens = [vocabulary[number] for number in reading.tokens[: SHOWN[unit]]]
-    labels, upright = _columns([drawable(_short(visible(token)[0])) for token in tokens], unit)
+    written = "\n".join(_short(visible(token)[0]) for token in tokens)
+    labels, turned = _columns(drawable(written).split("\n"), unit)
     length = len(labels)
     gates: dict[Gate, np.ndarray] = {"Z": reading.Z[:length], "R": reading.R[:length]}
     panel = min(max(0.075 * len(shown), 1.2), 3.6)  # inches
-    figure = empty_figure(height=2.2 + 2 * panel + (0 if upright else 1))
+    figure = empty_figure(height=2.2 + 2 * panel + (1 if any(turned) else 0))
     panels = figure.subplots(2, 1)
     for axes, (gate, meaning) in zip(panels, MEANINGS.items(), strict=True):
         image = axes.imshow(
@@ -80,9 +81,9 @@ def heat_map(look: Look, arrays: GateArrays, vocabulary: tuple[str, ...], unit: 
         )
         axes.invert_yaxis()
         axes.set_xticks(range(length), labels, fontsize=LETTERS, family="monospace")
-        for label in axes.get_xticklabels():
+        for label, turn in zip(axes.get_xticklabels(), turned, strict=True):
             label.set_parse_math(False)  # a token may hold dollar signs
-            label.set_rotation(0 if upright else 90)
+            label.set_rotation(90 if turn else 0)
         axes.tick_params(axis="x", length=0, pad=2)
         marked = evenly_spaced(len(shown), 5)
         constants = [f"{arrays.time_constant[shown[row]]:.2f}" for row in marked]
@@ -104,15 +105,19 @@ def evenly_spaced(count: int, most: int) -> np.ndarray:
     return np.linspace(0, count - 1, min(count, most)).round().astype(int)
 
 
-def _columns(labels: list[str], unit: str) -> tuple[list[str], bool]:
-    """As many of ``labels`` as there is room for, and whether they are upright.
+def _columns(labels: list[str], unit: str) -> tuple[list[str], list[bool]]:
+    """As many of ``labels`` as there is room for, and which of them are turned.
 
-    Words and code points are turned.
+    Words are turned, and at character level what is wider than a character, as a code point.
     """
-    widest = max(width_of(label, LETTERS, MONO) for label in labels)
-    upright = unit == "character" and widest < WIDE
-    needed = widest if upright else max(height_of(label, LETTERS, MONO) for label in labels)
-    return labels[: max(1, int((WIDTH - 1.5) / (needed + 0.012)))], upright
+    widths = [width_of(label, LETTERS, MONO) for label in labels]
+    turned = [unit == "word" or width > WIDE for width in widths]
+    needed = max(
+        height_of(label, LETTERS, MONO) if turn else width
+        for label, width, turn in zip(labels, widths, turned, strict=True)
+    )
+    shown = max(1, int((WIDTH - 1.5) / (needed + 0.012)))
+    return labels[:shown], turned[:shown]
 
 
 def _rows_shown(shown: int, units: int, unit: str) -> str:
