@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import PROJECT
 from examples import (
     CARDS,
     CHARACTERS,
@@ -25,9 +26,12 @@ from examples import (
 from layout import figure_of, flaws_of
 from matplotlib.figure import Figure
 
+from benchmarks.speed.pictures import scaling_curves, speed_bars
+from gru_lm.core.files import read_json
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.report.figures import figures
 from gru_lm.report.inputs import Inputs
+from tools.pictures import Row, comparison, overlay
 
 RISING = [(1, 20.0), (205, 7.95), (500, 113.2)]
 FALLING = [(1, 20.0), (205, 9.8), (500, 1.07)]
@@ -251,6 +255,24 @@ def test_no_title_is_cut(name, given):
     }
     (figure,) = (one for one in figures(inputs) if one.name == name)
     assert not flaws_of(figure_of(lambda: figure.png(inputs)))
+
+
+def test_no_text_of_the_tools_pictures_is_cut():
+    setting = "train.lr={}, model.fused.reset=after, data.path=a/long/folder/and/its/only/file.txt"
+    curve = [(1, 20.0), (2, 1.1)]
+    rows = [Row(setting.format(lr), [lr + 1.0, lr + 2.0], [curve] * 2) for lr in range(9)]
+    drawn = figure_of(lambda: comparison({"scratch": rows, "fused": rows[:1]}, "test perplexity"))
+    assert not flaws_of(drawn)
+    sides = {"base: main": curve, f"head: {LONG_NAME}": curve}
+    assert not flaws_of(figure_of(lambda: overlay(dict.fromkeys((LONG_NAME, "fused"), sides))))
+
+
+@pytest.mark.parametrize("draw", [speed_bars, scaling_curves])
+def test_no_text_of_the_benchmarks_pictures_is_cut(draw):
+    name = "speed" if draw is speed_bars else "scaling"
+    (path,) = (PROJECT / "benchmarks/results").glob(f"{name}-*.json")
+    result = read_json(path)
+    assert not flaws_of(figure_of(lambda: draw(result)))
 
 
 def test_flaws_are_found():
