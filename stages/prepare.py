@@ -5,7 +5,7 @@ from pathlib import Path
 from gru_lm.core.errors import MissingFile, UserError
 from gru_lm.core.params import load_params
 from gru_lm.data.prepared import Prepared
-from gru_lm.data.text import read_text, tokenize
+from gru_lm.data.text import dropped_letters, read_text, tokenize
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.preparation.settings import PreparationSettings
 from gru_lm.preparation.splits import split_tokens
@@ -29,6 +29,12 @@ def main() -> None:
     vocabulary = Vocabulary.build(
         corpus, settings.tokens, settings.normalize, settings.min_freq, settings.reserved_tokens
     )
+    lost, examples = dropped_letters(text, settings.normalize)
+    if lost > 0.01:
+        print(
+            f"prepare: prepare.normalize = letters drops {lost:.1%} of the letters (such as "
+            f"{examples}): set it to none to keep them"
+        )
     splits = split_tokens(vocabulary.encode_tokens(corpus), settings.split)
     Prepared.write(vocabulary, splits)
     sizes = ", ".join(f"{len(tokens):,} {name}" for name, tokens in splits.items())

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gru_lm.core.errors import UserError
-from gru_lm.data.text import join, normalized_lines, read_text, tokenize
+from gru_lm.data.text import (
+    dropped_letters,
+    join,
+    normalized_fragment,
+    normalized_lines,
+    read_text,
+    tokenize,
+    wide_encoding,
+)
 from gru_lm.data.vocabulary import Vocabulary
 
 MIRROR = os.environ.get("GRU_LM_CORPUS_MIRROR", "")
@@ -105,13 +113,13 @@ def test_crlf_and_lf_give_the_same_tokens(tmp_path):
 @pytest.mark.parametrize(
     "data, byte, offset",
     [
-        (b"\xff\xfea\x00", 0xFF, 0),
+        (b"\xffalso", 0xFF, 0),
         (b"caf\xe9 au lait", 0xE9, 3),
         (b"\xef\xbb\xbfcaf\xe9 au", 0xE9, 6),
         (b"ends early \xe2\x82", 0xE2, 11),
         (b"\xc3\xa9\xed\xa0\x80", 0xED, 2),
     ],
-    ids=["utf-16", "latin-1", "latin-1-after-bom", "cut", "surrogate"],
+    ids=["no-lead-byte", "latin-1", "latin-1-after-bom", "cut", "surrogate"],
 )
 def test_invalid_utf8_names_file_byte_and_offset(tmp_path, data, byte, offset):
     path = tmp_path / "book.txt"
@@ -133,3 +141,50 @@ def test_the_time_machine_has_the_published_numbers():
     assert len(vocabulary) == 28
     assert vocabulary.tokens[:4] == ("<unk>", " ", "e", "t")
     assert "".join(corpus[:30]) == "the time machine by h g wellsi"
+
+
+@few
+@given(st.text(max_size=40), st.sampled_from(["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"]))
+def test_wide_encodings_of_latin_text_are_recognised(text, encoding):
+    latin = "a mostly Latin text, long enough to tell" + text[:3] * 2
+    found = wide_encoding(latin.encode(encoding, "replace"))
+    assert found is not None
+    assert found.lower().replace("-", "") == encoding.replace("-", "")
+
+
+@few
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0")), st.integers(0, 40))
+def test_utf_8_is_not_taken_for_a_wide_encoding(text, place):
+    assert wide_encoding(text.encode()) is None
+    some = "single NUL characters are allowed"
+    assert wide_encoding(f"{some[:place]}\0{some[place:]}\0".encode()) is None
+
+
+@few
+@given(prose, st.sampled_from(["letters", "none"]))
+def test_a_fragment_within_a_line_is_normalised_as_the_line(text, normalize):
+    text = f"x{text}x".replace("\n", "").replace("\r", "")
+    assert normalized_fragment(text, normalize) == "".join(normalized_lines(text, normalize))
+
+
+@pytest.mark.parametrize(
+    ("text", "normalize", "expected"),
+    [
+        ("it is a ", "letters", "it is a "),
+        (" It", "letters", " it"),
+        ("time\ntraveller", "letters", "time traveller"),
+        ("time\r\n\r\ntraveller", "letters", "time traveller"),
+        ("it is a ", "none", "it is a "),
+        ("a\r\nb\rc", "none", "a\nb\nc"),
+    ],
+)
+def test_the_ends_of_a_fragment_are_kept(text, normalize, expected):
+    assert normalized_fragment(text, normalize) == expected
+
+
+def test_the_share_of_dropped_letters():
+    assert dropped_letters("Größe größer", "letters") == (pytest.approx(4 / 11), "öß")
+    assert dropped_letters("Größe", "none") == (0, "")
+    assert dropped_letters("plain, 123", "letters") == (0, "")
+    assert dropped_letters("1 — 2 …", "letters") == (0, "")
+    assert dropped_letters("天地 天", "letters") == (1, "天地")

@@ -221,3 +221,27 @@ def test_fingerprint_changes_with_tokens_and_rules():
     prints = [vocabulary.fingerprint, *(other.fingerprint for other in others)]
     assert len(set(prints)) == len(prints)
     assert Vocabulary(("<unk>", "a", "b"), "char", "none").fingerprint == vocabulary.fingerprint
+
+
+def test_a_prefix_keeps_its_ends():
+    vocabulary = Vocabulary.build("it is a", normalize="letters")
+    assert vocabulary.decode(vocabulary.encode_fragment("it is a ")) == "it is a "
+    assert len(vocabulary.encode_fragment("it is a ")) == 8
+
+
+COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
+
+
+@pytest.mark.parametrize("corpus", [COMPOSED, DECOMPOSED, f"{COMPOSED} {DECOMPOSED}"])
+@pytest.mark.parametrize("typed", [COMPOSED, DECOMPOSED])
+@pytest.mark.parametrize("level", ["char", "word"])
+def test_a_prefix_is_known_in_either_unicode_form(corpus, typed, level):
+    vocabulary = Vocabulary.build(tokenize(corpus, "none", level), level)
+    for fragment in (typed, f"{typed}\u2603"):  # with an unknown character too
+        numbers = vocabulary.encode_fragment(fragment)
+        unknown = int(fragment != typed)
+        assert list(numbers).count(0) == unknown
+        if not unknown:
+            decoded = vocabulary.decode(numbers)
+            assert decoded in corpus
+            assert decoded == typed or typed not in corpus

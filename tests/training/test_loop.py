@@ -26,6 +26,7 @@ from gru_lm.training.loop import (
     clip_gradients,
     make_optimizer,
     perplexity,
+    remedy,
     train,
     validate,
 )
@@ -553,3 +554,9 @@ def test_deterministic_training_gives_the_same_bits_on_a_gpu(kind, corpus):
     for second, again in others:
         assert first == second
         assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_the_remedy_names_no_clipping_that_there_is_not():
+    assert remedy(settings()) == "lower train.lr (1) or train.clip_norm (1)"
+    without = settings(lr=0.5, clip_norm=None)
+    assert remedy(without) == "lower train.lr (0.5) or set train.clip_norm (null)"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -15,9 +17,15 @@ TokenLevel = Literal["char", "word"]
 def read_text(path: Path) -> str:
     """Read a UTF-8 file without its byte order mark and with ``\\n`` as line end.
 
-    Raises UserError with the first invalid byte if the file is not UTF-8.
+    Raises UserError if the file looks like UTF-16 or UTF-32, or with the first invalid byte if it
+    is not UTF-8.
     """
     data = path.read_bytes()
+    if encoding := wide_encoding(data):
+        raise UserError(
+            f"{path} is {encoding}, not UTF-8: convert it first, for example with "
+            f"iconv -f {encoding} -t UTF-8"
+        )
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -26,7 +34,38 @@ def read_text(path: Path) -> str:
             f"{path} is not UTF-8: byte 0x{data[offset]:02x} at offset {offset}; "
             "convert it to UTF-8 first, for example with iconv"
         ) from None
+    return with_newlines(text)
+
+
+def with_newlines(text: str) -> str:
+    """Replace CR LF and CR by the newline character."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def wide_encoding(data: bytes) -> str | None:
+    """Return the name of the encoding if ``data`` looks like UTF-16 or UTF-32, else None.
+
+    It does if it starts with their byte order mark, or if three in four characters would be below
+    U+0100, as in a Latin text. All but one byte of such a character are zero. A few NUL characters
+    in a UTF-8 text are no sign of it.
+    """
+    for mark in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE):
+        if data.startswith(mark):
+            return "UTF-32"
+    for mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        if data.startswith(mark):
+            return "UTF-16"
+    for name, width, used in (
+        ("UTF-32LE", 4, 0),
+        ("UTF-32BE", 4, 3),
+        ("UTF-16LE", 2, 0),
+        ("UTF-16BE", 2, 1),
+    ):
+        size = len(data) // width
+        zeros = [data[place::width].count(0) for place in range(width)]
+        if size and zeros.pop(used) < 0.25 * size and min(zeros) > 0.75 * size:
+            return name
+    return None
 
 
 def normalized_lines(text: str, normalize: Normalize) -> list[str]:
@@ -51,6 +90,30 @@ def tokenize(text: str, normalize: Normalize, level: TokenLevel) -> list[str]:
     if level == "char":
         return list("".join(lines))
     return [word for line in lines for word in line.split()]
+
+
+def normalized_fragment(text: str, normalize: Normalize) -> str:
+    """Normalise a piece of text, such as the prefix of a sample.
+
+    The rules are those of ``normalized_lines``, but its ends are not the ends of lines: under
+    ``letters`` a space at either end is kept, and a line break becomes a space.
+    """
+    text = with_newlines(text)
+    return text if normalize == "none" else re.sub("[^A-Za-z]+", " ", text).lower()
+
+
+def dropped_letters(text: str, normalize: Normalize) -> tuple[float, str]:
+    """Return the share of the letters of ``text`` that normalisation drops, and examples.
+
+    The share is between 0 and 1. The examples are the up to five most frequent of these letters.
+    """
+    if normalize == "none" or text.isascii():
+        return 0.0, ""
+    counts = Counter(re.sub("[\0-\x7f]+", "", text))
+    dropped = [(letter, count) for letter, count in counts.most_common() if letter.isalpha()]
+    lost = sum(count for _, count in dropped)
+    kept = len(re.sub("[^A-Za-z]+", "", text))
+    return (lost / (lost + kept) if lost else 0.0), "".join(letter for letter, _ in dropped[:5])
 
 
 def join(tokens: list[str], level: TokenLevel) -> str:

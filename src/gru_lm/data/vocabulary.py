@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import numpy as np
 
 from gru_lm.core.errors import DamagedFile
 from gru_lm.core.files import read_json, write_json
-from gru_lm.data.text import Normalize, TokenLevel, join, tokenize
+from gru_lm.data.text import Normalize, TokenLevel, join, normalized_fragment, tokenize
 
 UNKNOWN = "<unk>"
 
@@ -74,6 +75,29 @@ class Vocabulary:
     def encode(self, text: str) -> np.ndarray:
         """Normalise, tokenise and encode ``text``: (N,) numbers of the type ``dtype``."""
         return self.encode_tokens(tokenize(text, self.normalize, self.level))
+
+    def encode_fragment(self, text: str) -> np.ndarray:
+        """Encode a piece of text, such as the prefix of a sample: (N,) of the type ``dtype``.
+
+        Spaces at its ends are kept, see ``normalized_fragment``. If a character is unknown in the
+        Unicode form that it is typed in, its composed and its decomposed form are tried: the corpus
+        may have é as one character or as e with an accent.
+        """
+        text = normalized_fragment(text, self.normalize)
+        parts = text.split() if self.level == "word" else list(text)
+        if not all(part in self._ids for part in parts):
+            if self.level == "char":
+                parts = list(unicodedata.normalize("NFC", text))
+            parts = [token for part in parts for token in self._known_form(part)]
+        return self.encode_tokens(parts)
+
+    def _known_form(self, part: str) -> Sequence[str]:
+        """Return the tokens of ``part`` in the first Unicode form in which all are known."""
+        for form in (part, *(unicodedata.normalize(name, part) for name in ("NFC", "NFD"))):
+            tokens = (form,) if self.level == "word" else tuple(form)
+            if all(token in self._ids for token in tokens):
+                return tokens
+        return (part,)
 
     def decode(self, numbers: Iterable[int]) -> str:
         """Return the text of ``numbers``. Raises IndexError if a number is out of range."""

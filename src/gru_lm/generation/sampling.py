@@ -28,8 +28,8 @@ def generate(
     """
     if temperature is not None and not temperature > 0:
         raise UserError(f"temperature = {temperature:g}: must be greater than 0")
-    numbers = vocabulary.encode(prefix).tolist()
-    if not numbers:
+    numbers = vocabulary.encode_fragment(prefix).tolist()
+    if not numbers or (prefix.strip() and not vocabulary.decode(numbers).strip()):
         raise UserError(
             f"the prefix {prefix!r} holds no token under the rule "
             f"prepare.normalize = {vocabulary.normalize}: choose another prefix"

@@ -176,6 +176,13 @@ def make_optimizer(model: LanguageModel, settings: Train) -> torch.optim.Optimiz
     return torch.optim.Adam(model.parameters(), settings.lr, capturable=model.device.type == "cuda")
 
 
+def remedy(settings: Train) -> str:
+    """Return what to change in params.yaml if training diverged."""
+    clip = settings.clip_norm
+    clipping = "set train.clip_norm (null)" if clip is None else f"train.clip_norm ({clip:g})"
+    return f"lower train.lr ({settings.lr:g}) or {clipping}"
+
+
 def train(
     model: LanguageModel,
     tokens: Tensor,
@@ -222,8 +229,7 @@ def train(
             last = "none so far" if math.isnan(last_finite) else f"{last_finite:.4g}"
             raise Diverged(
                 f"training diverged in epoch {number}: the loss is no longer finite (last finite "
-                f"perplexity: {last}); lower train.lr ({settings.lr:g}) or "
-                f"train.clip_norm ({settings.clip_norm})"
+                f"perplexity: {last}); {remedy(settings)}"
             )
         last_finite = reached
         seconds = time.perf_counter() - start

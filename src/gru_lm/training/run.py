@@ -23,7 +23,7 @@ from gru_lm.data.prepared import Prepared
 from gru_lm.models.base import build_model
 from gru_lm.models.device import DeviceChoice, choose_device, describe_device, make_deterministic
 from gru_lm.training.checkpoints import Checkpoints, fingerprint
-from gru_lm.training.loop import Diverged, Epoch, make_optimizer, train
+from gru_lm.training.loop import Diverged, Epoch, make_optimizer, remedy, train
 from gru_lm.training.minibatches import require_enough_tokens
 from gru_lm.training.settings import TrainingSettings
 
@@ -138,9 +138,8 @@ class TrainingRun:
             speeds = self._train_the_rest(log)
             if not history.validation:
                 raise Diverged(
-                    "training diverged: the validation perplexity was never finite; lower train.lr "
-                    f"({self._settings.train.lr:g}) or train.clip_norm "
-                    f"({self._settings.train.clip_norm})"
+                    "training diverged: the validation perplexity was never finite; "
+                    f"{remedy(self._settings.train)}"
                 )
         except Diverged:
             if history.curve:
