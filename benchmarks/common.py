@@ -101,9 +101,9 @@ def sample_corpus() -> Corpus:
 
 
 def textbook_settings(settings: Train) -> Train:
-    """Return ``settings`` with partition, optimizer, clipping and type of the textbook's loop."""
-    fixed = {"partition": "sequential", "optimizer": "sgd", "clip_norm": 1.0, "precision": "fp32"}
-    return settings.model_copy(update=fixed)
+    """Return ``settings`` with the minibatches, optimizer and type of the textbook's loop."""
+    fixed = {"partition": "sequential", "drop_last": True, "optimizer": "sgd", "clip_norm": 1.0}
+    return settings.model_copy(update={**fixed, "precision": "fp32"})
 
 
 def wait_for(device: torch.device) -> None:

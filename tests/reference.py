@@ -166,7 +166,8 @@ def train_textbook(
             logits, state = forward(one_hot, state)
             log_probabilities = logits - logits.logsumexp(dim=1, keepdim=True)
             wanted = Y.T.reshape(-1)
-            loss = -log_probabilities[torch.arange(len(wanted)), wanted].mean()
+            (there,) = torch.nonzero(wanted >= 0, as_tuple=True)  # the others fill a minibatch up
+            loss = -log_probabilities[there, wanted[there]].mean()
             gradients = list(torch.autograd.grad(loss, list(weights)))
             norm = math.sqrt(sum(float((gradient.double() ** 2).sum()) for gradient in gradients))
             if clip is not None and norm > clip:
@@ -179,8 +180,8 @@ def train_textbook(
                 with torch.no_grad():
                     for weight, gradient in zip(weights, gradients, strict=True):
                         weight -= lr * gradient
-            nats += loss.item() * Y.numel()
-            count += Y.numel()
+            nats += loss.item() * len(there)
+            count += len(there)
         perplexities.append(math.exp(nats / count))
     return perplexities
 

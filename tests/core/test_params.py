@@ -116,7 +116,8 @@ def test_the_projects_own_file_is_the_textbooks_experiment():
     train = loaded.train
     assert (train.batch_size, train.num_steps, train.epochs) == (32, 35, 500)
     assert (train.optimizer, train.lr, train.clip_norm) == ("sgd", 1.0, 1.0)
-    assert (train.partition, loaded.model.hidden_size) == ("sequential", 256)
+    assert (train.partition, train.drop_last) == ("sequential", True)
+    assert loaded.model.hidden_size == 256
     assert (loaded.fetch.corpus, loaded.prepare.split.train) == ("time_machine", 10_000)
     assert loaded.variants == ["scratch", "concise", "fused"]
 
@@ -167,6 +168,7 @@ def test_good_training_values(tmp_path, old, new, expected):
         ("sample.temperatures", []),
         ("train.seed", 2**32 - 1),
         ("train.select", "best_val"),
+        ("train.drop_last", False),
         ("train.validate_every", 1),
         ("replicate.seeds", []),
         ("replicate.seeds", [0, 2**32 - 1]),
@@ -269,6 +271,9 @@ BAD = {
         ["'gate_study.lenght'", "mean 'length'"],
     ),
     "missing-lr": (with_value("train.lr", REMOVED), ["'train.lr'", "missing"]),
+    "missing-drop-last": (with_value("train.drop_last", REMOVED), ["train.drop_last", "missing"]),
+    "drop-last-text": (with_value("train.drop_last", "no"), ["train.drop_last = 'no'"]),
+    "drop-last-number": (with_value("train.drop_last", 0), ["train.drop_last = 0"]),
     "missing-clip": (with_value("train.clip_norm", REMOVED), ["'train.clip_norm'", "missing"]),
     "missing-val": (with_value("prepare.split.val", REMOVED), ["'prepare.split.val'", "missing"]),
     "missing-reset": (with_value("model.scratch", {}), ["'model.scratch.reset'", "missing"]),

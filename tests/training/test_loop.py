@@ -49,6 +49,7 @@ def settings(**changes):
     values = {"epochs": 20, "batch_size": 4, "num_steps": 5, "partition": "sequential"}
     values |= {"optimizer": "sgd", "lr": 1.0, "clip_norm": 1.0, "seed": 0, "deterministic": False}
     values |= {"precision": "fp32", "threads": None, "validate_every": 5, "select": "last"}
+    values |= {"drop_last": True}
     return Train(**{**values, **changes})
 
 
@@ -80,7 +81,8 @@ def textbook(model, kind, corpus, settings):
     mine, forward = reference_of(model, kind)
     sizes = (settings.batch_size, settings.num_steps, settings.partition, settings.seed)
     epochs = [
-        list(epoch_minibatches(corpus, *sizes, epoch)) for epoch in range(1, settings.epochs + 1)
+        list(epoch_minibatches(corpus, *sizes, epoch, settings.drop_last))
+        for epoch in range(1, settings.epochs + 1)
     ]
     reached = train_textbook(
         list(mine.values()),
@@ -155,6 +157,34 @@ def test_float64_agrees_to_eight_digits(kind, partition, corpus):
     for name, weight in model.state_dict().items():
         torch.testing.assert_close(weight, final[name], rtol=1e-8, atol=1e-9)
     assert reached == pytest.approx(wanted, rel=1e-8)
+
+
+@each_partition
+@each_kind
+def test_a_smaller_last_minibatch_trains_what_is_left(kind, partition, corpus):
+    """Equal to the textbook's loop over the same minibatches; scratch and fused to each other."""
+    chosen = settings(partition=partition, drop_last=False, batch_size=3, epochs=6)
+    model = make_model(kind, dtype=torch.float64)
+    wanted, final = textbook(model, kind, corpus, chosen)
+    epochs = list(train(model, corpus, chosen))
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(weight, final[name], rtol=1e-8, atol=1e-9)
+    assert [epoch.perplexity for epoch in epochs] == pytest.approx(wanted, rel=1e-8)
+    offsets = {len(corpus) - 1 - epoch.tokens for epoch in epochs}
+    assert offsets <= set(range(6)) and len(offsets) > 1, "not every target after the offset"
+
+
+@pytest.mark.parametrize(("length", "batch_size"), [(206, 3), (153, 8)])
+@each_partition
+def test_fused_follows_scratch_through_a_smaller_minibatch(partition, length, batch_size, corpus):
+    """In float32, where fused runs compiled loops on buffers for each shape."""
+    chosen = settings(partition=partition, drop_last=False, batch_size=batch_size, epochs=4)
+    scratch, fused = make_model("scratch-before"), make_model("fused-before")
+    fused.load_weights(scratch.state_dict())
+    runs = [list(train(model, corpus[:length], chosen)) for model in (scratch, fused)]
+    left, right = ([epoch.perplexity for epoch in run] for run in runs)
+    assert left == pytest.approx(right, rel=1e-4)
+    assert [epoch.tokens for epoch in runs[0]] == [epoch.tokens for epoch in runs[1]]
 
 
 @pytest.mark.parametrize(
@@ -501,11 +531,14 @@ each_optimizer = pytest.mark.parametrize("optimizer, lr", [("sgd", 1.0), ("adam"
 
 @pytest.mark.gpu
 @needs_gpu
+@pytest.mark.parametrize("drop_last", [True, False])
 @each_partition
 @each_optimizer
 @each_kind
-def test_gpu_gives_the_cpus_perplexities(kind, optimizer, lr, partition, corpus):
-    chosen = settings(epochs=5, optimizer=optimizer, lr=lr, partition=partition)
+def test_gpu_gives_the_cpus_perplexities(kind, optimizer, lr, partition, drop_last, corpus):
+    chosen = settings(
+        epochs=5, optimizer=optimizer, lr=lr, partition=partition, drop_last=drop_last
+    )
     model = make_model(kind)
     twin = copy.deepcopy(model).cuda()
     on_cpu = list(train(model, corpus, chosen, val_tokens=corpus[:100]))

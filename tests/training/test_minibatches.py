@@ -9,6 +9,7 @@ from reference import random_pieces, sequential_partition
 
 from gru_lm.core.errors import UserError
 from gru_lm.training.minibatches import (
+    UNSCORED,
     epoch_minibatches,
     random_minibatches,
     require_enough_tokens,
@@ -73,6 +74,45 @@ def test_random_deals_each_piece_once(length, batch_size, num_steps, data):
     assert set(dealt) <= pieces
     used = [token for x, _ in dealt for token in x]
     assert len(set(used)) == len(used), "two pieces overlap"
+
+
+@few
+@given(lengths, rows, steps, st.data())
+def test_without_drop_last_rows_go_on_to_the_end(length, batch_size, num_steps, data):
+    """Side by side, the minibatches are the rest of the stream, folded into equal rows."""
+    offset = data.draw(st.integers(0, num_steps))
+    assume(offset < length - 1)
+    stream = torch.arange(length)
+    minibatches = list(sequential_minibatches(stream, batch_size, num_steps, offset, False))
+    assert all(X.shape == Y.shape for X, Y in minibatches)
+    widths = [X.shape[1] for X, _ in minibatches]
+    assert set(widths[:-1]) <= {num_steps} and 1 <= widths[-1] <= num_steps
+    inputs, targets = (torch.cat(parts, 1).flatten() for parts in zip(*minibatches, strict=True))
+    there = targets != UNSCORED
+    lacking = len(there) - (length - 1 - offset)
+    assert 0 <= lacking < batch_size
+    assert there.tolist() == [True] * (length - 1 - offset) + [False] * lacking
+    assert inputs[there].tolist() == list(range(offset, length - 1))
+    assert targets[there].tolist() == list(range(offset + 1, length))
+
+
+@few
+@given(lengths, rows, steps, st.data())
+def test_without_drop_last_every_piece_is_dealt(length, batch_size, num_steps, data):
+    offset = data.draw(st.integers(0, num_steps - 1))
+    assume(offset < length - 1)
+    generator = np.random.default_rng(length)
+    stream = torch.arange(length)
+    minibatches = list(random_minibatches(stream, batch_size, num_steps, offset, generator, False))
+    sizes = [len(X) for X, _ in minibatches]
+    assert set(sizes[:-1]) <= {batch_size} and 1 <= sizes[-1] <= batch_size
+    dealt = [row for X, Y in minibatches for row in zip(X.tolist(), Y.tolist(), strict=True)]
+    for inputs, targets in dealt:
+        scored = [target for target in targets if target != UNSCORED]
+        assert len(targets) == num_steps and targets[: len(scored)] == scored
+        assert scored == [number + 1 for number in inputs[: len(scored)]]
+    targets = sorted(target for _, row in dealt for target in row if target != UNSCORED)
+    assert targets == list(range(offset + 1, length))
 
 
 def test_random_deals_in_random_order():

@@ -22,10 +22,14 @@ from torch import Tensor
 from gru_lm.core.errors import UserError
 from gru_lm.models.base import LanguageModel
 from gru_lm.training.cuda_graph import CapturedStep, Snapshot, weights_of
-from gru_lm.training.minibatches import Minibatch, epoch_minibatches, require_enough_tokens
+from gru_lm.training.minibatches import (
+    UNSCORED,
+    Minibatch,
+    epoch_minibatches,
+    inputs_and_targets,
+    require_enough_tokens,
+)
 from gru_lm.training.settings import Precision, Train
-
-UNSCORED = -100  # a target that is padding and has no loss
 
 
 @dataclass(frozen=True)
@@ -70,19 +74,21 @@ class Trainer:
         """Do one update per minibatch (X, Y) of token numbers, each (B, T).
 
         If ``carry_state`` is true, each minibatch starts from the detached final state of the
-        previous one, otherwise from zeros. Returns the perplexity over all tokens and the number of
-        tokens. The perplexity is ``inf`` or ``nan`` if training diverged. Raises ValueError if
-        there are no minibatches.
+        previous one, otherwise from zeros. Returns the perplexity over all targets that are not
+        UNSCORED and the number of those targets. The perplexity is ``inf`` or ``nan`` if training
+        diverged. Raises ValueError if there are no minibatches.
         """
         total = torch.zeros((), dtype=torch.float64, device=self.model.device)
-        num_tokens = 0
+        scored = torch.zeros((), dtype=torch.int64, device=self.model.device)
         state: Tensor | None = None
         for X, Y in minibatches:
             if state is None or not carry_state:
                 state = self.model.begin_state(len(X))
             loss, state = self._step(X, Y, state)
-            total += loss * Y.numel()
-            num_tokens += Y.numel()
+            count = (Y != UNSCORED).sum()  # not read back from the device before the epoch's end
+            total += loss * count
+            scored += count
+        num_tokens = int(scored.item())
         if num_tokens == 0:
             raise ValueError("an epoch needs at least one minibatch")
         return perplexity(total.item() / num_tokens), num_tokens
@@ -99,7 +105,8 @@ class Trainer:
         """Do one step of the optimizer. Returns the mean loss before it and the final state."""
         with products_in(self.precision, X.device):
             logits, state = self.model(X, state)  # (T, B, V), (B, H)
-        loss = F.cross_entropy(logits.flatten(0, 1).to(self._dtype), Y.T.flatten())
+        scores, targets = logits.flatten(0, 1).to(self._dtype), Y.T.flatten()
+        loss = F.cross_entropy(scores, targets, ignore_index=UNSCORED)
         self.optimizer.zero_grad(set_to_none=False)  # reusing the memory is 4 % faster
         loss.backward()
         if self.clip_norm is not None:
@@ -122,9 +129,10 @@ def validate(model: LanguageModel, tokens: Tensor, batch_size: int, num_steps: i
     num_targets = len(tokens) - 1
     num_rows = min(batch_size, math.ceil(num_targets / num_steps))
     num_columns = math.ceil(num_targets / num_rows)
-    lacking = num_rows * num_columns - num_targets
-    inputs = F.pad(tokens[:-1], (0, lacking)).view(num_rows, num_columns)
-    targets = F.pad(tokens[1:], (0, lacking), value=UNSCORED).view(num_rows, num_columns)
+    inputs, targets = (
+        part.view(num_rows, num_columns)
+        for part in inputs_and_targets(tokens, num_rows * num_columns)
+    )
     total = torch.zeros((), dtype=torch.float64, device=model.device)
     state = model.begin_state(num_rows)
     with products_in("fp32", model.device):
@@ -220,6 +228,7 @@ def train(
             settings.partition,
             settings.seed,
             number,
+            settings.drop_last,
         )
         reached, num_tokens = trainer.train_epoch(
             minibatches, carry_state=settings.partition == "sequential"

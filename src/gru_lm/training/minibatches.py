@@ -11,8 +11,19 @@ the hidden state can be carried from one to the next (here batch_size 2, num_ste
 Random sampling cuts the stream into pieces of ``num_steps`` first and deals the pieces out in
 random order; the hidden state then starts from zero in each minibatch.
 
-Both start each epoch from a new random offset, so that the cuts fall elsewhere, and drop what does
-not fill a minibatch. Every token kept is the input exactly once, its successor the target.
+Both start each epoch from a new random offset, so that the cuts fall elsewhere. In one epoch a
+token is a target at most once. The stream's first token never is one, and the ``offset`` tokens
+after it are none in that epoch. With ``drop_last``, as in the textbook, neither is what does not
+fill a minibatch:
+
+* sequential: up to num_steps - 1 columns of every row, and up to batch_size - 1 tokens at the end;
+* random: up to batch_size - 1 pieces, and up to num_steps - 1 tokens at the end.
+
+With sequential partitioning the offsets may not move the cuts far enough, so that some targets are
+left out in every epoch (``gru_lm.training.coverage`` counts them). They are about a minibatch at
+most, which matters in a short stream. Without ``drop_last`` each epoch trains every target after
+its offset exactly once. The last minibatch then has fewer columns or pieces. The last row or piece
+is filled up with targets that are UNSCORED, which have no loss.
 
 Source: Zhang et al., Dive into Deep Learning, section "Language Models and the Dataset"
 (train_ch8 edition).
@@ -21,10 +32,11 @@ Source: Zhang et al., Dive into Deep Learning, section "Language Models and the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gru_lm.core.errors import UserError
@@ -32,41 +44,75 @@ from gru_lm.core.errors import UserError
 Minibatch = tuple[Tensor, Tensor]
 Partition = Literal["sequential", "random"]
 
+UNSCORED: Final = -100  # as a target: no token, no loss
+
 
 def sequential_minibatches(
-    tokens: Tensor, batch_size: int, num_steps: int, offset: int
+    tokens: Tensor, batch_size: int, num_steps: int, offset: int, drop_last: bool = True
 ) -> Iterator[Minibatch]:
     """Cut ``tokens`` (N,), from ``offset`` on, into minibatches that go on from each other.
 
     Yields inputs X and targets Y, each (batch_size, num_steps), views on two folded copies of the
-    stream. ``offset`` is 0 to num_steps inclusive.
+    stream. ``offset`` is 0 to num_steps inclusive. Without ``drop_last`` the last minibatch may
+    have fewer columns, and the end of the last row, or rows, may be UNSCORED.
     """
-    num_columns = (len(tokens) - offset - 1) // batch_size
-    num_tokens = num_columns * batch_size
-    inputs = tokens[offset : offset + num_tokens].reshape(batch_size, -1)
-    targets = tokens[offset + 1 : offset + 1 + num_tokens].reshape(batch_size, -1)
-    for start in range(0, num_columns - num_steps + 1, num_steps):
+    num_targets = len(tokens) - offset - 1
+    num_columns = num_targets // batch_size if drop_last else -(-num_targets // batch_size)
+    inputs, targets = (
+        part.view(batch_size, num_columns)
+        for part in inputs_and_targets(tokens[offset:], batch_size * num_columns)
+    )
+    for start in range(0, num_columns, num_steps):
+        if drop_last and start + num_steps > num_columns:
+            return
         yield inputs[:, start : start + num_steps], targets[:, start : start + num_steps]
 
 
 def random_minibatches(
-    tokens: Tensor, batch_size: int, num_steps: int, offset: int, generator: np.random.Generator
+    tokens: Tensor,
+    batch_size: int,
+    num_steps: int,
+    offset: int,
+    generator: np.random.Generator,
+    drop_last: bool = True,
 ) -> Iterator[Minibatch]:
     """Cut ``tokens`` (N,), from ``offset`` on, into pieces and deal them out in random order.
 
     Yields inputs X and targets Y, each (batch_size, num_steps). ``offset`` is 0 to num_steps - 1
-    inclusive.
+    inclusive. Without ``drop_last`` the last minibatch may have fewer pieces, and the end of the
+    stream's last piece, which may be in any minibatch, may be UNSCORED.
     """
-    num_pieces = (len(tokens) - offset - 1) // num_steps
-    starts = torch.from_numpy(generator.permutation(num_pieces) * num_steps + offset)
-    columns = torch.arange(num_steps)
-    for first in range(0, num_pieces - batch_size + 1, batch_size):
-        index = (starts[first : first + batch_size, None] + columns).to(tokens.device)
-        yield tokens[index], tokens[index + 1]
+    num_targets = len(tokens) - offset - 1
+    num_pieces = num_targets // num_steps if drop_last else -(-num_targets // num_steps)
+    inputs, targets = (
+        part.view(num_pieces, num_steps)
+        for part in inputs_and_targets(tokens[offset:], num_pieces * num_steps)
+    )
+    order = torch.from_numpy(generator.permutation(num_pieces)).to(tokens.device)
+    for pieces in order.split(batch_size):
+        if drop_last and len(pieces) < batch_size:
+            return
+        yield inputs[pieces], targets[pieces]
+
+
+def inputs_and_targets(tokens: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """The first ``length`` of ``tokens`` (N,), and the token after each: two tensors (length,).
+
+    After the stream's end inputs are 0 and targets UNSCORED.
+    """
+    inputs, targets = tokens[:-1][:length], tokens[1:][:length]
+    lacking = length - len(targets)
+    return F.pad(inputs, (0, lacking)), F.pad(targets, (0, lacking), value=UNSCORED)
 
 
 def epoch_minibatches(
-    tokens: Tensor, batch_size: int, num_steps: int, partition: Partition, seed: int, epoch: int
+    tokens: Tensor,
+    batch_size: int,
+    num_steps: int,
+    partition: Partition,
+    seed: int,
+    epoch: int,
+    drop_last: bool = True,
 ) -> Iterator[Minibatch]:
     """The minibatches of one epoch.
 
@@ -76,13 +122,13 @@ def epoch_minibatches(
     generator = np.random.default_rng([seed, epoch])
     if partition == "sequential":
         offset = int(generator.integers(num_steps, endpoint=True))
-        return sequential_minibatches(tokens, batch_size, num_steps, offset)
+        return sequential_minibatches(tokens, batch_size, num_steps, offset, drop_last)
     offset = int(generator.integers(num_steps))
-    return random_minibatches(tokens, batch_size, num_steps, offset, generator)
+    return random_minibatches(tokens, batch_size, num_steps, offset, generator, drop_last)
 
 
 def require_enough_tokens(num_tokens: int, batch_size: int, num_steps: int) -> None:
-    """Raise UserError unless every epoch, whatever its offset, has at least one minibatch."""
+    """Raise UserError unless every epoch, whatever its offset, has at least one whole minibatch."""
     needed = num_steps + batch_size * num_steps + 1
     if num_tokens < needed:
         raise UserError(

@@ -14,18 +14,20 @@ Precision = Literal["fp32", "tf32", "bf16"]
 class Train(Section):
     """The settings of one training.
 
-    ``clip_norm`` is the maximal Euclidean norm of the gradient, or null for no clipping.
-    ``precision`` applies to matrix products, and in concise also to the states. Weights and losses
-    are float32. ``threads`` is the number of CPU threads per training, or null for all cores.
-    ``deterministic`` gives the same bytes in every run on a GPU too. ``validate_every`` is the
-    number of epochs between two validations. ``select`` keeps the weights of the last epoch, or
-    those of the validation with the lowest perplexity.
+    ``drop_last`` drops the targets that do not fill the last minibatch of an epoch, as the textbook
+    does. Otherwise the last minibatch is smaller. ``clip_norm`` is the maximal Euclidean norm of
+    the gradient, or null for no clipping. ``precision`` applies to matrix products, and in concise
+    also to the states. Weights and losses are float32. ``threads`` is the number of CPU threads per
+    training, or null for all cores. ``deterministic`` gives the same bytes in every run on a GPU
+    too. ``validate_every`` is the number of epochs between two validations. ``select`` keeps the
+    weights of the last epoch, or those of the validation with the lowest perplexity.
     """
 
     epochs: Count
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)]
     num_steps: Annotated[int, Field(ge=1, le=1_000_000)]
     partition: Literal["sequential", "random"]
+    drop_last: bool
     optimizer: Literal["sgd", "adam"]
     lr: Annotated[float, Field(gt=0, le=1000)]
     clip_norm: Annotated[float, Field(gt=0, le=1e6)] | None
