@@ -11,18 +11,21 @@ from pathlib import Path
 
 import torch
 
-from gru_lm.core.files import copy_file
+from gru_lm.core.errors import UnusableFile
+from gru_lm.core.files import copy_file, read_array
 from gru_lm.core.params import load_params
 from gru_lm.core.settings import CoreSettings
 from gru_lm.core.variants import Variant
 from gru_lm.data.prepared import SPLITS, Prepared
+from gru_lm.evaluation.coverage import coverage
 from gru_lm.evaluation.perplexity import evaluate
 from gru_lm.evaluation.uncertainty import Observations, uncertainty
 from gru_lm.models.base import CONFIG, WEIGHTS, load_model
 from gru_lm.models.device import choose_device, describe_device
 from gru_lm.results.card import Card
+from gru_lm.results.coverage import Coverage
 from gru_lm.results.scores import Headline, Score, Scores
-from gru_lm.results.training import Timing, Training, read_curve, write_curve
+from gru_lm.results.training import TIMES_TRAINED, Timing, Training, read_curve, write_curve
 from gru_lm.results.uncertainty import Uncertainty
 from stages import add_variant, run_stage
 
@@ -39,16 +42,23 @@ def main() -> None:
     model = load_model(trained, prepared.vocabulary.fingerprint, variant).to(device)
     training = Training.read(trained / "training.json")
     timing = Timing.read(trained / "timing.json")
+    times = read_array(trained / TIMES_TRAINED, prepared.vocabulary.fingerprint)
+    if len(times) != len(prepared.tokens("train")) - 1:
+        raise UnusableFile(
+            trained, "was trained on another training split than the present one", "train it again,"
+        )
     curves = {name: read_curve(trained / f"{name}.tsv") for name in ("train", "val")}
 
-    measured, uncertainties = {}, {}
+    measured, uncertainties, surprise = {}, {}, {}
     for name in SPLITS:
         observed = Observations()
         score = evaluate(model, prepared.tensor(name), observe=observed.add)
         measured[name] = Score.model_validate(score.as_metrics())
+        surprise[name], *_ = observed.columns()
         uncertainties[name] = uncertainty(observed, prepared.tokens(name), prepared.vocabulary)
         print(f"evaluate@{variant}: {name} perplexity {measured[name].perplexity:.4g}")
     scores = Scores(**measured)
+    covered = Coverage.model_validate(coverage(surprise["train"], times, training.selected_epoch))
     best = training.best_val
 
     for name in (WEIGHTS, CONFIG):
@@ -57,6 +67,7 @@ def main() -> None:
     for name, curve in curves.items():
         write_curve(Path(f"plots/{name}/{variant}.tsv"), curve)
     Uncertainty.model_validate(uncertainties).write(Path(f"analysis/uncertainty/{variant}.json"))
+    covered.write(Path(f"analysis/coverage/{variant}.json"))
     timing.write(Path(f"metrics/timing/{variant}.json"))
     training.write(Path(f"metrics/train/{variant}.json"))
     scores.write(Path(f"metrics/evaluate/{variant}.json"))

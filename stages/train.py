@@ -16,13 +16,14 @@ from pathlib import Path
 import torch
 from dvclive import Live
 
-from gru_lm.core.files import write_text
+from gru_lm.core.files import write_array, write_text
 from gru_lm.core.params import load_params
 from gru_lm.core.settings import CoreSettings
 from gru_lm.core.variants import Variant
 from gru_lm.data.prepared import Prepared
 from gru_lm.models.settings import ModelSettings
-from gru_lm.results.training import Best, Timing, Training, write_curve
+from gru_lm.results.training import TIMES_TRAINED, Best, Timing, Training, write_curve
+from gru_lm.training.coverage import times_trained
 from gru_lm.training.run import Log, TrainingRun, alone
 from gru_lm.training.settings import TrainingSettings
 from stages import add_variant, run_stage
@@ -49,14 +50,14 @@ def train(variant: Variant) -> None:
     def say(line: str) -> None:
         print(f"train@{variant}: {line}", flush=True)
 
-    settings = load_params(TrainingSettings)
+    settings, prepared = load_params(TrainingSettings), Prepared()
     run = TrainingRun(
         name=variant,
         variant=variant,
         options=load_params(ModelSettings).model.options(variant),
         settings=settings,
         device=load_params(CoreSettings).device,
-        prepared=Prepared(),
+        prepared=prepared,
         script=Path(__file__),
         say=say,
     )
@@ -67,6 +68,8 @@ def train(variant: Variant) -> None:
 
     folder, history = Path("training") / variant, run.history
     run.model.save(folder, run.vocabulary.fingerprint)
+    times = times_trained(len(prepared.tokens("train")), settings.train, run.selected_epoch)
+    write_array(folder / TIMES_TRAINED, times, owner=run.vocabulary.fingerprint)
     write_curve(folder / "train.tsv", enumerate(history.curve, start=1))
     write_curve(folder / "val.tsv", history.validation.items())
     best = history.best_epoch

@@ -12,6 +12,7 @@ from conftest import PROJECT
 from gru_lm.core.files import write_bytes, write_json
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.results.card import Card
+from gru_lm.results.coverage import Coverage
 from gru_lm.results.export import ExportCheck
 from gru_lm.results.gates import GateArrays, GateStudy, Reading, write_no_arrays
 from gru_lm.results.samples import write_samples
@@ -141,6 +142,43 @@ def summary(models: dict[str, ModelSummary], baselines: dict[str, float], seeds=
     trees = {name: model.model_dump() for name, model in models.items()}
     floors = {name: baseline(bits) for name, bits in baselines.items()}
     return Summary.model_validate({"seeds": list(seeds), "models": trees, "baselines": floors})
+
+
+# ------------------------------------------------------------------------------------- coverage
+
+TARGETS = {"never": 235, "<25%": 445, "25-50%": 355, "50-75%": 363, "75-100%": 8601}
+NATS = {"never": 3.78, "<25%": 2.58, "25-50%": 0.95, "50-75%": 0.23, "75-100%": 0.016}
+
+
+def coverage(targets=TARGETS, nats=NATS, epochs=500) -> Coverage:
+    """A training split with so many ``targets`` by group, at so many ``nats`` each."""
+    total = sum(targets.values())
+    loss = sum(nats[name] * count for name, count in targets.items())
+
+    def group(*names: str) -> dict | None:
+        count = sum(targets.get(name, 0) for name in names)
+        if count == 0:
+            return None
+        mine = sum(nats[name] * targets[name] for name in names if name in targets)
+        mean = mine / count
+        return {
+            "tokens": count,
+            "share": count / total,
+            "loss_share": mine / loss if loss else 0.0,
+            "perplexity": float(np.exp(mean)) if mean < 700 else None,
+            "bits_per_token": mean / float(np.log(2)),
+        }
+
+    every, seen, *often = (list(TARGETS)[start:] for start in range(3))
+    return Coverage.model_validate(
+        {
+            "epochs": epochs,
+            "overall": group(*every),
+            "trained": group(*seen),
+            "often_trained": group(*often[0]),
+            "by_times_trained": {name: group(name) for name in targets},
+        }
+    )
 
 
 # ---------------------------------------------------------------------------------- uncertainty
@@ -299,6 +337,7 @@ def write_project(
         uncertainty(groups={"1": group(640.0), "end": group(11.5)}).write(
             root / f"analysis/uncertainty/{name}.json"
         )
+        coverage().write(root / f"analysis/coverage/{name}.json")
         samples = {"greedy": [f"<i>{name}</i> & co", "b"], "temperature 0.5": ["c\nd"]}
         write_samples(root / f"samples/{name}.txt", samples)
         gates = root / f"analysis/gates/{name}.json"

@@ -8,6 +8,7 @@ from examples import (
     EXPORT,
     TIMING,
     baseline,
+    coverage,
     gate_study,
     model_summary,
     summary,
@@ -22,6 +23,7 @@ from gru_lm.results.gates import read_gate_study
 BITS = {"train": 0.5, "val": 6.0, "test": 7.0}
 RESULTS = {
     "card": CARDS["concise"],
+    "coverage": coverage(),
     "export": EXPORT,
     "timing": TIMING,
     "training": training(),
@@ -59,6 +61,8 @@ def test_no_key_may_be_missing_or_unknown(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "place", "value", "why"),
     [
+        ("coverage", "by_times_trained.never.tokens", 0, "greater than or equal to 1"),
+        ("coverage", "by_times_trained", {"often": {}}, "'never', '<25%'"),
         ("uncertainty", "val.calibration.bins.3.count", -1, "greater than or equal to 0"),
         ("uncertainty", "val.overall.perplexity", 0.5, "greater than or equal to 1"),
         ("uncertainty", "train.calibration.accuracy", 1.5, "less than or equal to 1"),

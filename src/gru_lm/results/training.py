@@ -17,6 +17,8 @@ from gru_lm.results import Finite, NotNegative, Perplexity, Result, Whole, read_
 
 Curve = list[tuple[int, float]]  # (epoch, perplexity), by rising epochs
 
+TIMES_TRAINED = "times_trained.npy"  # of each target of the training split, for the kept weights
+
 
 class Best(Result):
     """The epoch with the lowest validation perplexity, and that perplexity."""

@@ -1,0 +1,90 @@
+"""The stage evaluate: what it says of the targets that a training has seen."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import PROJECT
+
+from gru_lm.core.errors import UnusableFile
+from gru_lm.core.files import write_array
+from gru_lm.data.prepared import Prepared
+from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.evaluation.perplexity import evaluate
+from gru_lm.models.base import build_model
+from gru_lm.results.coverage import Coverage
+from gru_lm.results.scores import Scores
+from gru_lm.results.training import TIMES_TRAINED, Timing, Training, write_curve
+from stages import evaluate as stage
+
+pytestmark = pytest.mark.usefixtures("process_wide_settings")
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A model and what a training leaves beside it, in the working folder."""
+    (tmp_path / "params.yaml").write_bytes((PROJECT / "params.yaml").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["evaluate", "--variant", "scratch"])
+    tokens = np.random.default_rng(0).integers(1, 3, 90).astype(np.uint8)
+    vocabulary = Vocabulary(("<unk>", "a", " "), "char")
+    Prepared.write(vocabulary, dict.fromkeys(("train", "val", "test"), tokens))
+    torch.manual_seed(0)
+    folder = Path("training/scratch")
+    model = build_model("scratch", 3, hidden_size=8, reset="before")
+    model.save(folder, vocabulary.fingerprint)
+    for name in ("train", "val"):
+        write_curve(folder / f"{name}.tsv", [(4, 2.0)])
+    Training(
+        perplexity=2.0,
+        val_perplexity=2.0,
+        best_val=None,
+        epochs=6,
+        seed=0,
+        selected_epoch=4,
+        parameters=9,
+    ).write(folder / "training.json")
+    Timing(tokens_per_second=1.0, seconds=1.0, epochs_timed=4, device="CPU", torch="2").write(
+        folder / "timing.json"
+    )
+    times = np.arange(89, dtype=np.uint32) % 5  # 0 to 4: of the four epochs up to the kept weights
+    write_array(folder / TIMES_TRAINED, times, vocabulary.fingerprint)
+    return model, torch.from_numpy(tokens.astype("int64")), times
+
+
+def test_the_groups_are_of_the_predictions_on_the_training_split(project):
+    model, tokens, times = project
+    losses = []
+
+    def observe(logits, targets):
+        losses.append(torch.nn.functional.cross_entropy(logits, targets, reduction="none").numpy())
+
+    evaluate(model, tokens, observe=observe)
+    nats = np.concatenate(losses)
+    stage.main()
+    found = Coverage.read(Path("analysis/coverage/scratch.json"))
+    assert found.epochs == 4
+    names = ["never", "25-50%", "50-75%", "75-100%"]  # none was trained in fewer than one of four
+    assert list(found.by_times_trained) == names
+    for group, members in zip(
+        found.by_times_trained.values(),
+        [nats[times == 0], nats[times == 1], nats[times == 2], nats[times >= 3]],
+        strict=True,
+    ):
+        assert group.tokens == len(members)
+        assert group.perplexity == pytest.approx(np.exp(members.mean()))
+        assert group.loss_share == pytest.approx(members.sum() / nats.sum())
+    whole = Scores.read(Path("metrics/evaluate/scratch.json")).train
+    assert (found.overall.tokens, found.overall.loss_share) == (whole.tokens, 1)
+    assert found.overall.perplexity == pytest.approx(whole.perplexity, rel=1e-12)
+
+
+def test_a_model_of_another_training_split_is_refused_and_nothing_written(project):
+    prepared = Prepared()
+    splits = {name: prepared.tokens(name) for name in ("val", "test")}
+    longer = np.resize(splits["val"], 91)
+    Prepared.write(prepared.vocabulary, {"train": longer, **splits})
+    with pytest.raises(UnusableFile, match="another training split than the present one"):
+        stage.main()
+    assert not Path("models").exists() and not Path("metrics").exists()

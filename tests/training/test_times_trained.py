@@ -1,0 +1,91 @@
+"""How often each target is trained: against the minibatches, and against the offsets alone."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from gru_lm.training.coverage import times_trained
+from gru_lm.training.minibatches import UNSCORED, epoch_minibatches
+from gru_lm.training.settings import Train
+
+few = examples(deadline=None, max_examples=60)
+partitions = st.sampled_from(["sequential", "random"])
+
+
+def settings(**changes):
+    values = {"epochs": 500, "batch_size": 32, "num_steps": 35, "partition": "sequential"}
+    values |= {"drop_last": True, "optimizer": "sgd", "lr": 1.0, "clip_norm": 1.0, "seed": 0}
+    values |= {"precision": "fp32", "threads": 1, "deterministic": False, "validate_every": 5}
+    return Train(**{**values, "select": "last", **changes})
+
+
+def offsets(chosen, epochs):
+    """Of each epoch, by its own random numbers."""
+    last = chosen.num_steps - (chosen.partition == "random")
+    return [
+        int(np.random.default_rng([chosen.seed, epoch]).integers(last, endpoint=True))
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+@few
+@given(
+    st.integers(12, 150),
+    st.integers(1, 6),
+    st.integers(1, 9),
+    partitions,
+    st.booleans(),
+    st.integers(0, 9),
+    st.integers(0, 7),
+)
+def test_the_minibatches_hold_each_target_so_often(
+    length, batch_size, num_steps, partition, drop_last, seed, epochs
+):
+    chosen = settings(
+        batch_size=batch_size,
+        num_steps=num_steps,
+        partition=partition,
+        drop_last=drop_last,
+        seed=seed,
+    )
+    held = Counter()
+    for epoch in range(1, epochs + 1):
+        sizes = (batch_size, num_steps, partition, seed, epoch, drop_last)
+        for X, Y in epoch_minibatches(torch.arange(length), *sizes):
+            assert all(y in (x + 1, UNSCORED) for x, y in zip(X.ravel(), Y.ravel(), strict=True))
+            held.update(Y.ravel().tolist())
+    times = times_trained(length, chosen, epochs)
+    assert times.tolist() == [held[target] for target in range(1, length)]
+
+
+@few
+@given(st.integers(12, 150), st.integers(1, 6), st.integers(1, 9), partitions, st.integers(1, 20))
+def test_without_drop_last_only_an_offset_leaves_targets_out(
+    length, batch_size, num_steps, partition, epochs
+):
+    chosen = settings(
+        batch_size=batch_size, num_steps=num_steps, partition=partition, drop_last=False
+    )
+    times = times_trained(length, chosen, epochs)
+    drawn = np.array(offsets(chosen, epochs))
+    assert times.tolist() == [int((drawn < target).sum()) for target in range(1, length)]
+    assert (times[num_steps:] == epochs).all()
+
+
+def test_the_textbooks_experiment_never_trains_some_targets():
+    times = times_trained(10_000, settings(), 500)
+    assert times.shape == (9999,)
+    counted = [int(np.sum(times < limit)) for limit in (1, 125, 250, 375, 500)]
+    assert counted == [235, 680, 1035, 1398, 1849]
+
+
+@pytest.mark.parametrize("partition", ["sequential", "random"])
+def test_without_drop_last_it_trains_all_of_them(partition):
+    times = times_trained(10_000, settings(drop_last=False, partition=partition), 500)
+    assert times.min() > 0
+    assert np.sum(times < 500) <= 35
