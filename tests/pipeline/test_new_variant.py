@@ -127,7 +127,7 @@ def test_the_pictures(pipeline: Pipeline, tmp_path: Path) -> None:
     without = pipeline.copy(tmp_path / "without")
     without.set_params({"variants": ["scratch", "concise", "fused"]})
     without.stage("plot")
-    for name in ("training", "overfitting", "calibration", "uncertainty", "speed"):
+    for name in ("training", "overfitting", "coverage", "calibration", "uncertainty", "speed"):
         mine, others = (
             (one.root / f"plots/{name}.png").read_bytes() for one in (pipeline, without)
         )

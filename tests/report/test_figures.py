@@ -12,7 +12,7 @@ from gru_lm.report.figures import FIGURES, figures
 from gru_lm.report.inputs import Inputs
 from stages import draw, plot
 
-PLOT = ["training", "overfitting", "speed", "calibration", "uncertainty"]
+PLOT = ["training", "overfitting", "coverage", "speed", "calibration", "uncertainty"]
 GATES = ["context", "claim", "time_constants", "activity"]
 
 

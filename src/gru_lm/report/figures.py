@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from gru_lm.report.drawing import curves, gates, held_out, memory, uncertainty
+from gru_lm.report.drawing import coverage, curves, gates, held_out, memory, uncertainty
 from gru_lm.report.inputs import Inputs
 
 Pipeline = Literal["main", "analysis"]
@@ -83,6 +83,18 @@ FIGURES: Final = (
         "training the validation split is read in as many rows as a minibatch has sequences (32 by "
         "default), each from an empty state. The evaluation reads it as one text, so its figures "
         "differ a little.",
+    ),
+    Figure(
+        name="coverage",
+        pipeline="main",
+        heading="Learning",
+        draw=lambda of, _: coverage.coverage(of.looks, of.coverage),
+        alt="Dot plot of perplexity, and of the shares of targets and loss, by how often a target "
+        "was trained.",
+        caption="The training text read once from start to end, its targets grouped by the share "
+        "of the epochs in which a minibatch held them. An epoch leaves out what its offset and the "
+        "cuts leave over. Compare the height of a mark in the lower part with the grey bar behind "
+        "it: above the bar, these targets cost more than their share.",
     ),
     Figure(
         name="speed",

@@ -14,6 +14,7 @@ from gru_lm.data.prepared import PREPARED
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.report.style import Look, looks
 from gru_lm.results.card import Card
+from gru_lm.results.coverage import Coverage
 from gru_lm.results.export import ExportCheck
 from gru_lm.results.gates import PASSAGES, GateArrays, GateStudy, LeftOut, read_gate_study
 from gru_lm.results.samples import read_samples
@@ -103,6 +104,11 @@ class Inputs:
     def uncertainty(self) -> dict[str, Uncertainty]:
         """Calibration and surprise by group."""
         return self._by_variant(Uncertainty.read, "analysis/uncertainty/{}.json")
+
+    @cached_property
+    def coverage(self) -> dict[str, Coverage]:
+        """The loss on the training split by how often its targets were trained."""
+        return self._by_variant(Coverage.read, "analysis/coverage/{}.json")
 
     @cached_property
     def samples(self) -> dict[str, dict[str, list[str]]]:
