@@ -1,4 +1,4 @@
-"""Train one variant; keep the weights, each epoch's perplexity and the speed in training/.
+"""Train one variant; keep its weights, each epoch's perplexity and the speed in training/.
 
 The stage evaluate measures what is there and puts it in its public place. A run that was killed
 resumes from its last checkpoint when it is started again. While it runs, ``dvc exp show`` and the
@@ -66,7 +66,7 @@ def train(variant: Variant) -> None:
     seconds = time.perf_counter() - start
 
     folder, history = Path("training") / variant, run.history
-    run.model.save(folder, run.vocabulary.fingerprint)
+    run.save(folder)
     write_curve(folder / "train.tsv", enumerate(history.curve, start=1))
     write_curve(folder / "val.tsv", history.validation.items())
     best = history.best_epoch
