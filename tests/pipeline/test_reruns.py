@@ -66,7 +66,7 @@ USED_BY: dict[str, set[str]] = {
         *(*REPLICATES, "baseline", "summarise"),
         *by_variant("evaluate", "gates"),
     },
-    "evaluation/perplexity.py": {*REPLICATES, *by_variant("evaluate", "gates")},
+    "evaluation/perplexity.py": {*REPLICATES, *by_variant("evaluate")},
     "evaluation/uncertainty.py": {*by_variant("evaluate")},
     "evaluation/words.py": {*by_variant("evaluate", "gates")},
     "evaluation/seeds.py": {"summarise"},
