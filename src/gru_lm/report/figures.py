@@ -128,8 +128,8 @@ FIGURES: Final = (
         caption="How much of the past a model uses. Only the last tokens before the one to predict "
         "are read. Where a line is level, more context does not help; where a line of bits rises, "
         "more context misleads. Recalibrated means that one factor for each point makes the "
-        "probabilities less or more extreme, so that overconfidence does not count. Lines are means "
-        "over the trainings, bands their range.",
+        "probabilities less or more extreme, so that overconfidence does not count. Lines are the "
+        "means over the trainings, bands the range.",
         needs_gates=True,
     ),
     Figure(
