@@ -20,7 +20,7 @@ from gru_lm.data.prepared import SPLITS, Prepared
 from gru_lm.evaluation.coverage import coverage
 from gru_lm.evaluation.perplexity import evaluate
 from gru_lm.evaluation.uncertainty import Observations, uncertainty
-from gru_lm.models.base import CONFIG, WEIGHTS, load_model
+from gru_lm.models.base import BEST, CONFIG, WEIGHTS, load_model
 from gru_lm.models.device import choose_device, describe_device
 from gru_lm.results.card import Card
 from gru_lm.results.coverage import Coverage
@@ -61,7 +61,7 @@ def main() -> None:
     covered = Coverage.model_validate(coverage(surprise["train"], times, training.selected_epoch))
     best = training.best_val
 
-    for name in (WEIGHTS, CONFIG):
+    for name in (WEIGHTS, CONFIG, f"{BEST}/{WEIGHTS}", f"{BEST}/{CONFIG}"):
         copy_file(trained / name, Path("models") / variant / name)
     card(variant, model.has_gates()).write(Path("models") / variant / "card.json")
     for name, curve in curves.items():

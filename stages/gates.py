@@ -1,6 +1,8 @@
-"""What the gates of one variant do: their activity, their memory, and what is lost without them.
+"""What one variant's gates do: their activity, and what it loses without them, over all trainings.
 
-For a variant without such gates the JSON file says so under ``left_out``, and there are no arrays.
+The passages to read along, the units' time constants and the activity are of the training from
+``train.seed``. For a variant without such gates the JSON file says so under ``left_out``, and there
+are no arrays.
 """
 
 import argparse
@@ -11,19 +13,15 @@ import torch
 from gru_lm.core.params import load_params
 from gru_lm.core.variants import Variant
 from gru_lm.data.prepared import Prepared
+from gru_lm.evaluation.settings import EvaluationSettings
 from gru_lm.evaluation.words import places
-from gru_lm.gate_study.interventions import study
-from gru_lm.gate_study.reading import (
-    activity,
-    context_curve,
-    describe_time_constants,
-    effective_context,
-    read,
-    time_constants,
-)
+from gru_lm.gate_study.reading import activity, describe_time_constants, read, time_constants
 from gru_lm.gate_study.settings import GateStudySettings
-from gru_lm.models.base import load_model
+from gru_lm.gate_study.study import Trained, study
+from gru_lm.models.base import BEST, load_model
+from gru_lm.models.gates import Gates
 from gru_lm.results.gates import PASSAGES, GateArrays, GateStudy, LeftOut, write_no_arrays
+from gru_lm.training.settings import TrainingSettings
 from stages import add_variant, run_stage
 
 
@@ -34,10 +32,17 @@ def main() -> None:
 
     torch.set_num_threads(1)  # a sum's last bit depends on the number of threads
     passage = load_params(GateStudySettings).gate_study
+    train = load_params(TrainingSettings).train
     prepared = Prepared()
     vocabulary = prepared.vocabulary
-    model = load_model(Path("models") / variant, vocabulary.fingerprint, variant)
-    gates = model.gates()
+
+    def gates_of(folder: Path) -> Gates | None:
+        return load_model(folder, vocabulary.fingerprint, variant).gates()
+
+    folders = {train.seed: Path("models") / variant}
+    for seed in load_params(EvaluationSettings).replicate.seeds:
+        folders.setdefault(seed, Path(f"analysis/replicate/{variant}/{seed}"))
+    gates = gates_of(folders[train.seed])
     path = Path(f"analysis/gates/{variant}.json")
     if gates is None:
         reason = f"{variant} has no gates to read"
@@ -45,26 +50,29 @@ def main() -> None:
         write_no_arrays(path.with_suffix(".npz"), vocabulary.fingerprint)
         LeftOut(left_out=reason).write(path)
         return
+    trainings = []
+    for seed, folder in folders.items():
+        selected, best = gates_of(folder), gates_of(folder / BEST)
+        assert selected is not None and best is not None  # as the first has them
+        trainings.append(Trained(seed, {"selected": selected, "best": best}))
     splits = {name: prepared.tensor(name) for name in PASSAGES}
     traces = {n: read(gates, t, passage.start, passage.length) for n, t in splits.items()}
-    train = traces["train"]
-    constants = time_constants(train.mean_Z)
+    constants = time_constants(traces["train"].mean_Z)
 
     arrays = GateArrays(
         readings={name: trace.passage for name, trace in traces.items()},
-        mean_Z=train.mean_Z.astype("float32"),
-        mean_R=train.mean_R.astype("float32"),
+        mean_Z=traces["train"].mean_Z.astype("float32"),
+        mean_R=traces["train"].mean_R.astype("float32"),
         time_constant=constants.astype("float32"),
     )
-    context = {n: context_curve(gates, t, traces[n].bits) for n, t in splits.items()}
     results = {
+        "seeds": list(folders),
+        "selected": train.select,
         "time_constant": describe_time_constants(constants),
         "activity": {
             n: activity(traces[n], places(t.numpy(), vocabulary)) for n, t in splits.items()
         },
-        "context": context,
-        "effective_context": {n: effective_context(curve) for n, curve in context.items()},
-        "interventions": study(gates, splits["train"], train),
+        **study(trainings, splits),
     }
     arrays.write(path.with_suffix(".npz"), vocabulary.fingerprint)
     GateStudy.model_validate(results).write(path)

@@ -1,4 +1,4 @@
-"""Train one variant as stages.train does, but from another seed; keep its figures only.
+"""Train one variant as stages.train does, but from another seed; keep its figures and weights.
 
 A run that was killed goes on from its last checkpoint when it is started again.
 """
@@ -56,7 +56,7 @@ def replicate(variant: Variant, seed: int) -> None:
     splits = {split: prepared.tensor(split) for split in SPLITS}
     run.train()
     torch.set_num_threads(1)  # as stages.evaluate does: the last digit must not depend on the cores
-    Replicate.model_validate(
+    measured = Replicate.model_validate(
         {
             "variant": variant,
             "seed": seed,
@@ -68,7 +68,9 @@ def replicate(variant: Variant, seed: int) -> None:
                 split: evaluate(run.model, tokens).as_metrics() for split, tokens in splits.items()
             },
         }
-    ).write(Path(f"analysis/replicate/{name}.json"))
+    )
+    run.save(Path(f"analysis/replicate/{variant}/{seed}"))
+    measured.write(Path(f"analysis/replicate/{name}.json"))
     run.checkpoints.remove()
 
 

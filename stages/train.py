@@ -1,4 +1,4 @@
-"""Train one variant; keep the weights, each epoch's perplexity and the speed in training/.
+"""Train one variant; keep its weights, each epoch's perplexity and the speed in training/.
 
 The stage evaluate measures what is there and puts it in its public place. A run that was killed
 resumes from its last checkpoint when it is started again. While it runs, ``dvc exp show`` and the
@@ -16,14 +16,13 @@ from pathlib import Path
 import torch
 from dvclive import Live
 
-from gru_lm.core.files import write_array, write_text
+from gru_lm.core.files import write_text
 from gru_lm.core.params import load_params
 from gru_lm.core.settings import CoreSettings
 from gru_lm.core.variants import Variant
 from gru_lm.data.prepared import Prepared
 from gru_lm.models.settings import ModelSettings
-from gru_lm.results.training import TIMES_TRAINED, Best, Timing, Training, write_curve
-from gru_lm.training.coverage import times_trained
+from gru_lm.results.training import Best, Timing, Training, write_curve
 from gru_lm.training.run import Log, TrainingRun, alone
 from gru_lm.training.settings import TrainingSettings
 from stages import add_variant, run_stage
@@ -67,9 +66,7 @@ def train(variant: Variant) -> None:
     seconds = time.perf_counter() - start
 
     folder, history = Path("training") / variant, run.history
-    run.model.save(folder, run.vocabulary.fingerprint)
-    times = times_trained(len(prepared.tokens("train")), settings.train, run.selected_epoch)
-    write_array(folder / TIMES_TRAINED, times, owner=run.vocabulary.fingerprint)
+    run.save(folder)
     write_curve(folder / "train.tsv", enumerate(history.curve, start=1))
     write_curve(folder / "val.tsv", history.validation.items())
     best = history.best_epoch

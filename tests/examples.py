@@ -11,6 +11,7 @@ from conftest import PROJECT
 
 from gru_lm.core.files import write_bytes, write_json
 from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.gate_study.trainings import paired
 from gru_lm.results.card import Card
 from gru_lm.results.coverage import Coverage
 from gru_lm.results.export import ExportCheck
@@ -226,50 +227,99 @@ PLACES = {
     "inside words": {"Z": 0.3, "R": 0.6, "tokens": 10},
     "space": {"Z": 0.4, "R": 0.7, "tokens": 10},
 }
-LENGTHS = ("1", "2", "4", "all")
+MEASURES = ("calibrated_bits", "bits", "accuracy")
+TRAIN_BITS = (4.0, 3.0, 2.0, 1.0, 1.0)  # with 0, 1, 2 and 4 tokens of context, and with all
+VAL_BITS = (4.0, 3.5, 3.25, 3.3, 3.5)
+BEST_BITS = (4.0, 3.5, 3.1, 3.0, 3.0)
+HOLDS = (0.1, 0.2, 0.15)  # differences over three trainings that support a claim
 
 
-def verdict(outcome="supported", **parts) -> dict:
-    """Return a verdict whose parts other than ``parts`` have ``outcome``, except for accuracy."""
-    band = {"value": 0.2, "low": 0.1, "high": 0.3}
-    bands = {"near": band, "far": band}
-    held = ("reset_mean", "update_mean", "long_units", "short_units", "random_units")
-    claim = dict.fromkeys(("reset_near", "update_far", "long_units_far"), outcome)
-    measured = {"losses": dict.fromkeys(held, bands), "differences": {}, "claim": claim}
-    shown = {**measured, "claim": claim | parts}
+def by_measure(values) -> dict:
+    return dict.fromkeys(MEASURES, values)
+
+
+def halves(near, far=None) -> dict:
+    return {"near": paired(near), "far": paired(near if far is None else far)}
+
+
+def context_curves(bits, trainings, reach) -> dict:
+    *limited, _ = bits
+    scores = {"calibrated_bits": list(bits), "bits": list(bits), "accuracy": [0.25] * len(bits)}
     return {
-        "near": 8,
-        "far": 64,
-        "rise": 1.0,
-        "doses": {},
-        "calibrated_bits": shown,
-        "bits": measured,
-        "accuracy": None,
+        "targets": 9,
+        "lengths": [0, 1, 2, 4][: len(limited)],
+        "reach": reach,
+        "trainings": [{"seed": seed, "scores": scores} for seed in range(trainings)],
     }
 
 
-SUPPORTED = verdict()
+def interventions(near, gain=(2.0, 1.5), long=(-0.1, -0.2, -0.15), trainings=3) -> dict:
+    """On one text, with the differences ``near`` of the gates and ``long`` of the units."""
+    rises = {gate: by_measure([0.0, 0.0, 0.1, 0.2, 0.3, 0.6, 1.0]) for gate in ("reset", "update")}
+    equal = {"dose": {"reset": 0.7, "update": 0.4}, "fresh": rises, "passage": rises}
+    losses = {"long": [0.5, 0.9], "short": [1.5, 1.5], "random": [[0.7, 1.1]] * 20}
+    cost = {"reset": halves([0.4, 0.4, 0.5]), "update": halves([0.5, 0.5, 0.6])}
+    more = {"long": halves(long), "short": halves(HOLDS)}
+    return {
+        "near": 8,
+        "far": 32,
+        "lengths": [0, 1, 2, 4, 8, 16, 32],
+        "gates": [
+            {
+                "seed": seed,
+                "targets": 9,
+                "plain": by_measure([4.0, 3.0, 2.0, 1.0, 1.0, 0.5, 0.5]),
+                "full": rises,
+                "equal": equal if near else None,
+            }
+            for seed in range(len(near) or trainings)
+        ],
+        "units": [{"seed": 0, "targets": 9, **by_measure(losses)}] if near else [],
+        "gain": by_measure(halves([gain[0]] * trainings, [gain[1]] * trainings)),
+        "held_in_full": by_measure(cost),
+        "reset_against_update": dict.fromkeys(("fresh", "passage"), by_measure(halves(near))),
+        "more_than_random": by_measure(more),
+    }
 
 
 def gate_study(
-    train=(9.0, 4.1, 4.0, 4.0),
-    val=(9.0, 20.0, 30.0, 40.0),
-    reach=(2, None),
+    train=TRAIN_BITS,
+    val=VAL_BITS,
+    best=BEST_BITS,
+    reach=(28, 3, 4),
     places=PLACES,
-    found=SUPPORTED,
+    near=HOLDS,
+    near_on_val=(),
+    far_gain_on_val=0.001,
+    long=(-0.1, -0.2, -0.15),
+    selected="last",
 ) -> GateStudy:
-    """Return a study with the context curves ``train`` and ``val`` and the verdict ``found``."""
-    interventions = {"targets": 9, "lengths": [0, 1], "bands": ["1"], "conditions": {}}
+    """A study with the mean curves ``train``, ``val`` and ``best`` (on val), and their reaches.
+
+    ``near`` are the differences between the gates on the training text.
+    """
+    n = max(1, len(near))
     return GateStudy.model_validate(
         {
+            "seeds": list(range(n)),
+            "selected": selected,
             "time_constant": {"min": 0.1, "p10": 0.2, "median": 0.7, "p90": 1.0, "max": None},
             "activity": {"train": places, "val": places},
             "context": {
-                "train": dict(zip(LENGTHS, train, strict=True)),
-                "val": dict(zip(LENGTHS, val, strict=True)),
+                "tolerance": 0.05,
+                "train": {
+                    "selected": context_curves(train, n, reach[0]),
+                    "best": context_curves(train, n, reach[0]),
+                },
+                "val": {
+                    "selected": context_curves(val, n, reach[1]),
+                    "best": context_curves(best, n, reach[2]),
+                },
             },
-            "effective_context": {"train": reach[0], "val": reach[1]},
-            "interventions": {**interventions, "verdict": found},
+            "interventions": {
+                "train": interventions(near, long=long),
+                "val": interventions(near_on_val, (1.0, far_gain_on_val)),
+            },
         }
     )
 

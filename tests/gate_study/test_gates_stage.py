@@ -19,8 +19,9 @@ from gru_lm.models.gru.family import GRU
 from stages import gates as gates_stage
 
 
-def make_project(root: Path, level="char", lengths=(600, 300), start=0, length=40):
-    """A trained-looking model and its data in ``root``, with params.yaml beside."""
+def make_project(root: Path, level="char", lengths=(600, 300), start=0, length=40, seeds=()):
+    """Trained-looking models and their data in ``root``, with params.yaml beside."""
+    seeds = list(seeds)
     rng = np.random.default_rng(2)
     words = ["a", "b", " "] if level == "char" else [f"word{n}" for n in range(40)]
     vocabulary = Vocabulary(("<unk>", *words), level)
@@ -29,9 +30,16 @@ def make_project(root: Path, level="char", lengths=(600, 300), start=0, length=4
         for name, size in zip(("train", "val"), lengths, strict=True)
     }
     Prepared.write(vocabulary, splits, root / "data/prepared")
-    model = random_model("scratch", len(vocabulary), hidden_size=8, reset="before")
-    model.save(root / "models/scratch", vocabulary.fingerprint)
+    for number, folder in enumerate(
+        ["models/scratch", *(f"analysis/replicate/scratch/{seed}" for seed in seeds if seed != 5)]
+    ):
+        model = random_model("scratch", len(vocabulary), hidden_size=8, reset="before")
+        for kept, name in ((0, folder), (1, f"{folder}/best")):
+            with torch.no_grad():
+                model.W_hq.mul_(1 + (2 * number + kept) / 10)  # no two are the same
+            model.save(root / name, vocabulary.fingerprint)
     params = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
+    params["train"]["seed"], params["replicate"]["seeds"] = 5, seeds
     params["gate_study"] = {"start": start, "length": length}
     (root / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     return splits
@@ -56,7 +64,7 @@ def results(root: Path):
 
 
 def test_the_stage_keeps_its_contract(tmp_path):
-    splits = make_project(tmp_path)
+    splits = make_project(tmp_path, seeds=(1, 5))  # train.seed among them counts once
     assert (ran := run_stage(tmp_path)).returncode == 0, ran.stderr
     arrays, found = results(tmp_path)
     expected = {f"{part}": (np.float32, (8,)) for part in ("mean_Z", "mean_R", "time_constant")}
@@ -78,9 +86,24 @@ def test_the_stage_keeps_its_contract(tmp_path):
     assert found["activity"]["train"].keys() == {"first letter", "inside words", "space"}
     total = sum(place["tokens"] for place in found["activity"]["val"].values())
     assert total == len(splits["val"])
-    assert list(found["context"]["train"]) == [str(2**n) for n in range(9)] + ["all"]
-    assert list(found["context"]["val"])[-2:] == ["128", "all"]
-    assert found["interventions"]["conditions"]["none"]["rise"] == 0
+    assert (found["seeds"], found["selected"]) == ([5, 1], "last")
+    bits = []
+    for text, curves in found["context"].items():
+        for curve in curves.values() if text != "tolerance" else ():
+            assert curve["lengths"][:4] == [0, 1, 2, 3] and curve["lengths"][-1] == 48
+            assert [one["seed"] for one in curve["trainings"]] == [5, 1]
+            bits += [tuple(one["scores"]["bits"]) for one in curve["trainings"]]
+    assert len(set(bits)) == 8  # two trainings, two weights, two texts
+    for of in found["interventions"].values():
+        assert [one["seed"] for one in of["gates"]] == [5, 1]
+        compared = of["reset_against_update"]["fresh"]["calibrated_bits"]["near"]
+        assert compared["outcome"] == "undecided" and compared["low"] is None  # of two trainings
+    selected, best = (
+        [one["scores"] for one in found["context"]["val"][w]["trainings"]]
+        for w in ("selected", "best")
+    )
+    plain = found["interventions"]["val"]["gates"][0]["plain"]["bits"]
+    assert plain[1] == best[0]["bits"][1] != selected[0]["bits"][1]
 
     files = [tmp_path / f"analysis/gates/scratch.{kind}" for kind in ("npz", "json")]
     before = [path.read_bytes() for path in files]
@@ -95,6 +118,7 @@ def test_the_stage_reads_words_and_short_splits(tmp_path):
     assert found["activity"] == {"train": None, "val": None}
     assert arrays["train_tokens"].shape == (299,) and arrays["val_tokens"].shape == (1,)
     assert not np.isnan(arrays["train_surprise"]).any()  # not the split's first token
+    assert found["interventions"]["val"]["gates"] == []
     assert arrays["val_top_tokens"].shape == (1, 5)
 
 

@@ -1,26 +1,41 @@
-"""What interventions on gates and units do, by distance: against the models and by hand."""
+"""What interventions on gates and units cost, near and far: against the models and by hand."""
 
 import json
-import math
 
 import numpy as np
 import pytest
 import torch
-from gated import MODELS, H, N, V, plain_gates, random_model, random_stream
+from gated import H, V, plain_gates, random_model, random_stream
+from hypothesis import given
+from hypothesis import strategies as st
 
+from gru_lm.gate_study.context import STRIDE, Targets, lengths_for, scores
 from gru_lm.gate_study.interventions import (
     DRAWS,
-    Probe,
-    answer,
-    compare,
+    FAR,
+    LENGTHS,
+    NEAR,
+    PASSAGE,
+    STRIDE_AFTER_PASSAGE,
+    Read,
+    compare_gates,
+    compare_units,
+    costs_in_full,
+    differences,
     dose_of,
+    equalised,
+    gain_of,
+    gains,
     gate_interventions,
-    inverse_temperature,
-    study,
+    near_and_far,
+    of_gates,
+    of_units,
+    rise,
     unit_interventions,
 )
-from gru_lm.gate_study.reading import read, spread
+from gru_lm.gate_study.reading import read
 from gru_lm.models.gru.equations import Equations
+from gru_lm.results.gates import MEASURES, GatesHeld, UnitsHeld
 
 
 @pytest.fixture
@@ -33,26 +48,32 @@ def stream():
     return random_stream()
 
 
+def reading(gates, tokens, number=0, seed=0):
+    """What the study knows of one training before it intervenes."""
+    lengths = lengths_for(tokens)
+    targets = Targets.of(tokens, lengths[-1], STRIDE, number)
+    plain = scores(gates, targets, lengths)
+    return Read(gates, targets, lengths, plain, read(gates, tokens), number, seed)
+
+
+# ---------------------------------------------------------------------------------- interventions
+
+
 def test_holding_a_gate_at_the_value_it_has_changes_nothing(stream):
     b_z = torch.tensor([-1.0, 0, 1, 2, 3, 4, 5])
     gates = plain_gates(b_z=b_z, b_r=torch.full((V,), 40.0))
-    reading = read(gates, stream)
-    np.testing.assert_allclose(reading.mean_R, 1)
-    np.testing.assert_allclose(reading.mean_Z, torch.sigmoid(b_z), rtol=1e-6)
-    probe = Probe.of(stream)
-    plain = answer(gates, probe)["bits"]
-    held = gate_interventions(reading)
-    for name in ("reset_open", "reset_mean", "update_mean"):
-        np.testing.assert_allclose(answer(gates, probe, held[name])["bits"], plain, atol=1e-5)
-    assert np.abs(answer(gates, probe, held["update_zero"])["bits"] - plain).max() > 0.1
+    one = reading(gates, stream)
+    np.testing.assert_allclose(one.trace.mean_R, 1)
+    np.testing.assert_allclose(one.trace.mean_Z, torch.sigmoid(b_z), rtol=1e-6)
+    for intervention in gate_interventions(one.trace).values():
+        found = scores(gates, one.targets, one.lengths, intervention)
+        np.testing.assert_allclose(found["bits"], one.plain["bits"], atol=1e-5)
 
 
 def test_ablation_holds_the_units_and_no_others(gates, stream):
-    reading = read(gates, stream)
-    held = unit_interventions(reading)
-    assert [name for name in held if name.startswith("random")] == [
-        f"random_units_{draw}" for draw in range(1, DRAWS + 1)
-    ]
+    trace = read(gates, stream)
+    held = unit_interventions(trace)
+    assert list(held) == ["long", "short", *(f"random_{draw}" for draw in range(1, DRAWS + 1))]
     tokens = stream[None, :20]
     for one in held.values():
         units = one.dose == 1
@@ -60,70 +81,26 @@ def test_ablation_holds_the_units_and_no_others(gates, stream):
         assert not one.dose[~units].any()
         free = next(gates.steps(tokens, torch.zeros(1, H)))[2]
         for index, (_, _, state) in enumerate(gates.steps(tokens, torch.zeros(1, H), one)):
-            np.testing.assert_allclose(state[0, units], reading.mean_H[units.numpy()], rtol=1e-6)
+            np.testing.assert_allclose(state[0, units], trace.mean_H[units.numpy()], rtol=1e-6)
             if index == 0:
                 assert torch.equal(state[0, ~units], free[0, ~units])
 
 
-def test_the_tenths_are_chosen_by_memory_and_reset():
+def test_the_tenths_are_chosen_by_memory_and_at_random():
     rng = np.random.default_rng(4)
-    mean_Z, mean_R = rng.permutation(40) / 50 + 0.1, rng.permutation(40) / 50
 
     class Given:
         mean_H = np.zeros(40)
+        mean_Z = rng.permutation(40) / 50 + 0.1
 
-    Given.mean_Z, Given.mean_R = mean_Z, mean_R
     chosen = {name: one.dose.numpy() == 1 for name, one in unit_interventions(Given).items()}
     assert all(units.sum() == 4 for units in chosen.values())
-    assert mean_Z[chosen["long_units"]].min() > np.sort(mean_Z)[-5]
-    assert mean_Z[chosen["short_units"]].max() < np.sort(mean_Z)[4]
-    assert mean_R[chosen["reset_units"]].max() < np.sort(mean_R)[4]
-    assert len({units.tobytes() for units in chosen.values()}) > 4  # the draws differ
-
-
-def test_scrambling_leaves_the_last_tokens_in_place(stream):
-    probe = Probe.of(stream, count=50, seed=3)
-    assert probe.lengths == [0, 1, 2, 4, 8, 16, 32, 64]
-    targets = spread(128, N, 50).tolist()
-    for row, place in enumerate(targets):
-        assert probe.targets[row] == stream[place]
-        assert torch.equal(probe.true[row], stream[place - 64 : place])
-        for k in probe.lengths:
-            assert torch.equal(probe.last(k)[row], stream[place - k : place])
-        before = stream[place - 128 : place - 64]
-        assert torch.equal(probe.scrambled[row].sort().values, before.sort().values)
-        assert not torch.equal(probe.scrambled[row], before)
-    again, other = Probe.of(stream, 50, seed=3), Probe.of(stream, 50, seed=4)
-    assert torch.equal(again.scrambled, probe.scrambled)
-    assert not torch.equal(other.scrambled, probe.scrambled)
-
-
-@pytest.mark.parametrize("variant, options", MODELS[:3])
-def test_answers_are_the_models_own(variant, options, stream):
-    model = random_model(variant, **options)
-    probe = Probe.of(stream, count=9)
-    found = answer(model.gates(), probe)
-    for index, k in enumerate(probe.lengths):
-        tokens = torch.cat([probe.scrambled, probe.last(k)], dim=1)
-        with torch.no_grad():
-            log_p = model(tokens, model.begin_state(9))[0][-1].double().log_softmax(1)
-        wanted = -log_p[torch.arange(9), probe.targets] / math.log(2)
-        np.testing.assert_allclose(found["bits"][index], wanted, rtol=1e-4)
-        right = log_p.argmax(1) == probe.targets
-        assert found["accuracy"][index].tolist() == right.double().tolist()
-    # The best temperature is at least as good as 1, but for its rounding.
-    assert (found["calibrated_bits"].mean(1) < found["bits"].mean(1) + 1e-3).all()
-
-
-def test_the_best_temperature_by_hand():
-    # Two outcomes with logits +-1: 3 of 4 right means p = 3/4, so a factor of ln(3) / 2.
-    scores = torch.tensor([[1.0, -1.0]]).repeat(4, 1)
-    assert inverse_temperature(scores, torch.tensor([0, 0, 0, 1])) == pytest.approx(
-        math.log(3) / 2, rel=0.02
-    )
-    assert inverse_temperature(100 * scores, torch.tensor([1, 1, 1, 1])) == pytest.approx(
-        1 / 64, rel=0.02
-    )
+    assert Given.mean_Z[chosen["long"]].min() > np.sort(Given.mean_Z)[-5]
+    assert Given.mean_Z[chosen["short"]].max() < np.sort(Given.mean_Z)[4]
+    assert len({units.tobytes() for units in chosen.values()}) > DRAWS  # the draws differ
+    other = {name: one.dose.numpy() == 1 for name, one in unit_interventions(Given, 1).items()}
+    assert np.array_equal(other["long"], chosen["long"])
+    assert not np.array_equal(other["random_1"], chosen["random_1"])
 
 
 @pytest.mark.parametrize("power", [1, 2, 3])
@@ -139,63 +116,105 @@ def test_the_dose_gives_the_damage_wanted(power):
     assert dose_of(3.0, rise_at, 3.0) == 1
 
 
-def scores_with(near, far, rng, noise=0.05):
-    """Bits of 200 tokens after contexts of 0, 8 and 64 that gain ``near`` and ``far`` bits."""
-    rows = np.array([4.0, 4 - near, 4 - near - far])[:, None]
-    return rows + rng.normal(0, noise, (3, 200))
+# ------------------------------------------------------------------------------------- arithmetic
 
 
-def test_the_comparison_finds_what_was_put_in():
-    rng = np.random.default_rng(1)
-    plain = scores_with(1.0, 2.0, rng)
-    changed = {
-        "reset_mean": scores_with(0.5, 2.0, rng),  # loses half of near
-        "update_mean": scores_with(1.0, 1.0, rng),  # loses half of far
-        "long_units": scores_with(1.0, 1.5, rng),
-        "short_units": scores_with(1.0, 2.0, rng),
-        **{f"random_units_{draw}": scores_with(1.0, 2.0, rng) for draw in range(1, DRAWS + 1)},
-    }
-    found = compare(plain, changed, near=1)
-    losses = {
-        name: (by_band["near"]["value"], by_band["far"]["value"])
-        for name, by_band in found["losses"].items()
-    }
-    assert losses["reset_mean"] == pytest.approx((0.5, 0), abs=0.03)
-    assert losses["update_mean"] == pytest.approx((0, 0.5), abs=0.03)
-    assert losses["random_units"] == pytest.approx((0, 0), abs=0.03)
-    assert found["claim"] == dict.fromkeys(
-        ("reset_near", "update_far", "long_units_far"), "supported"
+def test_near_and_far_by_hand():
+    values = [4.0, 3.5, 3.0, 2.5, 2.0, 1.0, 0.5]  # with 0, 1, 2, 4, 8, 16 and 32 tokens
+    assert gain_of(values, LENGTHS, "bits") == [2.0, 1.5]
+    assert gain_of([-v for v in values], LENGTHS, "accuracy") == [2.0, 1.5]
+    worse = rise(
+        {m: [v + 0.25 for v in values[:5]] + [2.0, 1.5] for m in MEASURES},
+        dict.fromkeys(MEASURES, values),
     )
-    for by_band in found["losses"].values():
-        assert all(one["low"] <= one["value"] <= one["high"] for one in by_band.values())
-    # Accuracy rises where bits fall: the same shares, whatever the sign.
-    assert compare(-plain, {n: -s for n, s in changed.items()}, 1) == found
+    assert near_and_far(worse["bits"], LENGTHS) == [0.25, 0.75]
+    assert near_and_far(worse["accuracy"], LENGTHS) == [-0.25, -0.75]
 
-    swapped = changed | {
-        "reset_mean": changed["update_mean"],
-        "update_mean": changed["reset_mean"],
-        "long_units": changed["short_units"],
+
+costs = st.lists(st.floats(-1, 1), min_size=6, max_size=6)
+damages = st.floats(0.5, 2)
+
+
+@given(costs, costs, damages, damages)
+def test_at_equal_damage_the_two_halves_are_one(reset, update, damage_of_reset, damage_of_update):
+    rises = {
+        gate: {key: [*of, damage] for key in MEASURES}
+        for gate, of, damage in (
+            ("reset", reset, damage_of_reset),
+            ("update", update, damage_of_update),
+        )
     }
-    outcome = compare(plain, swapped, near=1)["claim"]
-    assert outcome["reset_near"] == outcome["update_far"] == "contradicted"
-    # One draw that loses as much as the long units: they stand out no more.
-    unlucky = changed | {"random_units_2": changed["long_units"]}
-    assert compare(plain, unlucky, near=1)["claim"]["long_units_far"] == "undecided"
+    equal = equalised(rises)
+    mean = (damage_of_reset + damage_of_update) / 2
+    assert [of["calibrated_bits"][-1] for of in equal.values()] == pytest.approx([mean, mean])
+    near, far = differences(equal, "calibrated_bits")
+    assert near == pytest.approx(far, abs=1e-9)
+    expected = mean * (reset[4] / damage_of_reset - update[4] / damage_of_update)
+    assert near == pytest.approx(expected, abs=1e-9)
 
 
-def test_no_comparison_where_context_gains_nothing():
-    rng = np.random.default_rng(1)
-    units = [f"random_units_{draw}" for draw in range(1, DRAWS + 1)]
-    names = ["reset_mean", "update_mean", "long_units", "short_units", *units]
-    plain = scores_with(1.0, 0.0, rng)
-    assert compare(plain, dict.fromkeys(names, plain), near=1) is None
+def training(near_of_reset, near_of_update, damage=1.0, bits_of_update=1.5):
+    """A training whose gates cost so much of near context; in plain bits update costs more."""
+    of = {"reset": (near_of_reset, damage), "update": (near_of_update, bits_of_update)}
+    rises = {
+        gate: {
+            "calibrated_bits": [0, 0, 0, 0, near, near, damage],
+            "bits": [0, 0, 0, 0, near, near, bits],
+            "accuracy": [0.0] * 7,
+        }
+        for gate, (near, bits) in of.items()
+    }
+    plain = {key: [4.0, 3.5, 3.0, 2.5, 2.0, 1.0, 0.5] for key in MEASURES}
+    return {"plain": plain, "full": rises, "equal": {"fresh": rises, "passage": rises}}
 
 
-def test_a_study_of_a_short_split(gates, stream):
-    assert study(gates, stream[:2], read(gates, stream[:2])) is None
-    found = study(gates, stream[:3], read(gates, stream[:3]))
-    assert found["lengths"] == [0, 1] and found["verdict"] is None
-    json.dumps(found, allow_nan=False)
+def test_the_comparison_of_the_gates_is_paired_by_training():
+    each = [training(0.5, 0.3), training(0.9, 0.65), training(0.2, 0.0)]
+    found = compare_gates(each)["fresh"]
+    near = found["calibrated_bits"]["near"]
+    assert near["differences"] == pytest.approx([0.2, 0.25, 0.2])
+    assert near["outcome"] == "supported"  # though the trainings differ more than the gates
+    assert found["calibrated_bits"]["far"]["differences"] == pytest.approx([0.2, 0.25, 0.2])
+    assert found["bits"]["far"]["differences"] == pytest.approx([0.7, 0.75, 0.7])  # not the same
+    assert found["accuracy"]["near"]["outcome"] == "undecided"
+    swapped = compare_gates([training(0.3, 0.5), training(0.65, 0.9), training(0.0, 0.2)])
+    assert swapped["fresh"]["calibrated_bits"]["near"]["outcome"] == "contradicted"
+    each[1]["equal"] = None  # does not count
+    found = compare_gates(each)["passage"]["calibrated_bits"]["near"]
+    assert len(found["differences"]) == 2 and found["outcome"] == "undecided"
+    assert gains(each)["bits"]["far"]["mean"] == 1.5
+    assert costs_in_full(each)["bits"]["update"]["far"]["mean"] == pytest.approx(1.5 - 0.95 / 3)
+
+
+def test_units_are_compared_with_the_mean_of_the_random_ones():
+    losses = [
+        {"long": [0.5, long], "short": [1.0, 2.0], "random": [[0.4, 0.8], [0.6, 1.2]]}
+        for long in (0.9, 1.0, 1.05)
+    ]
+    found = compare_units([dict.fromkeys(MEASURES, one) for one in losses])["calibrated_bits"]
+    assert found["long"]["far"]["differences"] == pytest.approx([-0.1, 0.0, 0.05])
+    assert found["long"]["far"]["outcome"] == "undecided"
+    assert found["long"]["near"]["differences"] == pytest.approx([0.0] * 3)
+    assert found["short"]["far"]["outcome"] == "supported"
+
+
+# -------------------------------------------------------------------------------------- a training
+
+
+def test_a_short_text_has_no_far_context(gates, stream):
+    one = reading(gates, stream[:60])
+    assert one.too_short
+    assert of_gates(one) is None and of_units(one) is None
+    assert not reading(gates, stream[:64]).too_short
+
+
+def test_without_a_far_gain_nothing_is_compared(stream):
+    one = reading(plain_gates(), stream)  # each state is of the last token alone
+    assert one.far_gain < 0.05
+    found = of_gates(one)
+    assert found["equal"] is None and of_units(one) is None
+    assert found["full"].keys() == {"reset", "update"}
+    GatesHeld.model_validate(found)
 
 
 def latch():
@@ -222,28 +241,47 @@ def latch():
     return Equations(w), torch.tensor(tokens)
 
 
-def test_a_study_compares_at_equal_damage():
+def test_gates_are_compared_at_equal_damage():
     gates, stream = latch()
-    reading = read(gates, stream)
-    found = study(gates, stream, reading)
+    one = reading(gates, stream, number=1)
+    found = of_gates(one)
     json.dumps(found, allow_nan=False)
+    GatesHeld.model_validate(found)
+    assert found["targets"] == len(one.targets.places) and found["seed"] == 0
+    bits = found["plain"]["calibrated_bits"]
+    for k, value in zip(LENGTHS, bits, strict=True):
+        assert value == one.plain["calibrated_bits"][one.lengths.index(k)]
 
-    none, verdict = found["conditions"]["none"], found["verdict"]
-    assert none["gain"] == pytest.approx((-np.diff(none["calibrated_bits"])).tolist())
-    assert found["bands"] == ["1", "2", "3-4", "5-8", "9-16", "17-32", "33-64"]
-    probe = Probe.of(stream)
-    plain = answer(gates, probe)["calibrated_bits"].mean(1)
-    held = {**gate_interventions(reading), **unit_interventions(reading)}
-    assert (verdict["near"], verdict["far"]) == (8, 64)
-    assert len(verdict["doses"]) == 4 + DRAWS and max(verdict["doses"].values()) <= 1
-    for name, dose in verdict["doses"].items():
-        bits = answer(gates, probe, held[name].at(dose))["calibrated_bits"].mean(1)
-        assert bits[-1] - plain[-1] == pytest.approx(verdict["rise"], rel=0.05)
-        if not name.startswith("random"):
-            lost = verdict["calibrated_bits"]["losses"][name]
-            near = 1 - (bits[0] - bits[4]) / (plain[0] - plain[4])
-            far = 1 - (bits[4] - bits[7]) / (plain[4] - plain[7])
-            assert (lost["near"]["value"], lost["far"]["value"]) == pytest.approx((near, far))
-    # The update gate is what keeps the marker: a fixed leak loses all that is far, not all near.
-    lost = verdict["calibrated_bits"]["losses"]["update_mean"]
-    assert lost["near"]["value"] < 0.7 and lost["far"]["value"] > 0.9
+    held, equal = gate_interventions(one.trace), found["equal"]
+    text = one.targets.tokens
+    after = Targets.of(text, one.lengths[-1], STRIDE_AFTER_PASSAGE, 1, PASSAGE)
+    for start, targets in (("fresh", one.targets), ("passage", after)):
+        plain = scores(gates, targets, LENGTHS)["calibrated_bits"]
+        damage = {gate: equal[start][gate]["calibrated_bits"][-1] for gate in held}
+        assert damage["reset"] == pytest.approx(damage["update"])
+        for gate, intervention in held.items():
+            at_dose = intervention.at(equal["dose"][gate])
+            with_it = scores(gates, targets, LENGTHS, at_dose)["calibrated_bits"]
+            own = np.subtract(with_it, plain)
+            scaled = (own * damage[gate] / own[-1]).tolist()
+            assert equal[start][gate]["calibrated_bits"] == pytest.approx(scaled, abs=1e-6)
+            if start == "fresh":  # on a part of the tokens the search came close
+                assert own[-1] == pytest.approx(damage[gate], rel=0.15)
+    # The update gate is what keeps the marker: with a fixed leak what is far is lost.
+    _near, far = near_and_far(found["full"]["update"]["calibrated_bits"], LENGTHS)
+    assert far > 0.9 * gain_of(bits, LENGTHS, "bits")[1]
+
+
+def test_of_units_each_loss_is_their_own():
+    gates, stream = latch()
+    one = reading(gates, stream, seed=3)
+    found = of_units(one)
+    json.dumps(found, allow_nan=False)
+    UnitsHeld.model_validate(found)
+    assert found["seed"] == 3 and len(found["bits"]["random"]) == DRAWS
+    targets = one.targets.every(8)
+    plain = scores(gates, targets, [NEAR, FAR])["bits"]
+    held = unit_interventions(one.trace, seed=3)
+    for name, losses in (("long", found["bits"]["long"]), ("random_2", found["bits"]["random"][1])):
+        near, both = np.subtract(scores(gates, targets, [NEAR, FAR], held[name])["bits"], plain)
+        assert losses == pytest.approx([near, both - near], abs=1e-6)

@@ -6,20 +6,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from gated import MODELS, H, N, V, plain_gates, random_model, random_stream
+from gated import MODELS, H, N, plain_gates, random_model, random_stream
 from reference import gru_numpy
 
 from gru_lm.core.errors import UserError
 from gru_lm.evaluation.perplexity import evaluate
 from gru_lm.gate_study.reading import (
     activity,
-    bits_with_context,
-    context_curve,
     describe_time_constants,
-    effective_context,
-    powers,
     read,
-    spread,
     time_constants,
 )
 
@@ -111,39 +106,10 @@ def test_activity_is_the_mean_at_each_place(gates, stream):
     assert activity(reading, None) is None
 
 
-def test_context_that_reaches_the_start_is_all_of_it(gates, stream):
-    bits = read(gates, stream).bits
-    for k in (1, 5, 40):
-        found = bits_with_context(gates, stream, torch.tensor([k]), k)
-        assert float(found) == pytest.approx(bits[k], rel=1e-5)
-
-
-def test_context_is_only_the_last_k_tokens(gates, stream):
-    other = stream.clone()
-    other[:90] = (other[:90] + 1) % V
-    target = torch.tensor([100])
-    same = [bits_with_context(gates, s, target, 10) for s in (stream, other)]
-    assert torch.equal(*same)
-    more = [bits_with_context(gates, s, target, 11) for s in (stream, other)]
-    assert not torch.equal(*more)
-
-
-def test_the_context_curve_compares_the_same_tokens(gates, stream):
-    bits = read(gates, stream).bits
-    curve = context_curve(gates, stream, bits, count=20)
-    assert list(curve) == ["1", "2", "4", "8", "16", "32", "64", "128", "all"]
-    targets = spread(128, N, 20)
-    assert len(targets) == 20 and targets[0] == 128 and targets[-1] == N - 1
-    assert curve["all"] == pytest.approx(2 ** bits[targets].mean())
-    found = bits_with_context(gates, stream, targets, 4)
-    assert curve["4"] == pytest.approx(2 ** float(found.mean()))
-    shortest = context_curve(gates, stream[:2], bits[:2])
-    assert shortest["1"] == pytest.approx(shortest["all"], rel=1e-5)
-
-
-def test_powers_and_effective_context():
-    assert powers(0) == powers(1) == [1]
-    assert powers(9) == [1, 2, 4, 8]
-    assert effective_context({"1": 9.0, "2": 4.1, "4": 4.0, "all": 4.0}) == 2
-    assert effective_context({"1": 9.0, "2": 8.0, "all": 4.0}) is None
-    assert effective_context({"1": 9.0, "2": 12.0, "all": 9.0}) is None
+def test_the_states_asked_for_are_those_before_the_places(gates, stream):
+    places = torch.tensor([1, 36, 37, 38, N - 1])
+    states = read(gates, stream, places=places, chunk=37).states
+    for place, state in zip(places, states, strict=True):
+        wanted = gates.last_state(stream[None, :place], torch.zeros(1, H))[0]
+        np.testing.assert_allclose(state, wanted, atol=1e-6)
+    assert read(gates, stream).states.shape == (0, H)

@@ -54,7 +54,9 @@ def test_the_vocabulary_and_the_splits_fit(finished_pipeline: Pipeline) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_trained_model_is_whole(variant: str, finished_pipeline: Pipeline) -> None:
     folder = finished_pipeline.root / "models" / variant
-    assert sorted(path.name for path in folder.iterdir()) == [
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*")) == [
+        "best/config.json",
+        "best/model.safetensors",
         "card.json",
         "config.json",
         "model.safetensors",

@@ -21,7 +21,7 @@ from gru_lm.core.errors import MissingFile, UserError
 from gru_lm.data.prepared import SPLITS, Prepared
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.evaluation.perplexity import evaluate
-from gru_lm.models.base import load_model
+from gru_lm.models.base import BEST, CONFIG, WEIGHTS, load_model
 from gru_lm.training.loop import Diverged
 from stages import replicate, train
 
@@ -70,6 +70,12 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+def weights_of(folder: Path) -> dict[str, bytes]:
+    """A model's files, and those of the best one beside it."""
+    names = [f"{part}{name}" for part in ("", f"{BEST}/") for name in (WEIGHTS, CONFIG)]
+    return {name: (folder / name).read_bytes() for name in names}
+
+
 def scores_of_model(folder: Path, variant: str) -> dict[str, Any]:
     """Return the metrics of stages.evaluate for the model of stages.train."""
     prepared = Prepared(folder / "data/prepared")
@@ -95,6 +101,9 @@ def test_from_the_same_seed_both_stages_reach_the_same(
         "selected_epoch": trained["selected_epoch"],
         "scores": scores_of_model(folder, variant),
     }
+    kept = weights_of(folder / "training" / variant)
+    assert weights_of(folder / f"analysis/replicate/{variant}/5") == kept
+    assert (kept[WEIGHTS] == kept[f"{BEST}/{WEIGHTS}"]) == (select == "best_val")
 
 
 def test_the_seed_given_counts_and_the_seed_of_params_does_not(run: Run, folder: Path) -> None:
@@ -111,10 +120,16 @@ def test_the_seed_given_counts_and_the_seed_of_params_does_not(run: Run, folder:
     assert json.loads(figures[6, 5])["train_perplexity"] != perplexity
 
 
-def test_a_replicate_writes_its_figures_and_nothing_else(run: Run, folder: Path) -> None:
+def test_a_replicate_writes_its_figures_and_weights_and_nothing_else(
+    run: Run, folder: Path
+) -> None:
     before = files(folder) | {"params.yaml"}
     run(replicate, "--variant", "concise", "--seed", "0")
-    assert files(folder) - before == {"analysis/replicate/concise-0.json"}
+    weights = {f"{part}{name}" for part in ("", f"{BEST}/") for name in (WEIGHTS, CONFIG)}
+    assert files(folder) - before == {
+        "analysis/replicate/concise-0.json",
+        *(f"analysis/replicate/concise/0/{name}" for name in weights),
+    }
 
 
 def test_training_logs_both_curves_and_sums_them_up(run: Run, folder: Path) -> None:

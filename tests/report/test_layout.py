@@ -11,6 +11,7 @@ from conftest import PROJECT
 from examples import (
     CARDS,
     CHARACTERS,
+    HOLDS,
     PLACES,
     SPLITS,
     TARGETS,
@@ -23,7 +24,6 @@ from examples import (
     summary,
     training,
     uncertainty,
-    verdict,
 )
 from layout import figure_of, flaws_of
 from matplotlib.figure import Figure
@@ -146,7 +146,9 @@ def extremes() -> Inputs:
             names, uncertainty(groups={"1": group(1.0, 1.0), "2": group(1e250, 1.0)})
         ),
         summary=summary(models(names, 900.0, sd=300.0, best=1.0), {"uniform": 16.0, "xz": 0.0}),
-        _gate_studies=dict.fromkeys(names, gate_study(train=(1e9, 1e6, 3.0, 1.0), reach=(4, 4))),
+        _gate_studies=dict.fromkeys(
+            names, gate_study(train=(1e3, 1e2, 3.0, 1.0, 0.0), reach=(None, 4, 0))
+        ),
         gate_arrays=dict.fromkeys(names, of_many_units()),
     )
 
@@ -169,7 +171,7 @@ def one_unit(constant=1.4) -> Inputs:
     return results(gate_arrays=dict.fromkeys(names, of_one_unit(constant)))
 
 
-# The key within claim's panel has no room for five such names.
+# claim has no room for five names of several lines.
 LEFT_OUT = {("five long labels", "claim")}
 
 # By case, its results, and the pictures that it concerns; all of them if none are named.
@@ -201,6 +203,14 @@ def test_no_text_is_cut_or_covered(case):
 
 def studies(**given):
     return {"_gate_studies": dict.fromkeys(("scratch", "concise", "fused"), gate_study(**given))}
+
+
+def mixed(*near):
+    names = ("scratch", "concise", "fused")
+    found = {
+        name: gate_study(near=one, near_on_val=one) for name, one in zip(names, near, strict=True)
+    }
+    return {"_gate_studies": found}
 
 
 def sure(**values):
@@ -245,9 +255,12 @@ TITLES = [
     ("activity", studies(places={**PLACES, "space": None})),
     ("time_constants", {"gate_arrays": curves(of_one_unit(0.0))}),
     ("time_constants", {"gate_arrays": curves(of_one_unit(np.inf))}),
-    ("context", studies(val=(9.0, 6.0, 5.0, 5.0), reach=(2, 4))),
-    ("claim", studies(found=None)),
-    ("claim", studies(found=verdict(reset_near="contradicted"))),
+    ("context", studies(val=(4.0, 3.0, 2.0, 2.0, 2.0), reach=(None, None, None))),
+    ("context", studies(reach=(0, 0, 0))),
+    ("claim", studies(near=())),
+    ("claim", studies(near=HOLDS[:1], near_on_val=HOLDS[:2])),
+    ("claim", studies(near=(0.1, -0.2, 0.15), near_on_val=(0.1, -0.2, 0.15))),
+    ("claim", mixed(HOLDS, (0.1, -0.2, 0.15), tuple(-value for value in HOLDS))),
     ("gates-fused", {"gate_arrays": curves(of_many_units())}),
 ]
 

@@ -66,19 +66,22 @@ def test_no_key_may_be_missing_or_unknown(tmp_path, name):
         ("uncertainty", "val.calibration.bins.3.count", -1, "greater than or equal to 0"),
         ("uncertainty", "val.overall.perplexity", 0.5, "greater than or equal to 1"),
         ("uncertainty", "train.calibration.accuracy", 1.5, "less than or equal to 1"),
-        ("gates", "context.val", {"1": 2.0}, 'the keys must be "1", "2"'),
+        ("gates", "context.val", {}, "the keys must be selected and best"),
+        ("gates", "context.train.best!lengths", [0, 1], "one number for each length and the whole"),
         ("gates", "activity.train.space.Z", "0.4", "valid number"),
-        ("gates", "interventions.verdict.calibrated_bits.claim.reset_near", "yes", "'supported'"),
-        ("gates", "interventions.verdict.bits.losses", {}, "the losses of reset_mean are incom"),
+        ("gates", "interventions.val.gain.bits.near.outcome", "yes", "'supported'"),
+        ("gates", "interventions.train!gain", {}, "a comparison has not every measure"),
+        ("gates", "interventions.val!reset_against_update", {}, "not compared from both starts"),
         ("summary", "models.scratch.val.tokens", 1.5, "valid integer"),
         ("export", "max_logit", True, "valid number"),
         ("timing", "tokens_per_second", 0, "greater than 0"),
     ],
 )
 def test_the_place_of_a_damage_is_named(tmp_path, name, place, value, why):
+    """A ``!`` comes after the place that is named, where that is not the whole of it."""
     result, path = RESULTS[name], tmp_path / "x.json"
     tree = inner = result.model_dump()
-    *sections, last = place.split(".")
+    *sections, last = place.replace("!", ".").split(".")
     for key in sections:
         inner = inner[int(key) if isinstance(inner, list) else key]
     inner[last] = value
@@ -86,7 +89,7 @@ def test_the_place_of_a_damage_is_named(tmp_path, name, place, value, why):
     with pytest.raises(DamagedFile) as caught:
         type(result).read(path)
     message = str(caught.value)
-    assert message.startswith(f"{path} is damaged ({place.split('.losses')[0]}")
+    assert message.startswith(f"{path} is damaged ({place.split('!')[0]}")
     assert why in message and "\n" not in message
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from gru_lm.core.params import load_params
 from gru_lm.core.variants import checked
 from gru_lm.data.prepared import Prepared
 from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.models.base import BEST, CONFIG, WEIGHTS, load_model
 from gru_lm.models.settings import ModelSettings
 from gru_lm.training.loop import Diverged, Trainer, validate
 from gru_lm.training.run import TrainingRun, alone
@@ -83,8 +84,12 @@ def start(
     )
 
 
+def tensors(of: Mapping[str, Tensor] | None) -> dict[str, list[Any]]:
+    return {name: weight.tolist() for name, weight in (of or {}).items()}
+
+
 def weights(run: TrainingRun) -> dict[str, list[Any]]:
-    return {name: weight.tolist() for name, weight in run.model.state_dict().items()}
+    return tensors(run.model.state_dict())
 
 
 def val_tokens(folder: Path) -> Tensor:
@@ -121,8 +126,11 @@ def test_the_selected_weights_are_those_of_the_epoch_named(
     assert run.selected_epoch == selected
     assert weights(run) == seen[selected]
     assert seen[best] != seen[EPOCHS]
-    if select == "last":
-        assert run.history.best_weights is None
+    run.save(folder / "kept")
+    kept = load_model(folder / "kept", run.vocabulary.fingerprint)
+    assert tensors(kept.state_dict()) == seen[selected]
+    kept = load_model(folder / "kept" / BEST, run.vocabulary.fingerprint)
+    assert tensors(kept.state_dict()) == seen[best], "kept whatever is selected"
 
 
 def test_selection_changes_nothing_but_the_weights_kept(folder: Path) -> None:
@@ -138,11 +146,13 @@ def test_selection_changes_nothing_but_the_weights_kept(folder: Path) -> None:
 def test_a_run_broken_off_anywhere_ends_with_the_same_bytes(
     variant: str, select: str, broken_off: int, folder: Path
 ) -> None:
-    """Before and after each look, and before and after the best one."""
+    """Before and after each look, and before and after the best one, which is not the last."""
     calm = start(folder, variant, select=select)
     wanted: list[Row] = []
     calm.train(lambda *row: wanted.append(row))
+    calm.save(folder / "calm")
     calm.checkpoints.remove()
+    assert calm.history.best_epoch == 3, "some of the runs break off after their best epoch"
 
     def die(epoch: int, *_: float | None) -> None:
         if epoch == broken_off:
@@ -161,6 +171,13 @@ def test_a_run_broken_off_anywhere_ends_with_the_same_bytes(
     assert weights(resumed) == weights(calm)
     assert resumed.selected_epoch == calm.selected_epoch
     assert resumed.history.best_val == calm.history.best_val
+    resumed.save(folder / "resumed")
+    files = [f"{part}{name}" for part in ("", f"{BEST}/") for name in (WEIGHTS, CONFIG)]
+    assert [(folder / "resumed" / name).read_bytes() for name in files] == [
+        (folder / "calm" / name).read_bytes() for name in files
+    ]
+    best, last = ((folder / "calm" / part / WEIGHTS).read_bytes() for part in (BEST, ""))
+    assert (best != last) == (select == "last")
 
 
 def test_the_first_of_equally_good_epochs_is_kept(

@@ -3,14 +3,13 @@
 H' = Z * H + (1 - Z) * H~ is a leaky integrator whose leak is the update gate's: held at Z, it would
 forget all but 1/e of its state in -1 / ln Z tokens. Tallec and Ollivier (2018, arXiv:1804.11188)
 read gates as time constants in this way. It is the memory of the leak alone: what a unit tells the
-others through the recurrent weights, and they tell it again, can last longer. How far back a model
-really looks, ``context_curve`` measures.
+others through the recurrent weights, and they tell it again, can last longer. The module
+``context`` measures how far back a model really looks.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,13 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gru_lm.core.errors import UserError
-from gru_lm.evaluation.perplexity import Score
 from gru_lm.evaluation.words import PLACES
 from gru_lm.models.gates import Gates
 from gru_lm.results.gates import Reading
 
 LIKELIEST: Final = 5  # predictions kept for each token of a passage
-LONGEST_CONTEXT: Final = 256  # tokens, of the context curve
 
 
 def surprise(scores: Tensor, tokens: Tensor) -> Tensor:
@@ -44,7 +41,8 @@ class Trace:
     ``bits`` (N,) is each token's surprise, -log2 of its probability given all before it; the first
     has none (NaN). ``mean_Z``, ``mean_R`` and ``mean_H`` (H,) are means over the tokens;
     ``Z_by_token`` and ``R_by_token`` (N,) means over the units. ``passage`` holds the tokens from
-    place ``start`` on in full, with the 5 likeliest (or all V) in the place of each.
+    place ``start`` on in full, with the 5 likeliest (or all V) in the place of each. ``states``
+    (B, H) are those from which the tokens at the B places asked for are predicted.
     """
 
     bits: np.ndarray
@@ -54,14 +52,23 @@ class Trace:
     Z_by_token: np.ndarray
     R_by_token: np.ndarray
     passage: Reading
+    states: Tensor
 
 
 @torch.inference_mode()
-def read(gates: Gates, tokens: Tensor, start: int = 0, length: int = 0, chunk: int = 500) -> Trace:
+def read(
+    gates: Gates,
+    tokens: Tensor,
+    start: int = 0,
+    length: int = 0,
+    places: Tensor | None = None,
+    chunk: int = 500,
+) -> Trace:
     """Read ``tokens`` (N,) once from a state of zeros, keeping the passage start:start + length.
 
-    A passage that goes beyond the split ends with it. ``chunk`` is the number of steps kept in
-    memory at a time and changes nothing else. Sums are in float64.
+    A passage that goes beyond the split ends with it. ``places`` (B,), rising and above 0, are
+    those whose ``states`` are kept. ``chunk`` is the number of steps kept in memory at a time and
+    changes nothing else. Sums are in float64.
 
     Raises UserError where the passage starts beyond the split.
     """
@@ -75,7 +82,8 @@ def read(gates: Gates, tokens: Tensor, start: int = 0, length: int = 0, chunk: i
     state = gates.begin_state(1)
     sums = torch.zeros(3, state.shape[1], dtype=torch.float64)
     bits, by_token = [torch.full((1,), math.nan, dtype=torch.float64)], []
-    Z_kept, R_kept = [], []
+    Z_kept, R_kept, states = [], [], [state[:0]]
+    last_read = torch.tensor([]) if places is None else places - 1  # before each place
     top_tokens = [torch.zeros(1, K, dtype=torch.int64)]
     top_probabilities = [torch.full((1, K), math.nan, dtype=torch.float64)]
     for first in range(0, N, chunk):
@@ -83,6 +91,8 @@ def read(gates: Gates, tokens: Tensor, start: int = 0, length: int = 0, chunk: i
         rows = [torch.cat(row) for row in gates.steps(read_now[None], state)]
         Z, R, H = torch.stack(rows, dim=1)  # each (T, H)
         state = H[-1:]
+        here = last_read[(last_read >= first) & (last_read < first + chunk)]
+        states.append(H[(here - first).long()])
         sums += torch.stack([x.sum(0, dtype=torch.float64) for x in (Z, R, H)])
         by_token.append(torch.stack([Z.double().mean(1), R.double().mean(1)]))
         predicted = tokens[first + 1 : first + 1 + chunk]
@@ -108,7 +118,8 @@ def read(gates: Gates, tokens: Tensor, start: int = 0, length: int = 0, chunk: i
         top_tokens=torch.cat(top_tokens)[skipped:][:length].numpy(),
         top_probabilities=torch.cat(top_probabilities)[skipped:][:length].float().numpy(),
     )
-    return Trace(all_bits, mean_Z, mean_R, mean_H, Z_by_token, R_by_token, passage)
+    means = (mean_Z, mean_R, mean_H, Z_by_token, R_by_token)
+    return Trace(all_bits, *means, passage, torch.cat(states))
 
 
 # ------------------------------------------------------------------------- memory and activity
@@ -151,59 +162,3 @@ def activity(trace: Trace, where: np.ndarray | None) -> dict[str, Any] | None:
             else None
         )
     return result
-
-
-# ------------------------------------------------------------------------------------- context
-
-
-def powers(largest: int) -> list[int]:
-    """1, 2, 4, ... up to ``largest``, at least 1."""
-    return [2**n for n in range(max(1, largest).bit_length())]
-
-
-def spread(first: int, end: int, count: int) -> Tensor:
-    """At most ``count`` places from ``first`` up to ``end``, exclusive, evenly spread: (B,)."""
-    return torch.from_numpy(np.unique(np.linspace(first, end - 1, count).round().astype(int)))
-
-
-@torch.inference_mode()
-def bits_with_context(gates: Gates, tokens: Tensor, places: Tensor, k: int) -> Tensor:
-    """The surprise of the tokens at ``places`` (B,) of ``tokens`` (N,), in bits: (B,).
-
-    Only the ``k`` tokens before each are read, from a state of zeros on.
-    """
-    windows = tokens[places[:, None] + torch.arange(-k, 0)]  # (B, k)
-    last = gates.last_state(windows, gates.begin_state(len(places)))
-    return surprise(gates.logits(last), tokens[places])
-
-
-def context_curve(
-    gates: Gates, tokens: Tensor, bits: np.ndarray, count: int = 1000
-) -> dict[str, float]:
-    """Perplexity of the same ``count`` tokens by the number of tokens read before each.
-
-    Keys "1", "2", "4", ... up to 256, or to half of a shorter split, and "all": with the state
-    carried from the split's start, from ``bits`` (N,), its surprises. Raises UserError where a
-    perplexity is beyond numbers.
-    """
-    lengths = powers(min(LONGEST_CONTEXT, len(tokens) // 2))
-    targets = spread(lengths[-1], len(tokens), count)
-    surprises = {str(k): bits_with_context(gates, tokens, targets, k).numpy() for k in lengths}
-    surprises["all"] = bits[targets.numpy()]
-    return {
-        key: float(Score(float(few.sum()) * math.log(2), len(few)).as_metrics()["perplexity"])
-        for key, few in surprises.items()
-    }
-
-
-def effective_context(curve: Mapping[str, float], tolerance: float = 0.05) -> int | None:
-    """The least context whose perplexity is within ``tolerance`` of that with all of it.
-
-    None where context is of no use: the perplexity with all of it is not below that with one
-    token.
-    """
-    if curve["all"] >= curve["1"]:
-        return None
-    enough = (key for key, value in curve.items() if value <= curve["all"] * (1 + tolerance))
-    first = next(enough)
-    return None if first == "all" else int(first)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # imported at run time by their users only, so training does 
     from gru_lm.models.stepper import Stepper
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+BEST = "best"  # in a model's folder, the same model with the weights of the best validation epoch
 
 
 class LanguageModel(nn.Module, ABC):
@@ -98,9 +99,18 @@ class LanguageModel(nn.Module, ABC):
         """Return whether ``gates`` returns gates."""
         return cls.gates is not LanguageModel.gates
 
-    def save(self, folder: Path, vocabulary_fingerprint: str) -> None:
-        """Write the weights and the configuration to ``folder``. ``load_model`` reads them."""
-        tensors = {name: weight.detach().cpu() for name, weight in self.state_dict().items()}
+    def save(
+        self,
+        folder: Path,
+        vocabulary_fingerprint: str,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Write the weights and the configuration to ``folder``. ``load_model`` reads them.
+
+        If ``weights``, by name, are given, they are written instead of the model's own.
+        """
+        weights = self.state_dict() if weights is None else weights
+        tensors = {name: weight.detach().cpu() for name, weight in weights.items()}
         data = safetensors.torch.save(tensors)
         write_bytes(folder / WEIGHTS, data)
         write_json(

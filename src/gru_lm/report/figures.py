@@ -148,9 +148,13 @@ FIGURES: Final = (
         pipeline="analysis",
         heading="Memory",
         draw=lambda of, _: memory.context(of.gated_looks, of.gates, of.unit),
-        alt="Line chart of perplexity by the number of tokens that the model has read.",
-        caption="How much of the past is used. Look for the context beyond which a line no longer "
-        "falls: what is further back does not help.",
+        alt="Line charts of the loss and of the share of right answers by the number of tokens "
+        "that the model is given, for each variant, on training and on unseen text.",
+        caption="How much of the past a model uses. Only the last tokens before the one to predict "
+        "are read. Where a line is level, more context does not help; where a line of bits rises, "
+        "more context misleads. Recalibrated means that one factor for each point makes the "
+        "probabilities less or more extreme, so that overconfidence does not count. Lines are the "
+        "means over the trainings, bands the range.",
         needs_gates=True,
     ),
     Figure(
@@ -158,10 +162,14 @@ FIGURES: Final = (
         pipeline="analysis",
         heading="Memory",
         draw=lambda of, _: memory.claim(of.gated_looks, of.gates, of.unit),
-        alt="Chart of what is lost of near and far context when a gate or some units are held.",
-        caption="A test of the textbook's claim: reset gates for what is near, update gates for "
-        "what is far. Compare what an intervention takes of near and of far context, at equal "
-        "damage.",
+        alt="Above, line charts of the rise of the loss by the number of tokens that the model is "
+        "given, with the reset or the update gate held. Below, dot plots of differences, one mark "
+        "per training, with the mean and its 95 % interval.",
+        caption="A test of the textbook's claim on the training text: reset gates for what is "
+        "near, update gates for what is far. Each gate is blended towards its mean until the loss "
+        "with the most context has risen by the same amount. If near context leans more on the "
+        "reset gate, its line is the higher one where less context is given, and the difference "
+        "below is above zero. Bits are recalibrated as in the picture before.",
         needs_gates=True,
     ),
     Figure(

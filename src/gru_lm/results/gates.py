@@ -12,16 +12,19 @@ from pydantic import Field, TypeAdapter, field_validator, model_validator
 
 from gru_lm.core.errors import DamagedFile
 from gru_lm.core.files import read_arrays, read_json, write_arrays
-from gru_lm.results import Finite, NotNegative, Perplexity, Positive, Result, Share, Whole, checked
+from gru_lm.results import Finite, NotNegative, Positive, Result, Share, Whole, checked
 
-PASSAGES: Final = ("train", "val")  # the splits on which gates are read
-ALL: Final = "all"  # the key of a context curve that stands for all that came before
+PASSAGES: Final[tuple[Text, ...]] = ("train", "val")  # the splits on which gates are read
+MEASURES: Final[tuple[Measure, ...]] = ("calibrated_bits", "bits", "accuracy")
 
 Place = Literal["first letter", "inside words", "space"]
 Gate = Literal["Z", "R"]
-Band = Literal["near", "far"]
+Text = Literal["train", "val"]
+Weights = Literal["selected", "best"]
+Measure = Literal["calibrated_bits", "bits", "accuracy"]
+HeldGate = Literal["reset", "update"]
+Start = Literal["fresh", "passage"]
 Outcome = Literal["supported", "contradicted", "undecided"]
-Held = Literal["reset_mean", "update_mean", "long_units", "short_units", "random_units"]
 
 # --------------------------------------------------------------------------------- the JSON file
 
@@ -63,115 +66,192 @@ class Activity(Result):
         return {place: means for place, means in places.items() if means} or None
 
 
+class Measured(Result):
+    """By measure, a mean over tokens at each of several context lengths."""
+
+    calibrated_bits: list[Finite]
+    bits: list[Finite]
+    accuracy: list[Finite]
+
+    def by(self, measure: Measure) -> list[float]:
+        """The numbers of one measure."""
+        values: list[float] = getattr(self, measure)
+        return values
+
+
+class ContextCurve(Result):
+    """One training: how well it predicts from each length, and last from the whole context."""
+
+    seed: Whole
+    scores: Measured
+
+
 class ContextCurves(Result):
-    """By split, perplexity by the number of tokens read before: "1", "2", "4", ... and "all"."""
+    """One text, read with one choice of weights, over the trainings.
 
-    train: dict[str, Perplexity]
-    val: dict[str, Perplexity]
+    ``reach`` is the least context with which the mean loss (in calibrated bits) is within the
+    study's ``tolerance`` of its lowest; None if that takes the whole context.
+    """
 
-    @field_validator("train", "val")
-    @classmethod
-    def _lengths(cls, curve: dict[str, float]) -> dict[str, float]:
-        lengths = [key for key in curve if key != ALL]
-        if not {"1", ALL} <= curve.keys() or not all(key.isdecimal() for key in lengths):
-            raise ValueError('the keys must be "1", "2", ... and "all"')
-        return curve
+    targets: Positive
+    lengths: Annotated[list[Whole], Field(min_length=1)]
+    reach: Whole | None
+    trainings: Annotated[list[ContextCurve], Field(min_length=1)]
 
-    def split(self, name: str) -> dict[str, float]:
-        """The curve of the split ``name``."""
-        curve: dict[str, float] = getattr(self, name)
-        return curve
+    @model_validator(mode="after")
+    def _complete(self) -> ContextCurves:
+        for one in self.trainings:
+            if any(len(one.scores.by(m)) != len(self.lengths) + 1 for m in MEASURES):
+                raise ValueError("a curve has not one number for each length and the whole")
+        return self
 
-
-class EffectiveContext(Result):
-    """By split, the least context that is as good as all of it; None if context is of no use."""
-
-    train: Whole | None
-    val: Whole | None
-
-    def split(self, name: str) -> int | None:
-        """That of the split ``name``."""
-        found: int | None = getattr(self, name)
+    def mean(self, measure: Measure) -> list[float]:
+        """The curve of ``measure``, the mean over the trainings."""
+        found: list[float] = np.mean([one.scores.by(measure) for one in self.trainings], 0).tolist()
         return found
 
 
-class Condition(Result):
-    """One intervention at full dose, by the length of true context; ``lost`` by band."""
+class Context(Result):
+    """By text, the curves by weights: the selected ones, and those of the best validation epoch."""
 
-    rise: Finite
-    calibrated_bits: list[Finite]
-    bits: list[Finite]
-    accuracy: list[Share]
-    gain: list[Finite]
-    lost: list[Finite | None]
+    tolerance: NotNegative
+    train: dict[Weights, ContextCurves]
+    val: dict[Weights, ContextCurves]
 
+    def curves(self, text: Text, weights: Weights) -> ContextCurves:
+        """Those of ``text`` with ``weights``."""
+        found: dict[Weights, ContextCurves] = getattr(self, text)
+        return found[weights]
 
-class Estimate(Result):
-    """A number and its 95 % interval."""
-
-    value: Finite
-    low: Finite
-    high: Finite
-
-
-class Claim(Result):
-    """What one measure says of each part of the textbook's claim."""
-
-    reset_near: Outcome
-    update_far: Outcome
-    long_units_far: Outcome
+    @field_validator("train", "val")
+    @classmethod
+    def _both(cls, curves: dict[Weights, ContextCurves]) -> dict[Weights, ContextCurves]:
+        if curves.keys() != {"selected", "best"}:
+            raise ValueError("the keys must be selected and best")
+        return curves
 
 
-Difference = Literal[
-    "reset_minus_update", "update_minus_reset", "long_minus_random", "short_minus_random"
-]
+class Paired(Result):
+    """A difference in each training, its mean, and the mean's 95 % interval over the trainings.
+
+    There is no interval, and nothing decided, with too few trainings.
+    """
+
+    differences: list[Finite]
+    mean: Finite | None
+    low: Finite | None
+    high: Finite | None
+    outcome: Outcome
+
+    @property
+    def held(self) -> int:
+        """In how many trainings the difference is above zero."""
+        return sum(difference > 0 for difference in self.differences)
 
 
-class Comparison(Result):
-    """Interventions at equal damage: what each loses of near and of far context."""
+class Halves(Result):
+    """A difference in what is lost of near context, and in what is lost of far context."""
 
-    losses: dict[Held, dict[Band, Estimate]]
-    differences: dict[Difference, dict[Band, Estimate]]
-    claim: Claim
-
-    @model_validator(mode="after")
-    def _complete(self) -> Comparison:
-        for name in ("reset_mean", "update_mean", "long_units", "short_units", "random_units"):
-            if self.losses.get(name, {}).keys() != {"near", "far"}:
-                raise ValueError(f"the losses of {name} are incomplete")
-        return self
+    near: Paired
+    far: Paired
 
 
-class Verdict(Result):
-    """The comparison by each measure, None if that cannot tell; ``rise`` is the equal damage."""
+class EqualDamage(Result):
+    """One training with each gate pulled by a dose that costs the same, from either start."""
 
-    near: Positive
-    far: Positive
-    rise: NotNegative
-    doses: dict[str, NotNegative]
-    calibrated_bits: Comparison
-    bits: Comparison | None
-    accuracy: Comparison | None
+    dose: dict[HeldGate, Share]
+    fresh: dict[HeldGate, Measured]
+    passage: dict[HeldGate, Measured]
+
+
+class GatesHeld(Result):
+    """One training: its scores without, and how much worse they get with a gate held.
+
+    By measure and context length, in ``full`` and, unless too little can be lost, at ``equal``
+    damage.
+    """
+
+    seed: Whole
+    targets: Positive
+    plain: Measured
+    full: dict[HeldGate, Measured]
+    equal: EqualDamage | None
+
+
+class UnitLosses(Result):
+    """What is lost of [near, far] context with each tenth of the units held."""
+
+    long: list[Finite]
+    short: list[Finite]
+    random: list[list[Finite]]
+
+
+class UnitsHeld(Result):
+    """One training with a tenth of its units held."""
+
+    seed: Whole
+    targets: Positive
+    calibrated_bits: UnitLosses
+    bits: UnitLosses
+    accuracy: UnitLosses
+
+
+class MoreThanRandom(Result):
+    """What a tenth of the units costs beyond the mean of random tenths."""
+
+    long: Halves
+    short: Halves
 
 
 class Interventions(Result):
-    """What is lost if gates or units are held; ``verdict`` is None if too little is lost."""
+    """On one text, each training, and the comparisons over them by measure."""
 
-    targets: Positive
+    near: Positive
+    far: Positive
     lengths: list[Whole]
-    bands: list[str]
-    conditions: dict[str, Condition]
-    verdict: Verdict | None
+    gates: list[GatesHeld]
+    units: list[UnitsHeld]
+    gain: dict[Measure, Halves]
+    held_in_full: dict[Measure, dict[HeldGate, Halves]]
+    reset_against_update: dict[Start, dict[Measure, Halves]]
+    more_than_random: dict[Measure, MoreThanRandom]
+
+    @model_validator(mode="after")
+    def _complete(self) -> Interventions:
+        if self.reset_against_update.keys() != {"fresh", "passage"}:
+            raise ValueError("the gates are not compared from both starts")
+        by_measure = [self.gain.keys(), self.held_in_full.keys(), self.more_than_random.keys()]
+        by_measure += [one.keys() for one in self.reset_against_update.values()]
+        if any(keys != set(MEASURES) for keys in by_measure):
+            raise ValueError("a comparison has not every measure")
+        return self
+
+
+class InterventionsByText(Result):
+    """The training text with the selected weights, the validation text with the best ones."""
+
+    train: Interventions
+    val: Interventions
+
+    def text(self, name: Text) -> Interventions:
+        """Those on one text."""
+        found: Interventions = getattr(self, name)
+        return found
 
 
 class GateStudy(Result):
-    """``analysis/gates/<variant>.json``; no ``interventions`` if the split is too short."""
+    """``analysis/gates/<variant>.json``.
 
+    ``time_constant`` and ``activity`` are of the training from ``train.seed``, the rest of all
+    ``seeds``. ``selected`` is ``train.select``: whose weights the selected ones are.
+    """
+
+    seeds: Annotated[list[Whole], Field(min_length=1)]
+    selected: Literal["last", "best_val"]
     time_constant: TimeConstants
     activity: Activity
-    context: ContextCurves
-    effective_context: EffectiveContext
-    interventions: Interventions | None
+    context: Context
+    interventions: InterventionsByText
 
 
 class LeftOut(Result):
@@ -223,7 +303,7 @@ class GateArrays:
     unit which never forgets is infinite.
     """
 
-    readings: Mapping[str, Reading]
+    readings: Mapping[Text, Reading]
     mean_Z: np.ndarray  # (H,)
     mean_R: np.ndarray  # (H,)
     time_constant: np.ndarray  # (H,)

@@ -45,7 +45,7 @@ class History:
 
     ``curve`` holds each epoch's training perplexity, ``validation`` the validation perplexity by
     the epoch after which it was measured. ``best_weights`` are the model's at the lowest of those,
-    where the run keeps them.
+    None before the first.
     """
 
     curve: list[float] = field(default_factory=list)

@@ -18,11 +18,14 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from gru_lm.core.errors import Interrupted, UserError
+from gru_lm.core.files import write_array
 from gru_lm.core.variants import Variant
 from gru_lm.data.prepared import Prepared
-from gru_lm.models.base import build_model
+from gru_lm.models.base import BEST, build_model
 from gru_lm.models.device import DeviceChoice, choose_device, describe_device, make_deterministic
+from gru_lm.results.training import TIMES_TRAINED
 from gru_lm.training.checkpoints import Checkpoints, fingerprint
+from gru_lm.training.coverage import times_trained
 from gru_lm.training.loop import Diverged, Epoch, make_optimizer, remedy, train
 from gru_lm.training.minibatches import require_enough_tokens
 from gru_lm.training.settings import TrainingSettings
@@ -116,7 +119,7 @@ class TrainingRun:
     def selected_epoch(self) -> int:
         """The epoch whose weights are kept: the last one so far, or the best in validation."""
         history = self.history
-        if history.best_weights is None or history.best_epoch is None:
+        if self._settings.train.select == "last" or history.best_epoch is None:
             return len(history.curve)
         return history.best_epoch
 
@@ -146,9 +149,22 @@ class TrainingRun:
                 self.checkpoints.save(self.model, self._optimizer, history)
                 self._say(f"the weights of the epoch before are kept in {self.checkpoints.folder}")
             raise
-        if history.best_weights is not None:
+        if self._settings.train.select == "best_val" and history.best_weights is not None:
             self.model.load_weights(history.best_weights)
         return speeds
+
+    def save(self, folder: Path) -> None:
+        """Write the model to ``folder`` and, to its subfolder ``BEST``, the best one in validation.
+
+        After ``train``, ``folder`` thus has the selected weights. ``BEST`` has those of the lowest
+        validation perplexity whatever is selected. ``TIMES_TRAINED`` says how often each target was
+        trained up to the selected epoch.
+        """
+        vocabulary = self.vocabulary.fingerprint
+        self.model.save(folder, vocabulary)
+        self.model.save(folder / BEST, vocabulary, self.history.best_weights)
+        times = times_trained(len(self._tokens), self._settings.train, self.selected_epoch)
+        write_array(folder / TIMES_TRAINED, times, owner=vocabulary)
 
     def _train_the_rest(self, log: Log | None) -> list[float]:
         settings, history = self._settings.train, self.history
@@ -181,7 +197,7 @@ class TrainingRun:
 
     def _note(self, epoch: Epoch) -> None:
         self.history.add(epoch)
-        if self._settings.train.select == "best_val" and self.history.best_epoch == epoch.number:
+        if self.history.best_epoch == epoch.number:
             weights = self.model.state_dict()
             self.history.best_weights = {name: value.clone() for name, value in weights.items()}
 

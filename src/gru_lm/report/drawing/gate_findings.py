@@ -7,29 +7,15 @@ from typing import Final
 
 import numpy as np
 
-from gru_lm.report.wording import GATE_NAMES, capitalised, percent, span
-from gru_lm.results.gates import (
-    ALL,
-    Activity,
-    Claim,
-    Comparison,
-    Gate,
-    GateStudy,
-    Place,
-    PlaceMeans,
-    Verdict,
-)
+from gru_lm.report.wording import GATE_NAMES, capitalised, listed, percent, span
+from gru_lm.results.gates import Activity, Gate, GateStudy, Place, PlaceMeans, Text, Weights
 
-MISLED: Final = 1.05  # perplexity with all context, over that with one token
+FEWEST: Final = 3  # trainings, to decide by
+SELECTED: Final = {"last": "last-epoch", "best_val": "best-epoch"}
 PLACES_IN_TEXT: Final[dict[Place, str]] = {
     "first letter": "at a word's first letter",
     "inside words": "inside words",
     "space": "at spaces",
-}
-MEASURES: Final = {
-    "calibrated_bits": "calibrated bits (shown)",
-    "bits": "bits as they are",
-    "accuracy": "right answers",
 }
 
 # ----------------------------------------------------------------------------------------- gates
@@ -86,66 +72,133 @@ def _lowest_place(measured: Iterable[dict[Place, PlaceMeans] | None], gate: Gate
 
 
 def context(studies: Mapping[str, GateStudy], unit: str) -> str:
-    """How far context helps on text that was learnt, and what it does on text that was not."""
+    """How far context helps on the training text and on unseen text, and whether more of it harms.
+
+    By recalibrated bits, the mean over the trainings.
+    """
+    unseen: list[Weights] = ["selected", "best"]
+    tolerance = next(iter(studies.values())).context.tolerance
     return (
-        f"On the training split {_use(studies, 'train', unit)};\n"
-        f"on the validation split {_use(studies, 'val', unit)}"
+        f"Context helps {_reach(studies, 'train', ['selected'], unit)} on training text, "
+        f"{_reach(studies, 'val', unseen)} on unseen text (to {tolerance:g} bits);\n"
+        f"{_harm(studies, tolerance, unit)}"
     )
 
 
-def _use(studies: Mapping[str, GateStudy], split: str, unit: str) -> str:
-    curves = [study.context.split(split) for study in studies.values()]
-    if all(curve[ALL] > MISLED * curve["1"] for curve in curves):
-        return f"more than one {unit} of it only misleads"
-    reach = [study.effective_context.split(split) for study in studies.values()]
-    known = [length for length in reach if length is not None]
-    if len(known) < len(reach):
-        return "it helps some variants only" if known else "context hardly helps"
-    return f"context helps up to {span(known, '{:.0f}'.format)} {unit}s back"
+def _reach(
+    studies: Mapping[str, GateStudy], text: Text, weights: Iterable[Weights], unit: str = ""
+) -> str:
+    """Up to how many tokens back context helps, over the variants."""
+    curves = [study.context.curves(text, w) for study in studies.values() for w in weights]
+    known = [one.reach for one in curves if one.reach is not None]
+    back = f" {unit}s back" if unit else ""
+    if len(known) < len(curves):
+        return f"beyond {max(one.lengths[-1] for one in curves)}{back}"
+    return f"up to {span(known, '{:.0f}'.format)}{back}" if max(known) else "hardly"
 
 
-def verdicts(studies: Mapping[str, GateStudy]) -> dict[str, Verdict]:
-    """Those of the variants that have one."""
-    return {
-        name: study.interventions.verdict
-        for name, study in studies.items()
-        if study.interventions and study.interventions.verdict
-    }
+def _harm(studies: Mapping[str, GateStudy], tolerance: float, unit: str) -> str:
+    """What the whole context costs on unseen text, compared with the best length."""
+    costs, best = {}, []
+    for name, study in studies.items():
+        curves = study.context.curves("val", "selected")
+        *limited, whole = curves.mean("calibrated_bits")
+        lowest = min(limited)
+        costs[name] = whole - lowest
+        best.append(curves.lengths[limited.index(lowest)])
+    harmed = [name for name, cost in costs.items() if cost > tolerance]
+    if not harmed:
+        return "there, reading more than that does no harm"
+    who = "" if len(harmed) == len(costs) else f" ({listed(harmed)})"
+    epoch = SELECTED[next(iter(studies.values())).selected]
+    bits = span((costs[name] for name in harmed), "{:.2f}".format)
+    lengths = span((b for n, b in zip(costs, best, strict=True) if n in harmed), "{:.0f}".format)
+    return f"there, {epoch} weights lose {bits} bits by reading on beyond {lengths} {unit}s{who}"
 
 
-def claim(found: Mapping[str, Verdict]) -> str:
-    """In how many variants each part of the textbook's claim holds, beyond chance."""
-    if not found:
-        return "The claim about the gates cannot be tested: context gains too little here"
-    near, far, units = outcomes(found, "calibrated_bits")
-    only = next(iter(found)) if len(found) == 1 else ""
-    if only:
-        near, far, units = f"({near})", f"({far})", f"({units})"
-    else:
-        of = len(found)
-        near, far, units = f"in {near} of {of} variants", f"in {far} of {of}", f"in {units} of {of}"
-    return (
-        f"{only + ', in' if only else 'In'} calibrated bits: near context leans more on the reset "
-        f"gate {near},\nfar context more on the update gate {far},\n"
-        f"and on long-memory units more than on random ones {units}"
-    )
+def tested(study: GateStudy, text: Text) -> bool:
+    """Whether the gates could be compared at equal damage on ``text``."""
+    of = study.interventions.text(text)
+    return bool(of.reset_against_update["fresh"]["calibrated_bits"].near.differences)
 
 
-def claim_by_measure(found: Mapping[str, Verdict]) -> str:
-    """The same by each measure, as the choice of it matters."""
-    by_measure = [
-        f"{label} {', '.join(outcomes(found, measure))}" for measure, label in MEASURES.items()
+def claim(studies: Mapping[str, GateStudy], unit: str) -> str:
+    """What the trainings say of the textbook's claim, on the training text and on unseen text."""
+    return f"{_on_training_text(studies)};\n{_on_unseen_text(studies, unit)}"
+
+
+def _on_training_text(studies: Mapping[str, GateStudy]) -> str:
+    if not any(tested(study, "train") for study in studies.values()):
+        return "The claim about the gates cannot be tested: far context gains too little"
+    return f"Training text: {verdict(studies, 'train')}"
+
+
+def _on_unseen_text(studies: Mapping[str, GateStudy], unit: str) -> str:
+    if any(tested(study, "val") for study in studies.values()):
+        return f"unseen text: {verdict(studies, 'val')}"
+    first = next(iter(studies.values())).interventions.val
+    gains = [
+        gain
+        for study in studies.values()
+        if (gain := study.interventions.val.gain["calibrated_bits"].far.mean) is not None
     ]
-    if len(found) == 1:
-        return "The title's three outcomes by each measure: " + ";\n".join(by_measure) + "."
-    return f"The title's three counts, of {len(found)}, by: " + "; ".join(by_measure) + "."
+    if not gains:
+        return "the unseen text is too short for a test"
+    return (
+        f"unseen text cannot tell: there {unit}s {first.near + 1} to {first.far} back gain "
+        f"{span(gains, _bits)} bits"
+    )
 
 
-def outcomes(found: Mapping[str, Verdict], measure: str) -> list[str]:
-    """By part of the claim, in how many variants it is supported; of one variant, its outcome."""
-    compared: list[Comparison | None] = [getattr(one, measure) for one in found.values()]
-    texts = []
-    for part in Claim.model_fields:
-        of_part = [getattr(one.claim, part) if one else "undecided" for one in compared]
-        texts.append(str(of_part.count("supported")) if len(of_part) > 1 else of_part[0])
-    return texts
+def verdict(studies: Mapping[str, GateStudy], text: Text) -> str:
+    """Which gate near context leans on more on ``text``, over the variants that could be compared.
+
+    At equal damage far context then leans more on the other.
+    """
+    compared = [
+        study.interventions.text(text).reset_against_update["fresh"]["calibrated_bits"].near
+        for study in studies.values()
+        if tested(study, text)
+    ]
+    undecided = "it is undecided which gate near context leans on more"
+    most = max(len(one.differences) for one in compared)
+    if most < FEWEST:
+        return f"{undecided} ({most} training{'' if most == 1 else 's'})"
+    outcomes = [one.outcome for one in compared]
+    n, reset, update = len(outcomes), outcomes.count("supported"), outcomes.count("contradicted")
+    in_all = f" in all {n} variants" if n > 1 else ""
+    for gate, count in (("reset", reset), ("update", update)):
+        if count == n:
+            return f"near context leans more on the {gate} gate{in_all}"
+    if not reset + update:
+        return undecided
+    others = f", undecided in {n - reset - update}" if reset + update < n else ""
+    if not update:
+        return f"near context leans on the reset gate in {reset} of {n} variants{others}"
+    return f"near context: reset gate in {reset} of {n} variants, update gate in {update}{others}"
+
+
+def units(studies: Mapping[str, GateStudy]) -> str:
+    """Whether the units with the longest memory matter more to far context than random ones."""
+    outcomes = [
+        study.interventions.train.more_than_random["calibrated_bits"].long.far.outcome
+        for study in studies.values()
+        if tested(study, "train")
+    ]
+    words = {"supported": "more", "contradicted": "less"}
+    parts = [f"{words[one]} in {outcomes.count(one)}" for one in words if one in outcomes]
+    if not parts:
+        return (
+            "It is undecided whether the units with the longest memory matter more to far context."
+        )
+    what = "Compared with a random tenth, holding the longest-memory tenth costs far context"
+    if len(outcomes) == 1:
+        return f"{what} {words[outcomes[0]]}."
+    if "undecided" in outcomes:
+        parts.append(f"undecided in {outcomes.count('undecided')}")
+    return f"{what} {', '.join(parts)} of {len(outcomes)} variants."
+
+
+def _bits(value: float) -> str:
+    """Two decimals, without a minus before zero."""
+    return f"{value + 0.0:.2f}".replace("-0.00", "0.00")
