@@ -18,7 +18,8 @@ from gru_lm.core.errors import UnreachableError, UserError
 from gru_lm.core.files import atomic_writer
 from gru_lm.corpus.download import CHUNK, WEB_PAGE, download, store
 from gru_lm.corpus.settings import CorpusSource, Fetch
-from gru_lm.corpus.web import SourceFailed, is_web_address, shown
+from gru_lm.corpus.web import is_web_address, shown
+from gru_lm.corpus.wire import SourceFailed
 
 
 @dataclass(frozen=True)
