@@ -19,6 +19,7 @@ from requests.auth import HTTPBasicAuth
 from requests.models import REDIRECT_STATI
 from requests.utils import get_auth_from_url, urldefragauth
 
+from gru_lm.corpus.settings import shown
 from gru_lm.corpus.wire import CountingSession, SourceFailed, Wire
 
 MAX_REDIRECTS = 10
@@ -75,7 +76,7 @@ def _next_hop(trail: list[str], location: str | None) -> str:
     except ValueError:
         raise SourceFailed("redirects to a malformed URL") from None
     if scheme not in ("http", "https"):
-        raise SourceFailed(f"redirects to a {scheme}: URL, which is not allowed")
+        raise SourceFailed("redirects to a URL that is not http or https, which is not allowed")
     if scheme == "http" and trail[-1].startswith("https:"):
         raise SourceFailed(f"redirects from https to plain {shown(hop)}, which is not allowed")
     if hop in trail:
@@ -120,14 +121,3 @@ def network_failure(error: Exception, timeout: float) -> SourceFailed:
     if isinstance(error, requests.exceptions.ProxyError):
         reason = f"the proxy failed: {reason}"
     return SourceFailed(reason, passing=isinstance(error, MAY_PASS))
-
-
-def shown(place: str) -> str:
-    """Return ``place`` on one line, without the credentials and the query of a URL."""
-    if is_web_address(place):
-        place = re.sub(r"//[^/?#]*@", "//", place).partition("?")[0]
-    return "".join(c if c.isprintable() else "?" for c in place)[:200]
-
-
-def is_web_address(place: str) -> bool:
-    return place.lower().startswith(("http://", "https://"))
