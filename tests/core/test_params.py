@@ -486,7 +486,7 @@ BAD = {
     "path-nul": (with_value("corpora.sample.path", "a\0b"), ["corpora.sample.path"]),
     "url-file": (
         with_value("corpora.time_machine.urls", ["file:///etc/passwd"]),
-        ["corpora.time_machine.urls", "file:///etc/passwd"],
+        ["corpora.time_machine.urls.0", "must start with http:// or https://"],
     ),
     "url-ftp": (with_value("corpora.time_machine.urls", ["ftp://a.b/c"]), ["time_machine.urls"]),
     "url-no-host": (with_value("corpora.time_machine.urls", ["http:///c"]), ["time_machine.urls"]),

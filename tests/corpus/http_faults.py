@@ -9,13 +9,14 @@ one the last. ``server.requests`` and ``server.sent`` record the requests and th
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import re
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -96,6 +97,8 @@ class Exchange(BaseHTTPRequestHandler):
         request = Request(self.path, dict(self.headers.items()), time.monotonic())
         self.server.next_behaviour(request)(self)
 
+    do_CONNECT = do_GET  # as a proxy; the path is host:port
+
     def start(self, code: int = 200, **headers: Any) -> None:
         """Send the status line and the headers. Underscores in names become hyphens."""
         self.send_response(code)
@@ -142,11 +145,11 @@ def whole(data: bytes, code: int = 200, **headers: Any) -> Behaviour:
     return behave
 
 
-def unframed(data: bytes, **headers: Any) -> Behaviour:
+def unframed(data: bytes, code: int = 200, **headers: Any) -> Behaviour:
     """``data`` without its length, which ends with the connection."""
 
     def behave(exchange: Exchange) -> None:
-        exchange.start(**headers)
+        exchange.start(code, **headers)
         exchange.body(data)
 
     return behave
@@ -162,11 +165,11 @@ def cut_off(data: bytes, at: int, **headers: Any) -> Behaviour:
     return whole(data[:at], **({"Content_Length": len(data)} | headers))
 
 
-def cut_off_chunks(data: bytes) -> Behaviour:
+def cut_off_chunks(data: bytes, **headers: Any) -> Behaviour:
     """Chunked transfer that ends within a chunk."""
 
     def behave(exchange: Exchange) -> None:
-        exchange.start(Transfer_Encoding="chunked")
+        exchange.start(Transfer_Encoding="chunked", **headers)
         exchange.body(b"%x\r\n" % len(data) + data[: len(data) // 2])
 
     return behave
@@ -215,11 +218,23 @@ def dripping(data: bytes, pieces: int, pause: float) -> Behaviour:
     return behave
 
 
-def dripping_header(exchange: Exchange) -> None:
-    """A header that is sent byte by byte, each in time, and never ends."""
-    exchange.wfile.write(b"HTTP/1.1 200 OK\r\nX-Filler: ")
-    while not exchange.server.stopping.wait(0.02):
-        exchange.wfile.write(b"x")
+def forever(start: bytes, piece: bytes, pause: float = 0.01) -> Behaviour:
+    """The raw bytes ``start``, then ``piece`` every ``pause`` seconds until the test is over."""
+
+    def behave(exchange: Exchange) -> None:
+        exchange.wfile.write(start)
+        while not exchange.server.stopping.wait(pause):
+            exchange.wfile.write(piece)
+            exchange.server.count(len(piece))
+
+    return behave
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+GZIP = OK + b"Content-Encoding: gzip\r\n\r\n"
+
+dripping_header = forever(OK + b"X-Filler: ", b"x")
 
 
 def endless_headers(exchange: Exchange) -> None:
@@ -290,6 +305,34 @@ def resumable(
         answer(exchange)
 
     return behave
+
+
+def late(pause: float, then: Behaviour) -> Behaviour:
+    """``then``, after ``pause`` seconds."""
+
+    def behave(exchange: Exchange) -> None:
+        exchange.server.stopping.wait(pause)
+        then(exchange)
+
+    return behave
+
+
+@contextlib.contextmanager
+def raw_server(start: bytes, piece: bytes) -> Iterator[int]:
+    """A server without HTTP, which sends ``start`` and then ``piece`` forever; yield its port."""
+    stopping = threading.Event()
+
+    def serve(listening: socket.socket) -> None:
+        connection = listening.accept()[0]
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(start)
+            while not stopping.wait(0.01):
+                connection.sendall(piece)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve, args=(listening,), daemon=True).start()
+        yield int(listening.getsockname()[1])
+        stopping.set()
 
 
 def closed_port() -> int:

@@ -24,6 +24,7 @@ import ssl
 import subprocess
 import sys
 import termios
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -40,14 +41,14 @@ import requests
 import tenacity
 import yaml
 from http_faults import FaultyServer
-from hypothesis import given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from gru_lm.core.errors import run_main
 from gru_lm.core.files import atomic_writer
-from gru_lm.corpus import download, web
+from gru_lm.corpus import download, web, wire
 from gru_lm.corpus import sources as corpus
-from gru_lm.corpus.settings import Fetch
+from gru_lm.corpus.settings import Fetch, parse_url, printable, shown
 from stages import fetch as stage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -238,14 +239,20 @@ FAULTS: dict[str, tuple[faults.Behaviour, str, int]] = {
         f"fetch.max_bytes allows ({MAX_BYTES} bytes)",
         1,
     ),
+    "no number for a length": (
+        faults.whole(BOOK, Content_Length="200000 bytes"),
+        "an invalid Content-Length",
+        1,
+    ),
     "strange encoding": (
         faults.whole(BOOK, Content_Encoding="br"),
         "unsupported encoding ('br')",
         1,
     ),
-    "to a file": (faults.redirect("file:///etc/hostname"), "redirects to a file: URL", 1),
-    "to ftp": (faults.redirect("ftp://127.0.0.1/book.txt"), "redirects to a ftp: URL", 1),
-    "to data": (faults.redirect("data:text/plain,abc"), "redirects to a data: URL", 1),
+    "to a file": (faults.redirect("file:///etc/hostname"), "not http or https", 1),
+    "to ftp": (faults.redirect("ftp://127.0.0.1/book.txt"), "not http or https", 1),
+    "to data": (faults.redirect("data:text/plain,abc"), "not http or https", 1),
+    "to a word": (faults.redirect("secret:book.txt"), "not http or https", 1),
     "to nowhere": (faults.redirect(None), "redirects without a target", 1),
     "to a bad port": (faults.redirect("http://127.0.0.1:99999/"), "a malformed URL", 1),
     "to no host": (faults.redirect("https:///book.txt"), "invalid URL or", 1),
@@ -271,16 +278,134 @@ def test_a_faulty_address_is_named_and_the_next_one_is_used(
     assert f"from {good}" in project.fetch(BOOK).out
 
 
-def test_an_answer_that_is_given_up_does_not_keep_the_process(
+# Endless responses: the start, a piece that is repeated forever, and a part of the message if the
+# pieces are sent slowly.
+
+NO_RESPONSE, SLOW = "no response within 0.75 seconds", "slower than 1024 bytes per second"
+GZIP_HEADER = b"\x1f\x8b\x08" + bytes(7)
+ENDLESS: dict[str, tuple[bytes, bytes, str]] = {
+    "interim responses": (b"", b"HTTP/1.1 100 Continue\r\n\r\n", NO_RESPONSE),
+    "trailers": (faults.CHUNKED + b"4\r\nbook\r\n0\r\n", b"X-Filler: x\r\n", SLOW),
+    "chunk extensions": (faults.CHUNKED, b"1;" + b"x" * 2000 + b"\r\na\r\n", SLOW),
+    "gzip file name": (faults.GZIP + GZIP_HEADER[:3] + b"\x08" + bytes(6), b"name", SLOW),
+    "gzip comment": (faults.GZIP + GZIP_HEADER[:3] + b"\x10" + bytes(6), b"said", SLOW),
+    "gzip members": (faults.GZIP, gzip.compress(b""), SLOW),
+    "gzip blocks": (faults.GZIP + GZIP_HEADER, b"\x00\x00\x00\xff\xff", SLOW),
+}
+DRIPS: dict[str, tuple[bytes, bytes, str]] = ENDLESS | {
+    "status line": (b"HTTP/1.1 200 ", b"O", NO_RESPONSE),
+    "header name": (faults.OK, b"X", NO_RESPONSE),
+    "chunk size": (faults.CHUNKED, b"0", SLOW),
+    "chunk extension": (faults.CHUNKED + b"4;", b"x", SLOW),
+    "trailer": (faults.CHUNKED + b"0\r\n", b"x", SLOW),
+    "chunks": (faults.CHUNKED, b"1\r\nx\r\n", SLOW),
+    "body": (faults.OK + b"\r\n", b"x", SLOW),
+    "end of a body": (faults.OK + b"\r\n" + BOOK, b"x", SLOW),
+}
+
+
+@pytest.mark.parametrize("what", DRIPS)
+def test_an_answer_that_drips_is_given_up(
+    what: str, project: Project, server: FaultyServer
+) -> None:
+    start, piece, reason = DRIPS[what]
+    project.use(
+        {"timeout": 0.25, "retries": 0}, urls=[server.add("/a", faults.forever(start, piece))]
+    )
+    began = time.monotonic()
+    assert reason in project.fetch(None).error
+    assert time.monotonic() - began < 5 * 0.25 + 1
+    while any(thread.name == "wire" for thread in threading.enumerate()):
+        assert time.monotonic() - began < 6 * 0.25 + 2, "its thread ends after its present read"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+def test_an_answer_that_floods_is_given_up(
+    what: str, project: Project, server: FaultyServer
+) -> None:
+    """The limit on bytes ends it long before the timeout, and nothing more is read."""
+    start, piece, _ = ENDLESS[what]
+    flood = faults.forever(start, piece * (20_000 // len(piece)), pause=0)
+    project.use({"timeout": 8.0}, urls=[server.add("/a", flood)])
+    assert "sent much more than fetch.max_bytes allows" in project.fetch(None).error
+    time.sleep(0.05)
+    assert len(server.requests) == 1
+    assert server.sent < 20_000_000, "no more than the buffers between server and client hold"
+
+
+def test_redirects_that_take_their_time_are_given_up(
     project: Project, server: FaultyServer
 ) -> None:
-    """The server sends the header until this test is over."""
-    url = server.add("/book.txt", faults.dripping_header)
-    project.use({"retries": 0}, urls=[url])
+    """Each redirect takes less than the timeout, and all of them more than three times as much."""
+    for number in range(1, 10):
+        server.add(f"/{number}", faults.late(0.15, faults.redirect(f"/{number - 1}")))
+    server.add("/0", faults.whole(BOOK))
+    project.use({"timeout": 0.3, "retries": 0}, urls=[server.url("/9")])
+    assert "no response within 0.9 seconds" in project.fetch(None).error
+
+
+@pytest.mark.parametrize("start", [b"", b"\x16\x03\x03\x3f\xff\x02"], ids=["silent", "dripping"])
+def test_a_tls_handshake_without_end_is_given_up(start: bytes, project: Project) -> None:
+    with faults.raw_server(start, b"\x00" if start else b"") as port:
+        project.use({"retries": 0}, urls=[f"https://127.0.0.1:{port}/book.txt"])
+        assert f"no data within {TIMEOUT} seconds" in project.fetch(None).error
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        (faults.dripping_header, f"no response within {3 * TIMEOUT:g} seconds"),
+        (faults.forever(faults.OK, b"X: x\r\n" * 1000, pause=0), "sent much more than"),
+        (faults.silent, f": no data within {TIMEOUT} seconds"),
+        (faults.status(407), "the proxy failed: HTTP status 407"),
+    ],
+    ids=["drip", "flood", "silence", "refusal"],
+)
+def test_a_proxy_that_builds_no_tunnel_is_given_up(
+    behaviour: faults.Behaviour, reason: str, project: Project, server: FaultyServer
+) -> None:
+    server.add("books.invalid:443", behaviour)
+    project.env["https_proxy"] = server.url("")
+    project.use({"retries": 0}, urls=["https://books.invalid/book.txt"])
+    assert reason in project.fetch(None).error
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+def test_a_connection_that_is_slow_but_works_is_not_given_up(
+    encoding: str, project: Project, server: FaultyServer
+) -> None:
+    """It is sent at 2500 bytes per second, for eight times the timeout."""
+    data = random.Random(0).randbytes(4000)
+    body = gzip.compress(data) if encoding == "gzip" else data
+
+    def slow(exchange: faults.Exchange) -> None:
+        exchange.start(Content_Length=len(body), Content_Encoding=encoding)
+        for start in range(0, len(body), 50):
+            exchange.body(body[start : start + 50])
+            time.sleep(0.02)
+
+    project.use({"timeout": 0.2}, urls=[server.add("/a", slow)], sha256=sha256(data))
+    project.fetch(data)
+    assert len(server.requests) == 1
+
+
+def test_answers_that_are_given_up_do_not_keep_the_process(
+    project: Project, server: FaultyServer
+) -> None:
+    """The server sends each of them until this test is over."""
+    urls = [
+        server.add(f"/{number}", faults.forever(*DRIPS[what][:2]))
+        for number, what in enumerate(["header name", "trailer", "gzip members"])
+    ]
+    project.use({"retries": 0}, urls=urls)
     before = project.files()
+    began = time.monotonic()
     result = finish(project.start())
-    project.check(result, before, None)
-    assert f"{url}: no response within {3 * TIMEOUT:g} seconds" in result.error
+    project.check(result, before, None, code=3)
+    assert f"{urls[0]}: no response within {3 * TIMEOUT:g} seconds" in result.error
+    assert result.error.count(SLOW) == 2
+    assert time.monotonic() - began < 3 * 5 * TIMEOUT + 6, "includes the start of Python"
 
 
 @pytest.mark.parametrize("fault", ["long", "endless", "gzip bomb"])
@@ -317,8 +442,8 @@ def test_an_unknown_host(project: Project) -> None:
 
 
 def test_a_host_name_that_cannot_be(project: Project) -> None:
-    project.use(urls=[f"http://{'x' * 70}.invalid/book.txt", "http://127.0.0.1:99999/book.txt"])
-    assert project.fetch(None).error.count("invalid URL") == 2
+    project.use(urls=[f"http://{'x' * 70}.invalid/book.txt"])
+    assert "invalid URL" in project.fetch(None).error
 
 
 def test_https_from_a_server_without_it(project: Project, server: FaultyServer) -> None:
@@ -401,7 +526,7 @@ def test_retry_after_is_honoured(project: Project, server: FaultyServer) -> None
 
 
 def test_a_failure_stays_and_asks_for_no_wait_unless_it_says_so() -> None:
-    failure = web.SourceFailed("the reason")
+    failure = wire.SourceFailed("the reason")
     assert (str(failure), failure.passing, failure.wait) == ("the reason", False, 0.0)
 
 
@@ -427,7 +552,7 @@ def wait_after(failures: int, asked: float = 0.0) -> float:
     retrying = download._retrying(Fetch(corpus="book", timeout=20.0, retries=10, max_bytes=1))
     state = tenacity.RetryCallState(retrying, None, (), {})
     state.attempt_number = failures
-    failure = web.SourceFailed("the reason", passing=True, wait=asked)
+    failure = wire.SourceFailed("the reason", passing=True, wait=asked)
     state.set_exception((type(failure), failure, None))
     return float(retrying.wait(state))
 
@@ -446,25 +571,26 @@ def test_the_longer_of_the_back_off_and_retry_after_is_waited_for() -> None:
 # Continuing a transfer
 
 
-@pytest.mark.parametrize("validator", [TAG, "Wed, 21 Oct 2015 07:28:00 GMT"])
+@pytest.mark.parametrize("checksum", [sha256(BOOK), None])
 def test_a_cut_off_transfer_is_continued(
-    validator: str, project: Project, server: FaultyServer
+    checksum: str | None, project: Project, server: FaultyServer
 ) -> None:
     project.use(
         {"retries": 2},
+        sha256=checksum,
         urls=[
             server.add(
                 "/book.txt",
-                faults.resumable(BOOK, validator, 150_000),
+                faults.resumable(BOOK, TAG, 150_000),
                 faults.status(503),  # keeps the bytes received so far
-                faults.resumable(BOOK, validator, 150_000),
+                faults.resumable(BOOK, TAG, 150_000),
             )
         ],
     )
     project.fetch(BOOK)
     assert server.sent == len(BOOK) + len(b"sorry\n")
     assert server.requests[2].headers["Range"] == "bytes=150000-"
-    assert server.requests[2].headers["If-Range"] == validator
+    assert server.requests[2].headers["If-Range"] == TAG
 
 
 @pytest.mark.parametrize(
@@ -504,6 +630,38 @@ def test_a_cut_off_transfer_is_continued(
         pytest.param(
             faults.resumable(BOOK, TAG, 0, later_validator='"v2"'), 3, id="another version"
         ),
+        pytest.param(
+            faults.whole(BOOK[150_000:], 206, Content_Range="bytes 150000-199999/200000"),
+            3,
+            id="no version",
+        ),
+        pytest.param(
+            faults.unframed(
+                BOOK[150_000:-9], 206, ETag=TAG, Content_Range="bytes 150000-199999/200000"
+            ),
+            3,
+            id="no length, and too short",
+        ),
+        pytest.param(
+            faults.unframed(
+                BOOK[150_000:] + b"more",
+                206,
+                ETag=TAG,
+                Content_Range="bytes 150000-199999/200000",
+            ),
+            3,
+            id="no length, and too long",
+        ),
+        pytest.param(
+            faults.whole(
+                BOOK[150_000:] + b"more",
+                206,
+                ETag=TAG,
+                Content_Range="bytes 150000-200003/200004",
+            ),
+            3,
+            id="another size",
+        ),
     ],
 )
 @pytest.mark.parametrize("checksum", [sha256(BOOK), None])
@@ -541,7 +699,14 @@ def test_a_transfer_that_has_not_begun_is_not_continued(
 
 
 @pytest.mark.parametrize(
-    "headers", [{}, {"ETag": 'W/"v1"'}, {"ETag": TAG, "Content_Encoding": "gzip"}]
+    "headers",
+    [
+        {},
+        {"ETag": 'W/"v1"'},
+        {"ETag": '""'},
+        {"Last_Modified": "Wed, 21 Oct 2015 07:28:00 GMT"},
+        {"ETag": TAG, "Content_Encoding": "gzip"},
+    ],
 )
 def test_without_a_strong_validator_nothing_is_continued(
     headers: dict[str, Any], project: Project, server: FaultyServer
@@ -551,6 +716,25 @@ def test_without_a_strong_validator_nothing_is_continued(
     project.use(urls=[url])
     project.fetch(BOOK)
     assert all("Range" not in request.headers for request in server.requests)
+
+
+def test_without_a_size_nothing_is_continued(project: Project, server: FaultyServer) -> None:
+    first = faults.cut_off_chunks(BOOK, ETag=TAG)
+    project.use(urls=[server.add("/book.txt", first, faults.whole(BOOK))])
+    project.fetch(BOOK)
+    assert all("Range" not in request.headers for request in server.requests)
+
+
+def test_a_transfer_is_not_continued_from_another_address(
+    project: Project, server: FaultyServer
+) -> None:
+    """A redirect leads to two URLs whose files have the same tag and size by chance."""
+    server.add("/one", faults.resumable(OTHER, TAG, 150_000))
+    server.add("/two", faults.resumable(BOOK, TAG, 0), faults.whole(BOOK))
+    to_two = faults.redirect("/two")
+    project.use(urls=[server.add("/", faults.redirect("/one"), to_two)], sha256=None, file="a.txt")
+    project.fetch(BOOK)
+    assert ["Range" in request.headers for request in server.asked("/two")] == [True, False]
 
 
 def test_a_new_version_of_an_unchecked_file_is_not_mixed_with_the_old_one(
@@ -645,7 +829,7 @@ def test_a_corpus_of_exactly_max_bytes_is_taken(
 )
 def test_only_gzip_is_taken_for_gzip(before: bytes) -> None:
     assert b"".join(download._gunzip(iter([before + gzip.compress(b"more")]))).endswith(b"more")
-    with pytest.raises(web.SourceFailed, match="a damaged gzip stream"):
+    with pytest.raises(wire.SourceFailed, match="a damaged gzip stream"):
         list(download._gunzip(iter([before + zlib.compress(b"not gzip, but zlib")])))
 
 
@@ -708,7 +892,7 @@ def test_a_loop_of_redirects_is_named(project: Project, server: FaultyServer) ->
 def test_a_redirect_from_https_to_http_is_refused() -> None:
     assert web._next_hop(["http://a.org/x"], "https://a.org/y") == "https://a.org/y"
     assert web._next_hop(["https://a.org/x"], "//b.org/y") == "https://b.org/y"
-    with pytest.raises(web.SourceFailed, match=r"from https to plain http://b\.org/y, which"):
+    with pytest.raises(wire.SourceFailed, match=r"from https to plain http://b\.org/y, which"):
         web._next_hop(["https://a.org/x"], "http://user:secret@b.org/y?secret")
 
 
@@ -787,9 +971,196 @@ def test_secrets_of_an_address_are_never_printed(
 
 
 def test_an_address_is_shown_on_one_line_of_limited_length() -> None:
-    assert web.shown("HTTP://user:secret@a.org/b\nc?d#e") == "HTTP://a.org/b?c"
-    assert web.shown("a folder/who?\t") == "a folder/who??"
-    assert web.shown("x" * 200) == web.shown("x" * 201) == "x" * 200
+    assert shown("HTTPS://user:secret@a.org:80/b/c;d?e") == "https://a.org:80/b/c;d"
+    assert shown("http://a.org/who\x85") == "http://a.org/who?", "a redirect may contain it"
+    assert printable("a folder/who?\t") == "a folder/who??"
+    assert printable("x" * 200) == printable("x" * 201) == "x" * 200
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://a.org",
+        "https://user:secret@a.org:8080/b.txt?token=secret&x=/?",
+        "http://:@[::1]:80/",
+        "HTTP://u%40:!$&'()*+,;=:@a-b_c.org/%20~;x",
+    ],
+)
+def test_an_address_that_is_clear_is_taken(address: str) -> None:
+    assert parse_url(address) == urlsplit(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("", "must start with http:// or https:// and a host"),
+        ("ftp://user:secret@a.org/b", "must start with http:// or https:// and a host"),
+        ("user:secret@a.org/b", "must start with http:// or https:// and a host"),
+        ("//user:secret@a.org/b", "must start with http:// or https:// and a host"),
+        ("http:user:secret@a.org/b", "must start with http:// or https:// and a host"),
+        ("http:///user:secret@a.org/b", "must start with http:// or https:// and a host"),
+        ("http://user:secret@/b", "must start with http:// or https:// and a host"),
+        (" http://user:secret@a.org/b", "percent-encoded"),
+        ("http://user:se\tcret@a.org/b", "percent-encoded"),
+        ("http://user:secret@a.org/b\n", "percent-encoded"),
+        ("http://user:secret@a\u2100.org/b", "percent-encoded"),
+        ("http://user:secret\uff20a.org/b", "percent-encoded"),
+        ("http\uff1a//user\uff1asecret\uff20a.org/b", "percent-encoded"),
+        ("http://user:secret@a.org/b#part", "percent-encoded"),
+        ("http://user:12#secret@a.org/b", "percent-encoded"),
+        ("http://user:secret@a.org\\@b.org/", "percent-encoded"),
+        ("http://user:12/secret@a.org/b", "(as %40)"),
+        ("http://user:12?secret@a.org/b", "(as %40)"),
+        ("http://user:secret/a.org/b", "the URL is malformed"),
+        ("http://user:secret@a.org:99999/b", "the URL is malformed"),
+        ("http://user:secret@[a.org/b", "the URL is malformed"),
+        ("http://user:secret@more@a.org/b", "host or port of the URL is malformed"),
+        ("http://user:secret@a.org:/b", "host or port of the URL is malformed"),
+        ("http://user:secret@a%2eorg/b", "host or port of the URL is malformed"),
+    ],
+)
+def test_an_address_that_is_not_clear_is_refused_and_not_shown(
+    address: str, reason: str, project: Project, server: FaultyServer
+) -> None:
+    good = server.add("/book.txt", faults.whole(BOOK))
+    project.use(urls=[good, address])
+    error = project.fetch(None, code=1).error
+    assert error.startswith("fetch: error: params.yaml: corpora.book.urls.1: the ")
+    assert reason in error
+    assert "secret" not in error and "user:" not in error
+    if address:  # else there is no mirror
+        project.use(urls=[good])
+        project.env["GRU_LM_CORPUS_MIRROR"] = address
+        warning = project.fetch(BOOK).err
+        assert "GRU_LM_CORPUS_MIRROR is neither an existing folder nor a valid URL" in warning
+        assert reason in warning
+        assert "secret" not in warning and "user:" not in warning
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        lambda params, address: params["corpora"]["book"].update(urls=address),
+        lambda params, address: params["corpora"]["book"].update(urls=[[address]]),
+        lambda params, address: params["corpora"]["book"].update(urls={address: None}),
+        lambda params, address: params["corpora"]["book"].update(urls=[address] * 17),
+        lambda params, address: params["corpora"]["book"].update(file=address),
+        lambda params, address: params["corpora"]["book"].update(sha256=address),
+        lambda params, address: params["corpora"]["book"].update({address: address}),
+        lambda params, address: params["corpora"].update(book={"path": address}),
+        lambda params, address: params["corpora"].update(book={"path": [address]}),
+        lambda params, address: params["corpora"].update(book=address),
+        lambda params, address: params["corpora"].update({address: {"path": "a"}}),
+        lambda params, address: params["fetch"].update(corpus=address),
+        lambda params, address: params["fetch"].update(timeout=address),
+        lambda params, address: params.update(corpora=[address]),
+    ],
+)
+def test_an_address_in_the_wrong_place_is_not_shown(
+    where: Callable[[dict[str, Any], str], None], project: Project
+) -> None:
+    project.use(urls=["http://a.org/b"])
+    path = project.folder / "params.yaml"
+    params = yaml.safe_load(path.read_text(encoding="utf-8"))
+    where(params, "http://user:secret@a.org/b?token=secret")
+    path.write_text(yaml.safe_dump(params), encoding="utf-8")
+    error = project.fetch(None, code=1).error
+    assert "corpora" in error or "fetch." in error
+    assert "secret" not in error
+
+
+SECRETS = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8
+).map(
+    lambda text: f"Qzx{text}Jvk"  # so that parts of it are recognised too
+)
+
+
+@given(
+    st.sampled_from(["", "", " ", "\t", "\n", "//"]),
+    st.sampled_from(["http", "http", "https", "HTTP", "ftp", "file", "h\uff54tp", ""]),
+    st.sampled_from(["://", "://", ":", ":/", ":///", "", "\uff1a//"]),
+    st.sampled_from(["user:{}@", "user:1{}@", "{}@", "{}:@", "user:1/{}@", "user:1?{}@", ""]),
+    st.sampled_from(["127.0.0.1:9", "127.0.0.1:9", "[::1]:9", "127.0.0.1:99999", "a\u2105b", "]"]),
+    st.sampled_from(["/book.txt", "/book.txt?token={}", "?{}", "/#{}", ""]),
+    SECRETS,
+)
+@settings(
+    deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_no_secret_of_any_address_is_printed(
+    project: Project,
+    lead: str,
+    scheme: str,
+    mark: str,
+    user: str,
+    host: str,
+    rest: str,
+    secret: str,
+) -> None:
+    address = f"{lead}{scheme}{mark}{user}{host}{rest}".replace("{}", secret)
+    assume(secret in address)
+    project.use({"retries": 0}, urls=[address], file="book.txt")
+    project.env["GRU_LM_CORPUS_MIRROR"] = address
+    refused = project.here()
+    project.use({"retries": 0}, urls=["http://127.0.0.1:9/book.txt"])
+    unreachable = project.here()
+    assert refused.code in (1, 3)
+    assert unreachable.code == 3
+    for result in (refused, unreachable):
+        assert not re.search("qzx|jvk|Traceback", result.out + result.err, re.IGNORECASE)
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        faults.redirect("http://user:secret@127.0.0.1:9/a?secret#secret"),
+        faults.redirect("http://user:secret@[bad/"),
+        faults.redirect("http://user:secret@127.0.0.1:99999/"),
+        faults.redirect("ftp://user:secret@127.0.0.1/"),
+        faults.redirect("/book.txt?token=secret"),
+        faults.redirect("//user:secret@127.0.0.1\u2105/".encode().decode("latin-1")),
+        faults.forever(b"HTTP/1.1 secret\r\n\r\n", b""),
+        faults.forever(faults.OK + b"no header: at all\x00secret\r\nsecret\r\n\r\n", b""),
+        faults.whole(BOOK, Content_Length="secret"),
+        faults.whole(BOOK, Content_Length="9", Transfer_Encoding="secret, chunked"),
+    ],
+)
+def test_no_secret_that_a_server_may_repeat_is_printed(
+    behaviour: faults.Behaviour, project: Project, server: FaultyServer
+) -> None:
+    path = "/book.txt?token=secret"
+    server.add(path, behaviour)
+    url = server.url(path, user="user:secret")
+    project.use({"timeout": 0.2, "retries": 0}, urls=[url], file="book.txt")
+    assert "secret" not in project.fetch(None).err
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        "http://user:secret@127.0.0.1:9",
+        "http://user:secret@[bad",
+        "http://user:secret@127.0.0.1:99999",
+        "http://user:secret@",
+        " http://user:secret@127.0.0.1:9",
+        "user:secret@127.0.0.1:9",
+        "ftp://user:secret@127.0.0.1:9",
+        "socks5://user:secret@127.0.0.1:9",
+    ],
+)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_no_secret_of_a_proxy_is_printed(scheme: str, proxy: str, project: Project) -> None:
+    project.env[f"{scheme}_proxy"] = proxy
+    project.use({"retries": 0}, urls=[f"{scheme}://books.invalid/book.txt"])
+    assert "secret" not in project.fetch(None).err
+
+
+def test_the_token_of_a_mirror_stays_in_its_query(project: Project, server: FaultyServer) -> None:
+    server.add("/mirror/book.txt?token=secret", faults.whole(BOOK))
+    project.env["GRU_LM_CORPUS_MIRROR"] = server.url("/mirror/?token=secret")
+    project.use(urls=["http://books.invalid/book.txt"])
+    assert f"from {server.url('/mirror/book.txt')}\n" in project.fetch(BOOK).out
 
 
 def test_the_proxy_of_the_environment_is_used(project: Project, server: FaultyServer) -> None:
@@ -897,7 +1268,11 @@ def test_a_mirror_address_that_does_not_deliver_is_passed_over_with_a_warning(
 
 
 @pytest.mark.parametrize(
-    "value", ["http://[bad", "https://", "http://127.0.0.1:99999", "no\nwhere"]
+    "value",
+    [
+        *("http://[bad", "https://", "http://127.0.0.1:99999", "no\nwhere", "~nobody-of-this-name"),
+        "x" * 5000,
+    ],
 )
 def test_a_mirror_that_cannot_be_is_passed_over(
     value: str, project: Project, server: FaultyServer
@@ -905,6 +1280,15 @@ def test_a_mirror_that_cannot_be_is_passed_over(
     project.env["GRU_LM_CORPUS_MIRROR"] = value
     project.use(urls=[server.add("/book.txt", faults.whole(BOOK))])
     assert project.fetch(BOOK).err.count("\n") == 1
+
+
+def test_a_mirror_folder_may_look_like_an_address(project: Project) -> None:
+    folder = project.folder / "http:" / "user:me@a.org"
+    folder.mkdir(parents=True)
+    (folder / "book.txt").write_bytes(BOOK)
+    project.env["GRU_LM_CORPUS_MIRROR"] = "http://user:me@a.org"
+    project.use(urls=["http://books.invalid/book.txt"])
+    assert "from http:/user:me@a.org/book.txt" in project.fetch(BOOK).out
 
 
 def test_an_empty_mirror_is_none(project: Project, server: FaultyServer) -> None:

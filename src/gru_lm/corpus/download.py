@@ -7,10 +7,13 @@ used.
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -20,10 +23,19 @@ import urllib3
 from tqdm import tqdm
 
 from gru_lm.corpus.settings import Fetch
-from gru_lm.corpus.web import SourceFailed, network_failure, open_url
+from gru_lm.corpus.web import network_failure, open_url
+from gru_lm.corpus.wire import SourceFailed, Wire
 
 CHUNK = 1 << 16  # bytes per read
-SLOWEST = 1024  # bytes per second: the minimal average speed of a body
+# Limits for everything before the body: lookup, connection, handshake, redirects and headers.
+MAX_START = 3  # multiples of the timeout
+MAX_HEADERS = 300 << 10  # bytes, as in curl
+# Limits for the body. On the wire it may be longer than fetch.max_bytes, as chunked transfer and
+# gzip add some bytes: usually less than 1 %.
+MAX_FRAMING = 2  # multiples of fetch.max_bytes
+# Bytes per second, as the average of each period of fetch.timeout seconds. A modem (56 kbit/s) or a
+# phone with a poor signal (GPRS) reaches about 5000, so slow but working connections are accepted.
+SLOWEST = 1024
 LONGEST_WAIT = 30.0  # seconds between two attempts, also if Retry-After is longer
 
 WEB_PAGE = "apparently a web page such as a log-in form"
@@ -59,7 +71,7 @@ def _retrying(options: Fetch) -> tenacity.Retrying:
 class _Transfer:
     """A download of ``url`` to ``file``, which contains the bytes received so far.
 
-    ``validator`` is the entity tag or date for resuming. Without it nothing is resumed, as the
+    ``version`` identifies the remote file for resuming. Without it nothing is resumed, as the
     remote file may have changed between two requests.
     """
 
@@ -67,69 +79,106 @@ class _Transfer:
     options: Fetch
     page_is_fine: bool
     file: IO[bytes]
-    validator: str | None = None
+    version: _Version | None = None
 
     def attempt(self) -> None:
         """Resume the transfer if possible, else start over."""
-        rest: dict[str, str] = {}
-        if self.validator and self.file.tell():
-            rest = {"Range": f"bytes={self.file.tell()}-", "If-Range": self.validator}
-        with open_url(self.url, rest, self.options.timeout) as response:
-            status = response.status_code
-            if status == 200:
-                self._start_over()
-            elif not rest or status not in (206, 416):
-                raise _refusal(response)
-            elif status != 206 or not self._is_resumed_by(response):
-                self._start_over()
-                return self.attempt()
-            self._receive(response)
-
-    def _start_over(self) -> None:
+        if self.version and self.file.tell() and self._resumed(self.version):
+            return
         self.file.seek(0)
         self.file.truncate()
-        self.validator = None
+        self.version = None
+        with self._asked({}) as (wire, response):
+            if response.status_code != 200:
+                raise _refusal(response)
+            self._receive(wire, response)
 
-    def _is_resumed_by(self, response: requests.Response) -> bool:
-        """Return whether this 206 response is exactly the rest of the same file."""
+    def _resumed(self, version: _Version) -> bool:
+        """Append the rest of the file, and return False if the server does not offer it."""
         at = self.file.tell()
-        field = response.headers.get("Content-Range", "")
-        match = re.fullmatch(rf"bytes {at}-(\d{{1,15}})/(\d{{1,15}})", field)
-        return (
-            match is not None
-            and int(match[1]) + 1 == int(match[2])
-            and response.raw.length_remaining in (None, int(match[2]) - at)
-            and "Content-Encoding" not in response.headers
-            and _validator(response) in (None, self.validator)
-        )
+        rest = {"Range": f"bytes={at}-", "If-Range": version.tag}
+        with self._asked(rest) as (wire, response):
+            if response.status_code == 206:
+                if not _is_rest(response, at, version):
+                    return False
+            elif response.status_code == 200:  # the whole file, in its present version
+                self.file.seek(0)
+                self.file.truncate()
+                self.version = None
+            elif response.status_code == 416:
+                return False
+            else:
+                raise _refusal(response)
+            self._receive(wire, response)
+            return True
 
-    def _receive(self, response: requests.Response) -> None:
+    @contextmanager
+    def _asked(self, headers: dict[str, str]) -> Iterator[tuple[Wire, requests.Response]]:
+        """Send a request, and yield the wire and the response before its body is read."""
+        timeout = self.options.timeout
+        with Wire(MAX_HEADERS) as wire:
+            ask = functools.partial(open_url, self.url, headers, timeout, wire)
+            response = wire.run(ask, MAX_START * timeout)
+            wire.budget += MAX_FRAMING * self.options.max_bytes
+            yield wire, response
+
+    def _receive(self, wire: Wire, response: requests.Response) -> None:
         """Append the response's body to the file, with a progress bar if it takes long."""
         kind = response.headers.get("Content-Type", "").lower()
         if "text/html" in kind and not self.page_is_fine:
             raise SourceFailed(f"reached, but sent something else, {WEB_PAGE}")
         at, length = self.file.tell(), response.raw.length_remaining
+        if length is None and not response.raw.chunked and "Content-Length" in response.headers:
+            raise SourceFailed("sent an invalid Content-Length")
         size = None if length is None else at + length
         _check_size(size or 0, self.options.max_bytes)
         # delay: no bar for a small corpus; disable=None: a bar on terminals only
         with tqdm(
             total=size, initial=at, unit="B", unit_scale=True, delay=1.0, leave=False, disable=None
         ) as bar:
-            chunks = _body(response, self.options.timeout, bar)
+            chunks = _body(wire, response, self.options.timeout, self.file.tell, bar)
             encoding = response.headers.get("Content-Encoding", "").strip().lower()
             if encoding in ("gzip", "x-gzip"):
                 chunks = _gunzip(chunks)
             elif encoding in ("", "identity"):
-                self.validator = self.validator or _validator(response)
+                self.version = self.version or _version(response)
             else:
                 raise SourceFailed(f"sent an unsupported encoding ({encoding[:20]!r})")
             store(chunks, self.file, self.options.max_bytes)
 
 
-def _validator(response: requests.Response) -> str | None:
-    """Return a validator for If-Range, which allows no weak entity tag (RFC 9110)."""
-    tag = response.headers.get("ETag", "")
-    return tag if tag.startswith('"') else response.headers.get("Last-Modified")
+@dataclass(frozen=True)
+class _Version:
+    """The properties that two responses share if they are parts of the same file.
+
+    ``tag`` is a strong entity tag. RFC 9110 (13.1.5) allows no weak tag in If-Range, and a date
+    only if it is known to be exact. Tags of different URLs cannot be compared, so the final ``url``
+    is included. ``size`` is in bytes.
+    """
+
+    url: str
+    tag: str
+    size: int
+
+
+def _version(response: requests.Response) -> _Version | None:
+    """Return the version of the file in a complete response, or None if it is not known."""
+    tag, size = response.headers.get("ETag", ""), response.raw.length_remaining
+    return _Version(response.url, tag, size) if re.fullmatch('"[^"]+"', tag) and size else None
+
+
+def _is_rest(response: requests.Response, at: int, version: _Version) -> bool:
+    """Return whether this 206 response is exactly the rest of ``version`` after ``at`` bytes.
+
+    It must have a Content-Length. Without one, a truncated body cannot be detected.
+    """
+    wanted = f"bytes {at}-{version.size - 1}/{version.size}"
+    return (
+        response.headers.get("Content-Range") == wanted
+        and response.raw.length_remaining == version.size - at
+        and "Content-Encoding" not in response.headers
+        and (response.url, response.headers.get("ETag")) == (version.url, version.tag)
+    )
 
 
 def _refusal(response: requests.Response) -> SourceFailed:
@@ -147,24 +196,48 @@ def _retry_after(field: str) -> float:
         return 0.0
 
 
-def _body(response: requests.Response, timeout: float, bar: tqdm[Any]) -> Iterator[bytes]:
+def _body(
+    wire: Wire,
+    response: requests.Response,
+    timeout: float,
+    stored: Callable[[], int],
+    bar: tqdm[Any],
+) -> Iterator[bytes]:
     """Yield the body's bytes as they are received, counted by ``bar``.
 
-    Each read must return within ``timeout`` seconds. After the first ``timeout`` seconds the
-    average speed must be at least SLOWEST, so a drip of single bytes ends too. urllib3 raises if
-    the body is shorter than its Content-Length.
+    ``stored`` returns the size of the decompressed corpus so far. It must grow by SLOWEST bytes per
+    second, on average, in each period of ``timeout`` seconds. Chunk sizes, trailers and gzip
+    streams that decompress to nothing do not count. urllib3 raises if the body is shorter than its
+    Content-Length.
     """
-    start, received = time.monotonic(), 0
-    try:
-        # read1 returns the available bytes; read would block until the chunk is full.
-        while chunk := response.raw.read1(CHUNK, decode_content=False):
-            received += len(chunk)
-            bar.update(len(chunk))
-            if time.monotonic() - start > timeout + received / SLOWEST:
-                raise SourceFailed(f"slower than {SLOWEST} bytes per second", passing=True)
-            yield chunk
-    except urllib3.exceptions.HTTPError as error:
-        raise network_failure(error, timeout) from error
+    # read1 returns the available bytes; read would block until the chunk is full.
+    read = functools.partial(response.raw.read1, CHUNK, decode_content=False)
+    end, before = time.monotonic() + timeout, stored()
+    while True:
+        coming, done = wire.start(read), False
+        while not done:
+            done = bool(wait([coming], max(0.0, end - time.monotonic())).done)
+            if time.monotonic() >= end:
+                end, before = _next_period(timeout, before, stored())
+        try:
+            chunk = coming.result()
+        except urllib3.exceptions.HTTPError as error:
+            raise network_failure(error, timeout) from error
+        if not chunk:
+            return
+        bar.update(len(chunk))
+        yield chunk
+
+
+def _next_period(timeout: float, before: int, after: int) -> tuple[float, int]:
+    """Return the end of the next period and the size at its start.
+
+    Raises SourceFailed if the period before it was too slow.
+    """
+    if after - before < SLOWEST * timeout:
+        reason = f"slower than {SLOWEST} bytes per second for {timeout:g} seconds"
+        raise SourceFailed(reason, passing=True)
+    return time.monotonic() + timeout, after
 
 
 def _gunzip(chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -1,17 +1,78 @@
-"""Settings of the corpus: the sections ``fetch`` and ``corpora`` of params.yaml."""
+"""Settings of the corpus: the sections ``fetch`` and ``corpora`` of params.yaml.
+
+A URL can contain secrets: a user name, a password, or a token in its query. A message shows a valid
+URL without these parts, and nothing of an invalid one.
+"""
 
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Collection
 from pathlib import PurePosixPath
-from typing import Annotated
-from urllib.parse import urlsplit
+from typing import Annotated, Any
+from urllib.parse import SplitResult, urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import ModelWrapValidatorHandler as Handler
+from pydantic_core import InitErrorDetails
 
 from gru_lm.core.params import Section, TopLevel, did_you_mean
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+
+# The characters of RFC 3986 without the # of a fragment, which is never sent.
+ALLOWED = re.compile(r"[A-Za-z0-9._~:/?\[\]@!$&'()*+,;=%-]*")
+AUTHORITY = re.compile(r"([^@\[\]]*@)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
+
+
+def parse_url(text: str) -> SplitResult:
+    """Return the parts of an http or https URL that every parser splits in the same way.
+
+    A space, a line break or a letter that becomes ``@`` or ``/`` under NFKC could make another
+    parser take a part of the password for the host. Raises ValueError for such a URL, with a
+    message that contains nothing of ``text``.
+    """
+    if not ALLOWED.fullmatch(text):
+        raise ValueError(
+            "the URL contains a space, a #, a character outside ASCII or another one that must be "
+            "percent-encoded (# as %23)"
+        )
+    try:
+        parts = urlsplit(text)
+        parts.port  # noqa: B018  # raises if there is no such port
+    except ValueError:
+        raise ValueError("the URL is malformed") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("the URL must start with http:// or https:// and a host")
+    if "@" in parts.path + parts.query:
+        raise ValueError(
+            "the URL contains an @ after its host, which must be percent-encoded (as %40)"
+        )
+    if not AUTHORITY.fullmatch(parts.netloc):
+        raise ValueError("the user, password, host or port of the URL is malformed")
+    return parts
+
+
+def shown(url: str) -> str:
+    """Return the scheme, host, port and path of a valid ``url`` on one line."""
+    parts = urlsplit(url)
+    return printable(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}")
+
+
+def printable(text: str) -> str:
+    """Return ``text`` on one line of limited length."""
+    return "".join(c if c.isprintable() else "?" for c in text)[:200]
+
+
+def may_hold_secrets(text: str) -> bool:
+    """Return whether ``text`` contains a character that delimits the secrets in a URL."""
+    return not {":", "@", "?", "#"}.isdisjoint(unicodedata.normalize("NFKC", text))
+
+
+def _web_url(text: str) -> str:
+    parse_url(text)
+    return text
 
 
 class CorpusSource(Section):
@@ -22,19 +83,15 @@ class CorpusSource(Section):
     an unexpected web page.
     """
 
-    urls: Annotated[list[str], Field(min_length=1, max_length=16)] | None = None
+    urls: (
+        Annotated[
+            list[Annotated[str, AfterValidator(_web_url)]], Field(min_length=1, max_length=16)
+        ]
+        | None
+    ) = None
     path: str | None = None
     file: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")] | None = None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-
-    @field_validator("urls")
-    @classmethod
-    def _web_addresses(cls, urls: list[str] | None) -> list[str] | None:
-        for url in urls or []:
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ValueError(f"{url!r} is not an http or https address")
-        return urls
 
     @field_validator("path")
     @classmethod
@@ -77,6 +134,24 @@ class CorpusSettings(TopLevel):
     fetch: Fetch
     corpora: dict[Name, CorpusSource]
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _no_secrets_in_errors(cls, data: Any, handler: Handler[CorpusSettings]) -> CorpusSettings:
+        """Mask values and keys that may be a URL in the wrong place, so that no error quotes it."""
+        try:
+            return handler(data)
+        except ValidationError as error:
+            masked = [
+                InitErrorDetails(
+                    type=problem["type"],
+                    loc=tuple(_masked(key) for key in problem["loc"]),
+                    input=_masked(problem["input"]),
+                    ctx=problem.get("ctx", {}),
+                )
+                for problem in error.errors()
+            ]
+            raise ValidationError.from_exception_data(cls.__name__, masked) from None
+
     @model_validator(mode="after")
     def _corpus_is_known(self) -> CorpusSettings:
         if self.fetch.corpus not in self.corpora:
@@ -86,3 +161,9 @@ class CorpusSettings(TopLevel):
                 + f"; choose from: {', '.join(self.corpora)}"
             )
         return self
+
+
+def _masked(value: Any) -> Any:
+    """Return ``value``, or asterisks if it may contain secrets."""
+    secret = may_hold_secrets(value) if isinstance(value, str) else isinstance(value, Collection)
+    return "***" if secret and value else value

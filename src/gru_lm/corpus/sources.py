@@ -7,6 +7,7 @@ does it replace an earlier corpus.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Callable, Iterator
@@ -17,8 +18,15 @@ from typing import IO
 from gru_lm.core.errors import UnreachableError, UserError
 from gru_lm.core.files import atomic_writer
 from gru_lm.corpus.download import CHUNK, WEB_PAGE, download, store
-from gru_lm.corpus.settings import CorpusSource, Fetch
-from gru_lm.corpus.web import SourceFailed, is_web_address, shown
+from gru_lm.corpus.settings import (
+    CorpusSource,
+    Fetch,
+    may_hold_secrets,
+    parse_url,
+    printable,
+    shown,
+)
+from gru_lm.corpus.wire import SourceFailed
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,8 @@ def _copy_own(
         store(_read(real), file, options.max_bytes)
         _check(file, source.sha256, page_is_fine=True, said="it contains")
     except SourceFailed as failure:
-        raise UserError(f"corpora.{name}.path = {path!r}: {failure}") from None
+        quoted = "" if may_hold_secrets(path) else f" = {path!r}"
+        raise UserError(f"corpora.{name}.path{quoted}: {failure}") from None
     return path
 
 
@@ -102,11 +111,12 @@ def _try_places(
     """
     failures = []
     if mirror:
+        label = "mirror"
         try:
-            place = _in_mirror(mirror, source.mirror_name)
+            place, label = _in_mirror(mirror, source.mirror_name)
             return _take(place, source, options, file)
         except SourceFailed as failure:
-            failures.append(f"mirror {shown(mirror)}: {failure}")
+            failures.append(f"{label}: {failure}")
             warn(f"{failures[0]}; trying the URLs of {name}")
     for url in source.urls or []:
         try:
@@ -120,20 +130,39 @@ def _try_places(
     )
 
 
-def _in_mirror(mirror: str, file_name: str | None) -> str | Path:
-    """Return the URL or the path of the corpus in the mirror."""
+def _in_mirror(mirror: str, file_name: str | None) -> tuple[str | Path, str]:
+    """Return the URL or the path of the corpus in the mirror, and a name of the mirror.
+
+    The name contains no secrets. Raises SourceFailed, also without secrets, if ``mirror`` is
+    invalid.
+    """
+    folder, exists = Path(mirror), False
+    with contextlib.suppress(OSError, RuntimeError):  # too long a name, an unknown ~user
+        folder = folder.expanduser()
+        exists = folder.is_dir()
+    if exists or not may_hold_secrets(mirror):
+        name, base = f"mirror {printable(mirror)}", None
+    else:
+        try:
+            base = parse_url(mirror)
+        except ValueError as error:
+            raise SourceFailed(
+                f"GRU_LM_CORPUS_MIRROR is neither an existing folder nor a valid URL: {error}"
+            ) from None
+        name = f"mirror {shown(mirror)}"
     if file_name is None:
         raise SourceFailed("its file name is unknown: set 'file' in its entry in params.yaml")
-    if is_web_address(mirror):
-        return f"{mirror.rstrip('/')}/{file_name}"
-    return Path(mirror).expanduser() / file_name
+    if base is None:
+        return folder / file_name, name
+    return base._replace(path=f"{base.path.rstrip('/')}/{file_name}").geturl(), name
 
 
 def _take(place: str | Path, source: CorpusSource, options: Fetch, file: IO[bytes]) -> str:
     """Overwrite ``file`` with the verified corpus at ``place``; return ``place`` for messages."""
     # A log-in page has status 200, as a book has. If there is no checksum to tell them apart, an
     # HTML page is accepted only from a URL that ends in .html.
-    page_is_fine = re.search(r"\.html?([?#]|$)", str(place), re.IGNORECASE) is not None
+    path = place.name if isinstance(place, Path) else parse_url(place).path
+    page_is_fine = re.search(r"\.html?$", path, re.IGNORECASE) is not None
     file.seek(0)  # an earlier source may have written something
     file.truncate()
     if isinstance(place, Path):
@@ -141,7 +170,7 @@ def _take(place: str | Path, source: CorpusSource, options: Fetch, file: IO[byte
     else:
         download(place, options, page_is_fine or source.sha256 is not None, file)
     _check(file, source.sha256, page_is_fine, said="reached, but sent")
-    return shown(str(place))
+    return printable(str(place)) if isinstance(place, Path) else shown(place)
 
 
 # Bytes: reading, storing, checking

@@ -1,6 +1,6 @@
 """Send an HTTP request and return the response before its body is read.
 
-The time is limited, and redirects and credentials are checked. Failures are raised as
+Redirects and credentials are checked. Failures are raised as
 ``SourceFailed`` with a short message that contains no secrets.
 """
 
@@ -11,9 +11,6 @@ import http.client
 import re
 import socket
 import ssl
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -22,7 +19,9 @@ from requests.auth import HTTPBasicAuth
 from requests.models import REDIRECT_STATI
 from requests.utils import get_auth_from_url, urldefragauth
 
-LOOK_UP_AND_HEADERS = 3  # limit for everything before the body, in multiples of the timeout
+from gru_lm.corpus.settings import shown
+from gru_lm.corpus.wire import CountingSession, SourceFailed, Wire
+
 MAX_REDIRECTS = 10
 MAY_PASS = (
     requests.ConnectionError,
@@ -30,28 +29,7 @@ MAY_PASS = (
     urllib3.exceptions.ProtocolError,
     urllib3.exceptions.TimeoutError,
 )
-
-
-class SourceFailed(Exception):
-    """A source failed to deliver the corpus.
-
-    ``passing`` is true if a retry may succeed, after at least ``wait`` seconds.
-    """
-
-    def __init__(self, reason: str, *, passing: bool = False, wait: float = 0.0) -> None:
-        super().__init__(reason)
-        self.passing = passing
-        self.wait = wait
-
-
-class _Session(requests.Session):
-    """A session that does not follow redirects.
-
-    Even with allow_redirects=False, requests reads the body of a redirect without a size limit.
-    """
-
-    def get_redirect_target(self, resp: requests.Response) -> str | None:
-        return None
+TUNNEL_REFUSED = re.compile(r"Tunnel connection failed: (\d{3})\b")  # the message of http.client
 
 
 def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -59,23 +37,25 @@ def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
-def open_url(url: str, headers: dict[str, str], timeout: float) -> requests.Response:
+def open_url(url: str, headers: dict[str, str], timeout: float, wire: Wire) -> requests.Response:
     """Request ``url``, follow redirects and return the response before its body is read.
 
+    Runs in the thread of ``wire``, which counts the received bytes and closes the response.
     Credentials in ``url`` are sent to its own host only. They are dropped for good once a redirect
-    leaves that host. ``timeout`` is in seconds. Raises SourceFailed if there is no response.
+    leaves that host. ``timeout`` is in seconds and limits each read. Raises SourceFailed if there
+    is no response.
     """
     headers = {"Accept-Encoding": "identity", **headers}
     try:
         trail = [str(urldefragauth(url))]
         user, password = get_auth_from_url(url)
         auth = HTTPBasicAuth(user.encode(), password.encode()) if user or password else _no_auth
-        with _Session() as session:
+        with CountingSession(wire) as session:
             get = functools.partial(session.get, headers=headers, timeout=timeout, stream=True)
             while True:
-                ask = functools.partial(get, trail[-1], auth=auth)
-                response = _in_time(ask, LOOK_UP_AND_HEADERS * timeout)
+                response = get(trail[-1], auth=auth)
                 if response.status_code not in REDIRECT_STATI:
+                    wire.closing.callback(response.close)
                     return response
                 response.close()
                 trail.append(_next_hop(trail, response.headers.get("Location")))
@@ -83,26 +63,6 @@ def open_url(url: str, headers: dict[str, str], timeout: float) -> requests.Resp
                     auth = _no_auth
     except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:
         raise network_failure(error, timeout) from error
-
-
-def _in_time(ask: Callable[[], requests.Response], seconds: float) -> requests.Response:
-    """Return or raise the result of ``ask``, or raise SourceFailed after ``seconds``.
-
-    The timeout of requests limits each read of the headers, and does not limit the DNS lookup.
-    """
-    answer: Future[requests.Response] = Future()
-
-    def run() -> None:
-        try:
-            answer.set_result(ask())
-        except Exception as error:
-            answer.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()  # abandoned after the timeout
-    try:
-        return answer.result(seconds)
-    except TimeoutError:
-        raise SourceFailed(f"no response within {seconds:g} seconds", passing=True) from None
 
 
 def _next_hop(trail: list[str], location: str | None) -> str:
@@ -116,7 +76,7 @@ def _next_hop(trail: list[str], location: str | None) -> str:
     except ValueError:
         raise SourceFailed("redirects to a malformed URL") from None
     if scheme not in ("http", "https"):
-        raise SourceFailed(f"redirects to a {scheme}: URL, which is not allowed")
+        raise SourceFailed("redirects to a URL that is not http or https, which is not allowed")
     if scheme == "http" and trail[-1].startswith("https:"):
         raise SourceFailed(f"redirects from https to plain {shown(hop)}, which is not allowed")
     if hop in trail:
@@ -129,7 +89,8 @@ def _next_hop(trail: list[str], location: str | None) -> str:
 def network_failure(error: Exception, timeout: float) -> SourceFailed:
     """Return a SourceFailed that states the root cause of ``error`` in a few words.
 
-    The libraries' own messages are not used, as they may contain a URL with its secrets.
+    The libraries' own messages are not used, as they may contain a URL with its secrets or text
+    from a server.
     """
     root: BaseException = error
     while cause := root.__cause__ or root.__context__:
@@ -145,25 +106,18 @@ def network_failure(error: Exception, timeout: float) -> SourceFailed:
             reason = "the body was cut off"
         case http.client.BadStatusLine():
             reason = "closed the connection or sent no HTTP response"
-        case OSError(strerror=str(text)):
-            reason = text.lower()
+        case requests.exceptions.InvalidProxyURL():
+            reason = "the environment's proxy has an invalid URL"
         case requests.exceptions.InvalidSchema():  # other schemes are refused earlier
             reason = "the environment's SOCKS proxy needs the Python package PySocks"
-        case OSError() if type(root) is OSError:  # such as a missing REQUESTS_CA_BUNDLE
-            reason = str(root)
+        case OSError(strerror=str(text), errno=int()):  # a message of the system or of OpenSSL
+            reason = text.lower()
+        case OSError() if type(root) is OSError and "TLS CA certificate" in str(root):
+            reason = str(root)  # requests names the missing REQUESTS_CA_BUNDLE
+        case OSError() if type(root) is OSError and (told := TUNNEL_REFUSED.match(str(root))):
+            reason = f"HTTP status {told[1]}"
         case _:
             reason = f"invalid URL or response ({type(root).__name__})"
     if isinstance(error, requests.exceptions.ProxyError):
         reason = f"the proxy failed: {reason}"
     return SourceFailed(reason, passing=isinstance(error, MAY_PASS))
-
-
-def shown(place: str) -> str:
-    """Return ``place`` on one line, without the credentials and the query of a URL."""
-    if is_web_address(place):
-        place = re.sub(r"//[^/?#]*@", "//", place).partition("?")[0]
-    return "".join(c if c.isprintable() else "?" for c in place)[:200]
-
-
-def is_web_address(place: str) -> bool:
-    return place.lower().startswith(("http://", "https://"))
