@@ -37,7 +37,8 @@ def test_models_may_be_worse_or_better_than_a_blind_guess():
 
     assert verdict(6.8, 6.9) == (
         "After epoch 500, every model is worse than a blind guess on the validation split. The "
-        "perplexity is 111\u2013119 (seeds 0, 1 and 2); a blind guess among 28 tokens has 28."
+        "perplexity is 111\u2013119 (seeds 0, 1 and 2); a blind guess among 28 tokens has a "
+        "perplexity of 28."
     )
     assert "every model is better than a blind guess" in verdict(2.0, 3.0)
     assert verdict(2.0).startswith("After epoch 500, a is better than a blind guess on")
@@ -60,20 +61,21 @@ def test_seeds_may_disagree_about_the_blind_guess():
 def test_the_best_epoch_is_named_where_it_is_known():
     text = conclusions.at_the_best_epoch(results(6.8, 6.9, best=(3.0, 3.1)), SIZE)
     assert text == (
-        "Validation perplexity is lowest at epoch 5, at 8.00\u20138.57: every model is better than "
-        "a blind guess there."
+        "Validation perplexity is lowest at epoch 5 (8.00\u20138.57). At the best epoch, every "
+        "model is better than a blind guess."
     )
     of = results(6.8, 6.9, best=(3.0, 3.1))
     of = changed(of, "models", "b", "best_val", "epoch", "max", to=9)
-    assert "lowest between epochs 5 and 9, at" in conclusions.at_the_best_epoch(of, SIZE)
+    assert "lowest between epochs 5 and 9 (" in conclusions.at_the_best_epoch(of, SIZE)
     assert conclusions.at_the_best_epoch(results(6.8, 6.9, best=(3.0, None)), SIZE) == ""
 
 
 def test_models_within_the_spread_are_not_ranked():
     near = conclusions.ranking(results(6.85, 6.84, 6.93, sd=0.2), "character")
     assert near == (
-        "The models are not ranked: on the validation split they take 6.84\u20136.93 bits per "
-        "character, and the standard deviation over the seeds is 0.20."
+        "The models are not ranked because they differ too little for the spread over the seeds. "
+        "On the validation split they take 6.84\u20136.93 bits per character, and the standard "
+        "deviation over the seeds is 0.20."
     )
     far = conclusions.ranking(results(6.9, 6.1, 6.8, sd=0.2), "word")
     assert far == (
@@ -82,7 +84,7 @@ def test_models_within_the_spread_are_not_ranked():
     )
     assert "not ranked" in conclusions.ranking(results(6.0, 6.39, sd=0.2), "character")
     assert "b takes 6.41" in conclusions.ranking(results(6.0, 6.41, sd=0.2), "character")
-    assert "there is one seed" in conclusions.ranking(results(1, 9, sd=None, seeds=[0]), "word")
+    assert "with one seed" in conclusions.ranking(results(1, 9, sd=None, seeds=[0]), "word")
     assert conclusions.ranking(results(6.0), "character") == ""
 
 
