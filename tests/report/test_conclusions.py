@@ -1,4 +1,4 @@
-"""The sentences that the page states: true of the numbers, with no ranking within the spread."""
+"""The sentences on the page are true, and models within the spread are not ranked."""
 
 import pytest
 from examples import model_summary, summary, training
@@ -7,11 +7,11 @@ from gru_lm.report import conclusions
 from gru_lm.results.seeds import Summary
 from gru_lm.results.training import Best
 
-SIZE = 28  # of the vocabulary: 4.81 bits
+SIZE = 28  # of the vocabulary, 4.81 bits
 
 
 def results(*val, sd=0.1, best=None, test=7.0, baselines=None, seeds=(0, 1, 2)):
-    """Models a, b, ... that take ``val`` bits on validation, ``best`` at their best epochs."""
+    """Return models a, b, ... with ``val`` bits on validation and ``best`` at their best epochs."""
     found = {"uniform": 4.81, "6-gram": 2.52, "xz": 2.79} if baselines is None else baselines
     models = {
         name: model_summary({"train": 0.5, "val": bits, "test": test}, sd, best and best[number])
@@ -21,7 +21,7 @@ def results(*val, sd=0.1, best=None, test=7.0, baselines=None, seeds=(0, 1, 2)):
 
 
 def changed(of, *path, to):
-    """The summary with the number at ``path`` changed."""
+    """Return the summary with the number at ``path`` changed."""
     tree = of.model_dump()
     *folders, name = path
     place = tree
@@ -58,7 +58,7 @@ def test_seeds_may_disagree_about_the_blind_guess():
     assert "no model is clearly better or worse than a blind guess" in text
 
 
-def test_the_best_epoch_is_named_where_it_is_known():
+def test_the_best_epoch_is_named_if_it_is_known():
     text = conclusions.at_the_best_epoch(results(6.8, 6.9, best=(3.0, 3.1)), SIZE)
     assert text == (
         "Validation perplexity is lowest at epoch 5 (8.00\u20138.57). At the best epoch, every "

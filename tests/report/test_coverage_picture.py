@@ -1,4 +1,4 @@
-"""The picture of the loss by how often a target was trained."""
+"""The picture of the loss by how often a target was trained, and its title."""
 
 import pytest
 from examples import CARDS, NATS, TARGETS, coverage
@@ -63,7 +63,7 @@ def test_pictures(looks, targets, nats):
 
 
 def test_variants_with_other_groups():
-    """With best_val the variants' weights may come from different epochs."""
+    """With train.select best_val, the variants' weights may come from different epochs."""
     one = {"never": 300, "75-100%": 700}
     other = {"<25%": 100, "50-75%": 900}
     measured = dict(zip(LOOKS, map(coverage, (one, other, TARGETS)), strict=True))

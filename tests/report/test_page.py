@@ -1,4 +1,4 @@
-"""The page: its parts, its HTML, and what it does about inputs that cannot be used."""
+"""The parts of the page, its HTML, and its errors if inputs cannot be used."""
 
 import base64
 import itertools
@@ -294,7 +294,7 @@ def failure(root):
 
 @pytest.fixture
 def complete(inputs):
-    """The same with all pictures."""
+    """Return the project with all pictures."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(inputs)
         write_pictures([figure.path for figure in figures(Inputs(["scratch", "concise", "fused"]))])

@@ -1,4 +1,4 @@
-"""The pictures of calibration and of where a model is uncertain."""
+"""The pictures of calibration and of uncertainty by group, and their titles."""
 
 import math
 
@@ -100,7 +100,7 @@ def test_the_interval_holds_what_the_share_does_not_contradict(count, data):
     share = data.draw(st.integers(0, count)) / count
     low, high = wilson(share, count)
     assert 0 <= low <= share + 1e-9 and share - 1e-9 <= high <= 1
-    for bound in (low, high):  # as far from the share as 1.96 of its standard deviations
+    for bound in (low, high):  # 1.96 standard deviations from the share
         if 1e-9 < bound < 1 - 1e-9:
             deviation = math.sqrt(bound * (1 - bound) / count)
             assert abs(share - bound) == pytest.approx(1.96 * deviation, abs=1e-6)

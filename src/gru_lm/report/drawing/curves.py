@@ -70,7 +70,7 @@ def training(
     if len(looks) > 1:
         handles.append(key(GREY, "the other variants", lw=0.9, alpha=0.6))
     if any(textbook[variant] is not None for variant in looks):
-        handles.append(key(INK, "the textbook's result for it", lw=1, ls="--"))
+        handles.append(key(INK, "the textbook's result for this variant", lw=1, ls="--"))
     key_below(figure, handles)
     return to_png(figure)
 

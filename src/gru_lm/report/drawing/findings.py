@@ -15,7 +15,7 @@ from gru_lm.results.training import Curve, Timing
 from gru_lm.results.uncertainty import Uncertainty
 
 UNSEEN: Final = "On unseen text (validation)"
-OVERFITTED: Final = 1.05  # smallest ratio of the last to the lowest validation perplexity
+OVERFITTED: Final = 1.05  # a larger ratio of last to lowest validation perplexity is overfitting
 CALIBRATED: Final = 0.05  # largest expected calibration error of a well calibrated model
 POSITIONS_IN_TEXT: Final = {
     "1": "a word's first letter",
