@@ -1,7 +1,8 @@
-"""Let one trained variant write on.
+"""Generate text with one trained variant.
 
-Without --prefix: after each prefix of params.yaml, greedily and at each temperature, into
-samples/<variant>.txt. With --prefix: once, onto the screen.
+Without --prefix, the variant continues each prefix of params.yaml, greedily and at each
+temperature, and the texts are written to samples/<variant>.txt. With --prefix, it continues that
+text once, and the result is printed.
 """
 
 import argparse
@@ -23,11 +24,15 @@ from stages import add_variant, run_stage
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_variant(parser)
-    parser.add_argument("--prefix", help="write after this text, onto the screen")
-    parser.add_argument("--length", type=int, help="tokens to write (default: sample.length)")
-    parser.add_argument("--temperature", type=float, help="draw tokens (default: greedy)")
-    parser.add_argument("--top-k", type=int, help="among the k likeliest (default: sample.top_k)")
-    parser.add_argument("--seed", type=int, help="of the draws (default: sample.seed)")
+    parser.add_argument("--prefix", help="continue this text and print the result")
+    parser.add_argument("--length", type=int, help="tokens to generate (default: sample.length)")
+    parser.add_argument(
+        "--temperature", type=float, help="sample at this temperature (default: greedy)"
+    )
+    parser.add_argument(
+        "--top-k", type=int, help="sample from the k most probable (default: sample.top_k)"
+    )
+    parser.add_argument("--seed", type=int, help="random seed (default: sample.seed)")
     given = parser.parse_args()
 
     settings = load_params(GenerationSettings).sample
@@ -53,7 +58,7 @@ def main() -> None:
     if given.prefix is not None:
         print(write_on(given.prefix, given.temperature))
         return
-    # One token at a time leaves a GPU idle: the CPU is faster.
+    # The CPU is faster, because a GPU is mostly idle with one token at a time.
     print(f"sample@{given.variant}: on {describe_device(model.device)}", flush=True)
     samples = {
         heading(temperature): [write_on(prefix, temperature) for prefix in settings.prefixes]

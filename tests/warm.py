@@ -1,9 +1,9 @@
-"""Stages in processes of their own that start with torch loaded.
+"""Stages in separate processes that start with torch loaded.
 
-A new Python needs two to three seconds of a core to import the libraries of a training, and the
-tests start hundreds of stages. So a server imports them once and forks itself (``warm_server.py``).
-Each fork is a real process that runs a stage's script as ``python -m`` does. It can be killed, and
-it imports the project's own modules itself.
+A new Python process needs two to three seconds of one core to import the libraries of a training,
+and the tests start hundreds of stages. Therefore a server imports them once and forks itself
+(``warm_server.py``). Each fork is a real process that runs a stage's script as ``python -m`` does.
+It can be killed, and it imports the project's own modules itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tempfile import NamedTemporaryFile, mkdtemp
 
 SERVER = Path(__file__).with_name("warm_server.py")
 
-# In place of python on the PATH. Anything but ``-m stages.…`` is for the real one.
+# Replaces python on the PATH. All commands except ``-m stages.…`` are passed to the real one.
 COMMAND = """#!{python} -IS
 import os, sys
 if sys.argv[1:2] != ["-m"] or not sys.argv[2].startswith("stages."):
@@ -49,8 +49,8 @@ os._exit(128 - status if status < 0 else status)
 
 @functools.cache
 def server() -> Path:
-    """The folder of this process's server: its ``socket``, and a ``python`` that asks it."""
-    # Not pytest's: the path of a socket may have about 100 characters.
+    """Return the folder with the ``socket`` of this process's server and a ``python`` for it."""
+    # A folder of pytest may be too long, because the path of a socket has about 100 characters.
     folder = Path(mkdtemp(prefix="warm-"))
     command = folder / "python"
     address = folder / "socket"
@@ -72,7 +72,7 @@ def server() -> Path:
 class Stage:
     """A running ``python -m MODULE ARGUMENTS``, with the methods of ``subprocess.Popen``.
 
-    ``env`` is added to the environment of the tests. The output holds stderr too.
+    ``env`` is added to the environment of the tests. The output includes stderr.
     """
 
     def __init__(self, module: str, *arguments: str, cwd: Path, env: Mapping[str, str]) -> None:
@@ -93,7 +93,7 @@ class Stage:
         self.returncode: int | None = None
 
     def poll(self, timeout: float = 0) -> int | None:
-        """The exit status, minus a signal's number if that ended it; None while it runs."""
+        """Return the exit status, or minus the number of a fatal signal; None while it runs."""
         if self.returncode is None:
             self._connection.settimeout(timeout or 1e-6)
             try:
@@ -114,18 +114,18 @@ class Stage:
         self.send_signal(signal.SIGKILL)
 
     def output(self) -> str:
-        """All that the process has printed so far."""
+        """Return the output of the process so far."""
         return Path(self._output.name).read_text(encoding="utf-8")
 
     def communicate(self, timeout: float = 120) -> tuple[str, None]:
-        """Wait for the end; returns the output. Raises TimeoutExpired, and kills the process."""
+        """Wait for the end and return the output. Kills the process and raises TimeoutExpired."""
         if self.poll(timeout) is None:
             self.kill()
             raise subprocess.TimeoutExpired("a stage", timeout, self.output())
         return self.output(), None
 
     def lines(self, count: int) -> str:
-        """The first ``count`` lines of output, once they are there."""
+        """Wait for ``count`` lines of output and return them."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             found = self.output().splitlines(keepends=True)

@@ -1,8 +1,9 @@
-"""A Python that has imported the slow libraries, and forks itself for each stage to run.
+"""A Python process that has imported the slow libraries and forks itself for each stage.
 
-``python warm_server.py SOCKET``. See ``warm.py``. A request is a JSON object, preceded by its size
-in 8 bytes, with the stage's stdin, stdout and stderr. The answer is the process's number, and when
-it has ended its wait status. A process whose requester goes away is killed.
+Run it with ``python warm_server.py SOCKET``. See ``warm.py``. A request is a JSON object, preceded
+by its size in 8 bytes, with the stage's stdin, stdout and stderr. The answer is the process's
+number and, after its end, its wait status. If the requester closes the connection, the process is
+killed.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ LIBRARIES = (
 
 
 def serve(address: str) -> dict[str, Any]:
-    """Take requests for ever; returns each, in the process that has to fulfil it."""
+    """Accept requests without end, and return each in the forked process that runs it."""
     for name in LIBRARIES:
         importlib.import_module(name)
-    gc.freeze()  # a collection would copy the memory as well
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the supervisors
+    gc.freeze()  # a collection would copy the shared memory
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors are not waited for
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
         server.listen(64)
@@ -56,7 +57,7 @@ def serve(address: str) -> dict[str, Any]:
 
 
 def supervise(process: int, connection: socket.socket, files: list[int]) -> None:
-    """Report the end of ``process``; kill it if nobody listens any more."""
+    """Report the end of ``process``; kill it if the connection is closed first."""
     for file in files:
         os.close(file)
     connection.sendall(process.to_bytes(8))
@@ -72,9 +73,9 @@ def supervise(process: int, connection: socket.socket, files: list[int]) -> None
 
 
 def run(module: str) -> NoReturn:
-    """Run ``module`` as a script and end as Python does, but without freeing each object.
+    """Run ``module`` as a script and exit as Python does, but without freeing each object.
 
-    All of the libraries' objects would be copied from the server's memory for that.
+    Freeing them would copy all objects of the libraries from the server's memory.
     """
     code: object = 0
     try:

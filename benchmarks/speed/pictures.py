@@ -1,4 +1,4 @@
-"""The pictures of ``training`` and ``scaling``, drawn with matplotlib: PNGs as bytes."""
+"""Pictures of ``training`` and ``scaling``, drawn with matplotlib as bytes of PNG files."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ AXES: Final = {
 
 
 def speed_bars(result: dict[str, Any]) -> bytes:
-    """Tokens per second of every implementation, the fastest on top, with the range as a line.
+    """Draw tokens per second of every implementation, fastest on top, with the range as a line.
 
-    The figures have two digits, as the range of the runs does not allow for more.
+    The figures have two digits, because the runs vary too much for more.
     """
     rows = sorted(
         result["implementations"].items(), key=lambda item: item[1]["tokens_per_second"]["median"]
@@ -80,7 +80,7 @@ def speed_bars(result: dict[str, Any]) -> bytes:
 
 
 def scaling_curves(result: dict[str, Any]) -> bytes:
-    """Tokens per second over each dimension, one line per implementation, on log axes."""
+    """Draw tokens per second by each dimension on log axes, one line per implementation."""
     figure = empty_figure(4.2, width=1.5 * WIDTH)
     panels = figure.subplots(1, len(AXES), sharey=True)
     looks: dict[str, dict[str, Any]] = {
@@ -126,13 +126,13 @@ def _finding(result: dict[str, Any]) -> str:
         if fastest in (every := result["ratios"].get(reference, {}))
     ]
     label = capitalised(rows[fastest]["label"])
-    return f"{label} trains fastest" + (f": {' and '.join(parts)}" if parts else "")
+    return f"{label} trains fastest" + (f", {' and '.join(parts)}" if parts else "")
 
 
 def _scaling_finding(result: dict[str, Any]) -> str:
     points = [point["tokens_per_second"] for some in result["points"].values() for point in some]
     wins = sum(max(speeds, key=lambda name: speeds[name]) == "fused" for speeds in points)
-    return f"Fused is the fastest at {wins} of {len(points)} sizes ({result['machine']})"
+    return f"Fused trains fastest at {wins} of {len(points)} sizes ({result['machine']})"
 
 
 def _colour(name: str) -> str:

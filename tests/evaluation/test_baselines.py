@@ -115,9 +115,9 @@ def test_a_compressor_knows_the_training_split(compressor):
     text = noise(2000, 1)
     splits, vocabulary = prepared(text, text[500:1500], noise(1000, 2))
     result = compressed(splits, vocabulary, compressor)
-    assert result["train"]["bits_per_token"] > math.log2(26)  # noise is incompressible,
+    assert result["train"]["bits_per_token"] > math.log2(26)  # noise is incompressible
     assert result["test"]["bits_per_token"] > math.log2(26)
-    assert result["val"]["bits_per_token"] < 3  # but repeated noise is not
+    assert result["val"]["bits_per_token"] < 3  # repeated noise is compressible
 
 
 @pytest.mark.parametrize("compressor", COMPRESSORS)

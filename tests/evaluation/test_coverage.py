@@ -1,4 +1,4 @@
-"""The groups by how often a target was trained: against sums taken target by target."""
+"""The groups by how often a target was trained agree with sums over single targets."""
 
 import math
 
@@ -13,7 +13,7 @@ from gru_lm.results.coverage import Coverage
 
 
 def name_of(times, epochs):
-    """The group as its name reads it."""
+    """Return the group by the literal meaning of its name."""
     if times == 0:
         return "never"
     share = times / epochs
@@ -33,7 +33,7 @@ def name_of(times, epochs):
 )
 def test_groups_are_sums_over_their_targets(drawn):
     epochs, targets = drawn
-    targets = [(epochs, 1.5), *targets]  # a training has trained something
+    targets = [(epochs, 1.5), *targets]  # at least one target was trained
     times, nats = (np.array(part) for part in zip(*targets, strict=True))
     found = Coverage.model_validate(coverage(nats, times.astype(np.uint32), epochs))
 

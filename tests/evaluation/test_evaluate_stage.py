@@ -1,4 +1,4 @@
-"""The stage evaluate: what it says of the targets that a training has seen."""
+"""The stage evaluate scores the groups of targets by how often they were trained."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("process_wide_settings")
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A model and what a training leaves beside it, in the working folder."""
+    """Write a model and the results of its training to the working folder."""
     (tmp_path / "params.yaml").write_bytes((PROJECT / "params.yaml").read_bytes())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["evaluate", "--variant", "scratch"])
@@ -48,7 +48,7 @@ def project(tmp_path, monkeypatch):
     Timing(tokens_per_second=1.0, seconds=1.0, epochs_timed=4, device="CPU", torch="2").write(
         folder / "timing.json"
     )
-    times = np.arange(89, dtype=np.uint32) % 5  # 0 to 4: of the four epochs up to the kept weights
+    times = np.arange(89, dtype=np.uint32) % 5  # 0 to 4 of the four epochs up to the kept weights
     write_array(folder / TIMES_TRAINED, times, vocabulary.fingerprint)
     return model, torch.from_numpy(tokens.astype("int64")), times
 
@@ -65,7 +65,7 @@ def test_the_groups_are_of_the_predictions_on_the_training_split(project):
     stage.main()
     found = Coverage.read(Path("analysis/coverage/scratch.json"))
     assert found.epochs == 4
-    names = ["never", "25-50%", "50-75%", "75-100%"]  # none was trained in fewer than one of four
+    names = ["never", "25-50%", "50-75%", "75-100%"]  # one of four epochs is already 25 %
     assert list(found.by_times_trained) == names
     for group, members in zip(
         found.by_times_trained.values(),

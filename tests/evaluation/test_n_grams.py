@@ -41,7 +41,7 @@ def test_order_2_by_hand():
     after_b = [11 / 16, 1 / 8, 1 / 8, 1 / 16]
     assert model.distribution([b]) == pytest.approx(after_b, abs=1e-15)
     assert model.distribution([c]) == pytest.approx(after_b, abs=1e-15)
-    # The last token alone is the context, however long what stands before it.
+    # Only the last token is the context, for any number of tokens before it.
     assert model.distribution([d, c, d, d, a]) == pytest.approx(after_a, abs=1e-15)
 
 
@@ -55,10 +55,10 @@ def test_order_3_by_hand():
     # After c a: b once, so that gamma = 1/2.
     after_ca = [3 / 32, 1 / 2 + 3 / 16, 3 / 16, 1 / 32]
     assert model.distribution([c, a]) == pytest.approx(after_ca, abs=1e-15)
-    # After b: a, which counts 1 there: a 1/2 + 3/16, the others half the unigram. After a b: a.
+    # After b: a, with count 1. So a has 1/2 + 3/16, the others half the unigram. After a b: a.
     after_ab = [1 / 2 + 11 / 32, 1 / 16, 1 / 16, 1 / 32]
     assert model.distribution([a, b]) == pytest.approx(after_ab, abs=1e-15)
-    # Of a b a d: b after a, a after a b, d after b a, where c once: half of d after a.
+    # Of a b a d: b after a, a after a b, d after b a, which c follows once: half of d after a.
     assert model.probabilities([a, b, a, d]) == pytest.approx([3 / 8, 27 / 32, 1 / 32], abs=1e-15)
     assert model.nats([a, b, a, d]) == pytest.approx(-math.log(3 / 8 * 27 / 32 / 32), rel=1e-14)
 

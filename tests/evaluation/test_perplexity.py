@@ -1,4 +1,4 @@
-"""Held-out scores: against sums written out step by step, and values worked out by hand."""
+"""Held-out scores agree with sums over single steps and with values computed by hand."""
 
 import math
 from itertools import pairwise
@@ -34,7 +34,7 @@ def random_model(reset):
 
 
 def nats_step_by_step(weights, stream, reset):
-    """The summed cross-entropy, one token at a time, in float64."""
+    """Return the summed cross-entropy, one token at a time, in float64."""
     state, nats = np.zeros((1, H)), 0.0
     for token, following in pairwise(stream):
         logits, state = gru_numpy(weights, np.array([[token]]), state, reset)
@@ -116,14 +116,14 @@ def test_a_perplexity_beyond_numbers_is_the_trainings_fault(mean):
 
 def test_unigram_by_hand():
     splits = {
-        "train": np.array([1, 1, 2, 1, 2], np.uint8),  # with one added: 1, 4, 3 of 8
-        "val": np.array([0, 1, 2], np.uint8),  # scored: 1 and 2
-        "test": np.array([1, 0], np.uint8),  # scored: 0, never seen
+        "train": np.array([1, 1, 2, 1, 2], np.uint8),  # with one added, 1, 4, 3 of 8
+        "val": np.array([0, 1, 2], np.uint8),  # 1 and 2 are scored
+        "test": np.array([1, 0], np.uint8),  # only 0 is scored, which was never seen
     }
     result = unigram(splits, vocab_size=3)
     assert list(result) == ["train", "val", "test"]
     assert [result[name]["tokens"] for name in result] == [4, 2, 1]
-    # scored in training: 1, 2, 1, 2
+    # 1, 2, 1, 2 are scored in training
     assert result["train"]["perplexity"] == pytest.approx((8 / 4) ** 0.5 * (8 / 3) ** 0.5)
     assert result["val"]["bits_per_token"] == pytest.approx((1 + math.log2(8 / 3)) / 2)
     assert result["test"]["bits_per_token"] == pytest.approx(3.0)

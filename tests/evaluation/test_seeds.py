@@ -90,7 +90,7 @@ def test_summary_of_two_runs_by_hand():
     }
 
 
-def test_no_best_epoch_where_a_run_has_none():
+def test_no_best_epoch_if_a_run_has_none():
     score = Score(perplexity=8.0, bits_per_token=3.0, tokens=99)
     same = Scores(train=score, val=score, test=score)
     best = Best(epoch=10, perplexity=4.0)

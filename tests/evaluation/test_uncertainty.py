@@ -1,4 +1,4 @@
-"""Calibration and surprise by group: against values by hand, loops, and the score of the split."""
+"""Calibration and surprise by group agree with values by hand, loops and the split's score."""
 
 import json
 import math
@@ -66,7 +66,7 @@ def test_observations_of_known_logits():
     assert surprise / math.log(2) == pytest.approx([2, 1, 1])
     assert entropy / math.log(2) == pytest.approx([2, 1.75, 1])
     assert confidence == pytest.approx([0.25, 0.5, 0.5])
-    assert right.tolist()[1] == 1  # where several are likeliest, which of them counts is open
+    assert right.tolist()[1] == 1  # with ties, either token may be the top prediction
 
 
 @pytest.mark.parametrize("kind", [ScratchGRU, ConciseGRU])
@@ -136,8 +136,8 @@ def test_a_bin_holds_its_upper_edge():
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(st.floats(1e-6, 1), st.booleans()), min_size=1, max_size=80))
 def test_calibration_against_a_loop(predictions):
-    confidence = np.array([sure for sure, _ in predictions])
-    right = np.array([float(came) for _, came in predictions])
+    confidence = np.array([probability for probability, _ in predictions])
+    right = np.array([float(is_right) for _, is_right in predictions])
     result = calibration(confidence, right)
     ece = 0.0
     for entry in result["bins"]:
@@ -167,7 +167,7 @@ def test_positions_of_a_known_text():
     vocabulary, tokens = characters(TEXT)
     positions = names(positions_in_word(tokens, vocabulary), POSITIONS)
     expected = [
-        ("It's", ["1", "2", "other", "3"]),  # the apostrophe is no letter
+        ("It's", ["1", "2", "other", "3"]),  # the apostrophe is not a letter
         ("  ", ["end", "other"]),
         ("“two”", ["other", "1", "2", "3", "other"]),
         (" ", ["end"]),
@@ -266,7 +266,7 @@ def test_words_have_calibration_but_no_groups():
 def test_a_group_beyond_any_perplexity_has_none():
     vocabulary, tokens = characters("ab" * 500 + " ")
     logits = torch.zeros(1000, len(vocabulary))
-    logits[:, int(tokens[-1])] = -1e4  # the last character is held to be impossible
+    logits[:, int(tokens[-1])] = -1e4  # the model gives the last character probability 0
     observed = Observations()
     observed.add(logits, torch.from_numpy(tokens[1:].astype("int64")))
     measured = uncertainty(observed, tokens, vocabulary)

@@ -12,8 +12,8 @@ def test_places_in_a_text():
     found = places(vocabulary.encode(text), vocabulary)
     expected = [
         ("“", [NOWHERE]),
-        ("It's", [0, 1, NOWHERE, 1]),  # the apostrophe is no letter
-        ("  ", [2, 2]),  # any white space, not only that after a word
+        ("It's", [0, 1, NOWHERE, 1]),  # the apostrophe is not a letter
+        ("  ", [2, 2]),  # any white space, not only directly after a word
         ("two”", [0, 1, 1, NOWHERE]),
         ("\n", [2]),
         ("3!?", [0, NOWHERE, NOWHERE]),

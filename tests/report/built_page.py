@@ -1,4 +1,4 @@
-"""How the tests make a page, and read it as a browser without JavaScript does."""
+"""Helpers that make a page and parse it as a browser without JavaScript does."""
 
 import html.parser
 from pathlib import Path
@@ -15,10 +15,10 @@ from gru_lm.report.page import Picture, render
 
 
 def build(root, variants=None, width=4, height=3):
-    """Write the page of the project ``root``; returns its path.
+    """Write the page of the project ``root`` and return its path.
 
-    Its pictures are plain, light and dark grey, so that nothing has to be drawn. ``variants`` are
-    those of its params.yaml unless given.
+    Its pictures are plain grey, so that nothing has to be drawn. ``variants`` are by default those
+    of its params.yaml.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
@@ -30,7 +30,7 @@ def build(root, variants=None, width=4, height=3):
 
 
 class Outline(html.parser.HTMLParser):
-    """Elements with their attributes and text, as a browser without JavaScript has them."""
+    """Elements with their attributes and text, as in a browser without JavaScript."""
 
     def __init__(self, text):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Where the texts of a picture are: within its canvas, and not on each other."""
+"""Helpers that check that the texts of a picture are on its canvas and do not overlap."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOLERANCE = 1.0  # pixels
 
 @contextmanager
 def kept_figures() -> Iterator[list[Figure]]:
-    """The figures that are drawn meanwhile, laid out but not turned into pixels."""
+    """Collect the figures that are drawn in this block, without rendering them to pixels."""
     kept: list[Figure] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", lambda figure, *_, **__: kept.append(figure))
@@ -24,7 +24,7 @@ def kept_figures() -> Iterator[list[Figure]]:
 
 
 def figure_of(draw: Callable[[], object]) -> Figure:
-    """The figure that ``draw`` makes a PNG of."""
+    """Return the figure from which ``draw`` makes a PNG."""
     with kept_figures() as kept:
         draw()
     (figure,) = kept
@@ -32,7 +32,7 @@ def figure_of(draw: Callable[[], object]) -> Figure:
 
 
 def texts_of(figure: Figure) -> list[tuple[str, Bbox]]:
-    """Each text that is drawn, tick labels among them, and the box that it takes, in pixels."""
+    """Return each text that is drawn, including tick labels, and its box in pixels."""
     found: dict[int, tuple[str, Bbox]] = {}
     draw = Text.draw
 
@@ -48,7 +48,7 @@ def texts_of(figure: Figure) -> list[tuple[str, Bbox]]:
 
 
 def flaws_of(figure: Figure) -> list[str]:
-    """What is wrong with the texts: those that are cut, and those that overlap."""
+    """Return a description of each text that is cut or overlaps another."""
     texts = texts_of(figure)
     assert texts
     canvas = figure.bbox

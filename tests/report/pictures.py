@@ -1,4 +1,4 @@
-"""What the tests of the drawing modules share."""
+"""Helpers of the tests of the drawing modules."""
 
 import struct
 import warnings
@@ -14,14 +14,14 @@ ONE = looks({"concise": CARDS["concise"]})
 
 @contextmanager
 def strict():
-    """A missing glyph, a figure without room or an empty slice, all warnings, are errors."""
+    """Turn warnings into errors, such as a missing glyph, a failed layout or an empty slice."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
 
 
 def is_picture(png):
-    """Whether ``png`` is a PNG of the common width: 7.6 inches at 150 dots per inch."""
+    """Assert that ``png`` is a PNG of the common width, 7.6 inches at 150 dots per inch."""
     assert png[:8] == b"\x89PNG\r\n\x1a\n"
     assert struct.unpack(">I", png[16:20]) == (1140,)
     return True

@@ -1,4 +1,4 @@
-"""The sentences that the page states: true of the numbers, with no ranking within the spread."""
+"""The sentences on the page are true, and models within the spread are not ranked."""
 
 import pytest
 from examples import model_summary, summary, training
@@ -7,11 +7,11 @@ from gru_lm.report import conclusions
 from gru_lm.results.seeds import Summary
 from gru_lm.results.training import Best
 
-SIZE = 28  # of the vocabulary: 4.81 bits
+SIZE = 28  # of the vocabulary, 4.81 bits
 
 
 def results(*val, sd=0.1, best=None, test=7.0, baselines=None, seeds=(0, 1, 2)):
-    """Models a, b, ... that take ``val`` bits on validation, ``best`` at their best epochs."""
+    """Return models a, b, ... with ``val`` bits on validation and ``best`` at their best epochs."""
     found = {"uniform": 4.81, "6-gram": 2.52, "xz": 2.79} if baselines is None else baselines
     models = {
         name: model_summary({"train": 0.5, "val": bits, "test": test}, sd, best and best[number])
@@ -21,7 +21,7 @@ def results(*val, sd=0.1, best=None, test=7.0, baselines=None, seeds=(0, 1, 2)):
 
 
 def changed(of, *path, to):
-    """The summary with the number at ``path`` changed."""
+    """Return the summary with the number at ``path`` changed."""
     tree = of.model_dump()
     *folders, name = path
     place = tree
@@ -37,7 +37,8 @@ def test_models_may_be_worse_or_better_than_a_blind_guess():
 
     assert verdict(6.8, 6.9) == (
         "After epoch 500, every model is worse than a blind guess on the validation split. The "
-        "perplexity is 111\u2013119 (seeds 0, 1 and 2); a blind guess among 28 tokens has 28."
+        "perplexity is 111\u2013119 (seeds 0, 1 and 2); a blind guess among 28 tokens has a "
+        "perplexity of 28."
     )
     assert "every model is better than a blind guess" in verdict(2.0, 3.0)
     assert verdict(2.0).startswith("After epoch 500, a is better than a blind guess on")
@@ -57,23 +58,24 @@ def test_seeds_may_disagree_about_the_blind_guess():
     assert "no model is clearly better or worse than a blind guess" in text
 
 
-def test_the_best_epoch_is_named_where_it_is_known():
+def test_the_best_epoch_is_named_if_it_is_known():
     text = conclusions.at_the_best_epoch(results(6.8, 6.9, best=(3.0, 3.1)), SIZE)
     assert text == (
-        "Validation perplexity is lowest at epoch 5, at 8.00\u20138.57: every model is better than "
-        "a blind guess there."
+        "Validation perplexity is lowest at epoch 5 (8.00\u20138.57). At the best epoch, every "
+        "model is better than a blind guess."
     )
     of = results(6.8, 6.9, best=(3.0, 3.1))
     of = changed(of, "models", "b", "best_val", "epoch", "max", to=9)
-    assert "lowest between epochs 5 and 9, at" in conclusions.at_the_best_epoch(of, SIZE)
+    assert "lowest between epochs 5 and 9 (" in conclusions.at_the_best_epoch(of, SIZE)
     assert conclusions.at_the_best_epoch(results(6.8, 6.9, best=(3.0, None)), SIZE) == ""
 
 
 def test_models_within_the_spread_are_not_ranked():
     near = conclusions.ranking(results(6.85, 6.84, 6.93, sd=0.2), "character")
     assert near == (
-        "The models are not ranked: on the validation split they take 6.84\u20136.93 bits per "
-        "character, and the standard deviation over the seeds is 0.20."
+        "The models are not ranked because they differ too little for the spread over the seeds. "
+        "On the validation split they take 6.84\u20136.93 bits per character, and the standard "
+        "deviation over the seeds is 0.20."
     )
     far = conclusions.ranking(results(6.9, 6.1, 6.8, sd=0.2), "word")
     assert far == (
@@ -82,7 +84,7 @@ def test_models_within_the_spread_are_not_ranked():
     )
     assert "not ranked" in conclusions.ranking(results(6.0, 6.39, sd=0.2), "character")
     assert "b takes 6.41" in conclusions.ranking(results(6.0, 6.41, sd=0.2), "character")
-    assert "there is one seed" in conclusions.ranking(results(1, 9, sd=None, seeds=[0]), "word")
+    assert "with one seed" in conclusions.ranking(results(1, 9, sd=None, seeds=[0]), "word")
     assert conclusions.ranking(results(6.0), "character") == ""
 
 

@@ -1,4 +1,4 @@
-"""The picture of the loss by how often a target was trained."""
+"""The picture of the loss by how often a target was trained, and its title."""
 
 import pytest
 from examples import CARDS, NATS, TARGETS, coverage
@@ -16,22 +16,22 @@ ALL = {"75-100%": 9999}
     [
         (
             [coverage(), coverage(nats=NATS | {"never": 4.5})],
-            f"78{EN_DASH}80 % of the loss on the training split comes from 680 of 9,999 targets "
-            "(6.8 %),\nthose trained in less than 25 % of the epochs or never",
+            f"78{EN_DASH}80 % of the loss on the training split comes from the 680 of 9,999 "
+            "targets (6.8 %)\nthat were trained in less than 25 % of the epochs or never",
         ),
         (
             [coverage({"never": 1, "75-100%": 99}), coverage({"<25%": 3, "75-100%": 97})],
-            f"70{EN_DASH}83 % of the loss on the training split comes from 1{EN_DASH}3 of 100 "
-            f"targets (1.0{EN_DASH}3.0 %),\n",
+            f"70{EN_DASH}83 % of the loss on the training split comes from the 1{EN_DASH}3 of 100 "
+            f"targets (1.0{EN_DASH}3.0 %)\n",
         ),
         (
             [coverage(ALL), coverage(ALL, {"75-100%": 0.5})],
-            "Each of the 9,999 training targets was trained in at least 25 % of the epochs:\n"
-            f"perplexity 1.02{EN_DASH}1.65",
+            "Each of the 9,999 training targets was trained in at least 25 % of the epochs;\n"
+            f"their perplexity is 1.02{EN_DASH}1.65",
         ),
         (
             [coverage({"never": 4, "25-50%": 3})],
-            "84 % of the loss on the training split comes from 4",
+            "84 % of the loss on the training split comes from the 4",
         ),
         ([coverage(ALL, {"75-100%": 1e4})], "was trained in at least 25 % of the epochs"),
     ],
@@ -63,7 +63,7 @@ def test_pictures(looks, targets, nats):
 
 
 def test_variants_with_other_groups():
-    """With best_val the variants' weights may come from different epochs."""
+    """With train.select best_val, the variants' weights may come from different epochs."""
     one = {"never": 300, "75-100%": 700}
     other = {"<25%": 100, "50-75%": 900}
     measured = dict(zip(LOOKS, map(coverage, (one, other, TARGETS)), strict=True))

@@ -1,4 +1,4 @@
-"""The pictures of the training: of all that the stages may hand over, with titles that are so."""
+"""The pictures of the training, for all possible results, and their titles."""
 
 import math
 
@@ -24,16 +24,17 @@ TEXTBOOK = {name: CARDS[name].textbook_perplexity for name in VARIANTS}
     [
         (
             {"scratch": 1.07, "concise": 1.04, "fused": 1.3},
-            "Scratch and concise reach the textbook's perplexity (1.1 and 1.0)",
+            "Scratch and concise reach the textbook's training perplexity (1.1 and 1.0)",
         ),
-        ({"concise": 1.04}, "Concise reaches the textbook's perplexity (1.0)"),
+        ({"concise": 1.04}, "Concise reaches the textbook's training perplexity (1.0)"),
         (
             {"scratch": 1.35, "concise": 1.04},
-            "Not at the textbook's perplexity: scratch (1.35, not 1.1)",
+            "Training perplexity ends above the textbook's for scratch (1.35, textbook 1.1)",
         ),
         (
             {"scratch": 17.4, "concise": 1.06},
-            "Not at the textbook's perplexity: scratch (17.4, not 1.1) and concise (1.06, not 1.0)",
+            "Training perplexity ends above the textbook's for scratch (17.4, textbook 1.1) and "
+            "concise (1.06, textbook 1.0)",
         ),
         ({"fused": 1.3}, "Training perplexity ends at 1.30"),
     ],
@@ -76,7 +77,7 @@ def test_the_device_is_named_once_if_it_is_one(device):
 def test_the_fastest_is_named():
     slow = TIMING.model_copy(update={"tokens_per_second": 1000.0})
     timings = {"scratch": slow, "fused": TIMING}
-    assert findings.speed(timings) == "Fused trains fastest: about 33,000 tokens per second"
+    assert findings.speed(timings) == "Fused trains fastest, at about 33,000 tokens per second"
     assert findings.speed({"fused": slow}) == "Fused trains at about 1,000 tokens per second"
     with strict():
         assert is_picture(curves.speed(LOOKS, dict.fromkeys(LOOKS, TIMING)))
@@ -88,30 +89,30 @@ def test_the_fastest_is_named():
 
 def test_overfitting_is_found_at_the_lowest_epoch():
     assert findings.overfitting({"scratch": RISING}) == (
-        "Overfitting after epoch 5: validation perplexity\nis lowest there, 9.80, and ends at 113"
+        "Overfitting: validation perplexity is lowest at epoch 5 (9.80)\nand ends at 113"
     )
     assert findings.overfitting({"scratch": RISING, "fused": LATER}) == (
-        f"Overfitting after epoch 5{EN_DASH}10: validation perplexity\n"
-        f"is lowest there, 9.80{EN_DASH}10.4, and ends at 113{EN_DASH}121"
+        f"Overfitting: validation perplexity is lowest at epoch 5{EN_DASH}10 (9.80{EN_DASH}10.4)\n"
+        f"and ends at 113{EN_DASH}121"
     )
 
 
 def test_only_those_that_overfit_are_named():
     found = findings.overfitting({"scratch": FALLING, "concise": RISING, "fused": LATER})
-    assert found.startswith(f"Overfitting after epoch 5{EN_DASH}10 (concise and fused):")
+    assert found.startswith("Overfitting of concise and fused: validation perplexity is lowest at")
     assert findings.overfitting({"scratch": FALLING, "fused": []}) == (
-        "No overfitting: validation perplexity ends at or near its lowest, 8.10"
+        "No overfitting: validation perplexity ends at or near its lowest value (8.10)"
     )
 
 
 def test_without_a_validation_curve_nothing_is_claimed():
-    assert "not looked at" in findings.overfitting({"scratch": []})
+    assert "There is no validation perplexity" in findings.overfitting({"scratch": []})
 
 
 @pytest.mark.parametrize(
     "val",
     [RISING, FALLING, [], [(3, 17.0)], [(1, 30.0), (2, math.inf), (3, 1e30)]],
-    ids=["rising", "falling", "none", "one look", "diverged"],
+    ids=["rising", "falling", "none", "one row", "diverged"],
 )
 @pytest.mark.parametrize("looks", [LOOKS, ONE], ids=["three", "one"])
 def test_overfitting_picture(looks, val):

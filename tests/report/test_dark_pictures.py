@@ -1,4 +1,4 @@
-"""Pictures in the dark: light text on the page's ground, legible colours, right colour maps."""
+"""Dark pictures have light text on the page's ground, legible colours and correct colour maps."""
 
 import io
 import re
@@ -91,7 +91,7 @@ def test_a_heat_map_keeps_its_colours():
     light = gates.heat_map(*draw)
     with dark():
         night = gates.heat_map(*draw)
-    assert gates.heat_map(*draw) == light  # the block has left nothing behind
+    assert gates.heat_map(*draw) == light  # the block has no effect after its end
     most = [np.unique(pixels(png), axis=0, return_counts=True) for png in (light, night)]
     common = [{tuple(c) for c, n in zip(*one, strict=True) if n > 2000} for one in most]
     ground = tuple(round(255 * channel) for channel in GROUND)

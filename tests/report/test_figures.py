@@ -1,4 +1,4 @@
-"""The list of figures, and the stages that draw it."""
+"""The list of figures, and the stages that draw them."""
 
 import subprocess
 import sys
@@ -50,7 +50,7 @@ def test_there_is_a_heat_map_of_each_variant_with_gates(tmp_path):
     assert names(root, "analysis", variants) == ["held_out", *GATES, *maps]
     assert names(root, "analysis", ["lstm"]) == ["held_out"]
     (root / "analysis/gates/lstm.json").unlink()
-    assert names(root, "main", variants) == PLOT  # which reads no gates
+    assert names(root, "main", variants) == PLOT  # the main pipeline reads no gates
 
 
 @pytest.mark.parametrize("variants", [["scratch", "concise", "fused"], ["concise"]])
@@ -91,7 +91,7 @@ def test_a_damaged_result_leaves_every_picture(tmp_path, stage, path):
     assert {file: file.stat().st_mtime_ns for file in root.rglob("*.png")} == before
 
 
-def test_who_is_left_out_is_said_in_one_line(tmp_path, capsys, monkeypatch):
+def test_a_line_names_the_variants_that_are_left_out(tmp_path, capsys, monkeypatch):
     root = write_project(tmp_path / "p", ["concise", "lstm"])
     monkeypatch.chdir(root)
     monkeypatch.setattr(draw, "load_params", lambda _: type("Core", (), {"variants": ["lstm"]}))

@@ -1,4 +1,4 @@
-"""The picture of unseen text, drawn of all that the stages may hand over, and its title."""
+"""The picture of models and baselines on unseen text, for all possible results, and its title."""
 
 import pytest
 from examples import CARDS, SPLITS, model_summary, summary
@@ -23,22 +23,23 @@ def results(*model_bits, sd=0.1, best=(), baselines=BASELINES, names=tuple(LOOKS
 @pytest.mark.parametrize(
     ("bits", "second_line"),
     [
-        ((6.8, 6.9, 7.0), "every model ends up worse than a blind guess, 4.81"),
-        ((4.7, 6.9, 4.2), "every model ends up worse than character counts, 4.10"),
-        ((4.7, 4.0, 5.0), "the best model, concise, needs 1.48 more"),
+        ((6.8, 6.9, 7.0), "the models take 6.80\u20137.00, more than a blind guess (4.81)"),
+        ((4.7, 6.9, 4.2), "the models take 4.20\u20136.90, more than the unigram baseline (4.10)"),
+        ((4.7, 4.0, 5.0), "the models take 4.00\u20135.00"),
     ],
 )
 def test_a_baseline_is_best(bits, second_line):
     assert findings.held_out(results(*bits), "character") == (
-        f"On unseen text the 6-gram model is best: 2.52 bits per character;\n{second_line}"
+        "On unseen text (validation) the 6-gram baseline is best, with 2.52 bits per character;\n"
+        f"{second_line}"
     )
 
 
 @pytest.mark.parametrize(
     ("bits", "second_line"),
     [
-        (6.8, "concise ends up worse than a blind guess, 4.81"),
-        (4.0, "concise needs 1.48 more"),
+        (6.8, "concise takes 6.80, more than a blind guess (4.81)"),
+        (4.0, "concise takes 4.00"),
     ],
 )
 def test_one_model_is_named(bits, second_line):
@@ -49,22 +50,27 @@ def test_one_model_is_named(bits, second_line):
 def test_the_best_epoch_is_told_if_every_model_has_one():
     numbers = results(6.8, 6.9, 7.0, best=(2.9, 3.0, 3.04))
     title = findings.held_out(numbers, "character")
-    assert title.endswith("4.81\n(at its best epoch 2.90\u20133.04)")
+    assert title.endswith("(4.81), and 2.90\u20133.04 at the best epoch")
     assert held_out(LOOKS, numbers, "character") != held_out(
         LOOKS, results(6.8, 6.9, 7.0), "character"
     )
     some = results(6.8, 6.9, 7.0, best=(2.9, 3.0))
-    assert findings.held_out(some, "character").endswith("a blind guess, 4.81")
+    assert findings.held_out(some, "character").endswith("a blind guess (4.81)")
 
 
-def test_a_model_is_best():
+def test_models_are_compared_but_not_ranked():
+    assert findings.held_out(results(2.3, 2.1, 2.5), "word") == (
+        "On unseen text (validation) the models take 2.10\u20132.50 bits per word,\n"
+        "fewer than the best baseline (6-gram, 2.52)"
+    )
     assert findings.held_out(results(2.3, 2.1, 2.6), "word") == (
-        "On unseen text concise is best: 2.10 bits per word,\n0.42 fewer than the 6-gram model"
+        "On unseen text (validation) the best baseline (6-gram) takes 2.52 bits per word;\n"
+        "the models take 2.10\u20132.60"
     )
     compressed = findings.held_out(results(2.3, 2.1, 2.6, baselines={"xz": 2.79}), "word")
-    assert compressed.endswith("0.69 fewer than xz")
+    assert compressed.endswith("fewer than the best baseline (xz, 2.79)")
     alone = findings.held_out(results(2.3, 2.1, 2.6, baselines={}), "word")
-    assert alone == "On unseen text concise takes 2.10 bits per word"
+    assert alone == "On unseen text (validation) the models take 2.10\u20132.60 bits per word"
 
 
 @pytest.mark.parametrize("sd", [0.1, 0.0, None])

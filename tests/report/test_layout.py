@@ -1,4 +1,4 @@
-"""No text of any picture is cut or lies on another, whatever the results are."""
+"""No text of any picture is cut or overlaps another text, for all kinds of results."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ LONG_LABEL = (
 
 
 def results(variants=("scratch", "concise", "fused"), **given) -> Inputs:
-    """Results of ``variants``; ``given`` replace those of their name."""
+    """Return results of ``variants``; ``given`` replaces results by name."""
     cards = {
         name: CARDS.get(name)
         or CARDS["scratch"].model_copy(update={"variant": name, "label": name})
@@ -110,7 +110,7 @@ def of_many_units():
 
 
 def of_text(tokens):
-    """The arrays, and the vocabulary, of a passage of ``tokens``."""
+    """Return the arrays and the vocabulary of a passage of ``tokens``."""
     arrays = gate_arrays(length=len(tokens))
     readings = {
         split: replace(reading, tokens=np.arange(len(tokens)))
@@ -174,7 +174,7 @@ def one_unit(constant=1.4) -> Inputs:
 # claim has no room for five names of several lines.
 LEFT_OUT = {("five long labels", "claim")}
 
-# By case, its results, and the pictures that it concerns; all of them if none are named.
+# The results of each case and its pictures; no names mean all pictures.
 CASES = {
     "three variants": (results, ()),
     "one variant": (lambda: results(["concise"]), ()),
@@ -213,7 +213,7 @@ def mixed(*near):
     return {"_gate_studies": found}
 
 
-def sure(**values):
+def calibrated(**values):
     return {"uncertainty": dict.fromkeys(("scratch", "concise", "fused"), uncertainty(**values))}
 
 
@@ -238,8 +238,9 @@ TITLES = [
     ("held_out", scored(4.0)),
     ("held_out", scored(4.5)),
     ("held_out", scored(6.8, sd=None)),
-    ("calibration", sure(confidence=0.3, accuracy=0.6)),
-    ("calibration", sure(ece=0.03, confidence=0.5, accuracy=0.48)),
+    ("calibration", calibrated(confidence=0.3, accuracy=0.6)),
+    ("calibration", calibrated(ece=0.03, confidence=0.5, accuracy=0.48)),
+    ("calibration", calibrated(ece=0.0, confidence=1.0, accuracy=1.0)),
     (
         "calibration",
         {
@@ -250,7 +251,7 @@ TITLES = [
             }
         },
     ),
-    ("uncertainty", sure(groups={"1": group(5.0), "end": group(math.inf)})),
+    ("uncertainty", calibrated(groups={"1": group(5.0), "end": group(math.inf)})),
     ("activity", studies(places=NO_LETTER)),
     ("activity", studies(places={**PLACES, "space": None})),
     ("time_constants", {"gate_arrays": curves(of_one_unit(0.0))}),

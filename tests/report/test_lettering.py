@@ -1,4 +1,4 @@
-"""Text in pictures: its width, and the fonts of characters that matplotlib's own font lacks."""
+"""The width of text in pictures, and fonts for characters that matplotlib's font lacks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FAMILY = "Squares"
 
 @pytest.fixture
 def only_dejavu(monkeypatch):
-    """As on a machine without a font of its own."""
+    """Hide the installed fonts, so that only those of matplotlib are left."""
     own = [entry for entry in fonts.fontManager.ttflist if entry.name.startswith("DejaVu")]
     monkeypatch.setattr(fonts.fontManager, "ttflist", own)
     monkeypatch.setattr(lettering, "_warned", False)
@@ -49,8 +49,8 @@ def forget():
 
 @pytest.fixture
 def squares(only_dejavu, tmp_path):
-    """A font with the characters of TEXTS, all of them the same square."""
-    needed = "".join(TEXTS.values()) + "\N{DOTTED CIRCLE}"  # which is drawn below a lone mark
+    """Install a font with the characters of TEXTS, all drawn as the same square."""
+    needed = "".join(TEXTS.values()) + "\N{DOTTED CIRCLE}"  # drawn below a single accent
     characters = sorted({ord(character) for character in needed} - {32})
     builder = FontBuilder(1000, isTTF=True)
     names = [".notdef", "square"]
@@ -74,7 +74,7 @@ def squares(only_dejavu, tmp_path):
 
 
 def map_of(text):
-    """The heat map of a passage of ``text``, by character."""
+    """Return the heat map of a passage of ``text`` by character."""
     arrays = gate_arrays(length=len(text))
     reading = replace(arrays.readings["train"], tokens=np.arange(len(text)))
     arrays = replace(arrays, readings={"train": reading})
@@ -135,7 +135,7 @@ def test_an_installed_font_is_used(squares, script, capsys):
     with strict():
         assert is_picture(map_of(text)())
     assert drawable(text) == text
-    if script != "Arabic":  # which DejaVu Sans has
+    if script != "Arabic":  # DejaVu Sans has Arabic
         assert FAMILY in families(text)
     assert not flaws_of(figure_of(map_of(text)))
     assert not capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The page: its parts, its HTML, and what it does about inputs that cannot be used."""
+"""The parts of the page, its HTML, and its errors if inputs cannot be used."""
 
 import base64
 import itertools
@@ -120,7 +120,7 @@ def test_the_page_says_it_all_without_a_script(inputs):
     assert "scratch (the equations) 0.50 ± 0.25 6.00 ± 0.25 7.00 ± 0.25" in rows
     assert "unigram 4.00 4.00 4.00" in rows
     images = outline.attributes("img")
-    assert len(images) == 26 == 2 * len(outline.texts("figcaption"))
+    assert len(images) == 28 == 2 * len(outline.texts("figcaption"))
     for light, dark in zip(images[::2], images[1::2], strict=True):
         assert light["alt"] and light["alt"] == dark["alt"]
         for image, theme, picture in ((light, "light", png()), (dark, "dark", png(value=20))):
@@ -249,7 +249,7 @@ def test_a_variant_without_gates_is_left_out_of_what_needs_them(tmp_path):
     models = [i for i in outline.attributes("input") if i.get("name") == "model"]
     assert [i["value"] for i in models] == ["concise"]
     alts = [image["alt"] for image in outline.attributes("img")]
-    assert sum("Heat map" in alt for alt in alts) == 2 and len(alts) == 22
+    assert sum("Heat map" in alt for alt in alts) == 2 and len(alts) == 24
 
 
 def test_without_gates_there_is_no_text_to_read_along(tmp_path):
@@ -260,7 +260,7 @@ def test_without_gates_there_is_no_text_to_read_along(tmp_path):
     assert "#read" not in {link["href"] for link in outline.attributes("a")}
     assert len(outline.texts("script")) == 1  # that of theme and pictures
     assert "GRU" not in " ".join(outline.texts("header"))
-    assert len(outline.attributes("img")) == 12
+    assert len(outline.attributes("img")) == 14
     assert "in the textbook" not in " ".join(outline.texts("table"))
 
 
@@ -294,7 +294,7 @@ def failure(root):
 
 @pytest.fixture
 def complete(inputs):
-    """The same with all pictures."""
+    """Return the project with all pictures."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(inputs)
         write_pictures([figure.path for figure in figures(Inputs(["scratch", "concise", "fused"]))])

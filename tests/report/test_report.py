@@ -1,4 +1,4 @@
-"""The report as a real browser without network shows it."""
+"""The report in a real browser without network."""
 
 import re
 import struct
@@ -22,7 +22,7 @@ needs_chromium = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """A page whose pictures are as large as real ones."""
+    """Return a page with pictures of the real size."""
     root = write_project(tmp_path_factory.mktemp("report") / "project")
     return build(root, width=1140, height=630)
 
@@ -35,9 +35,9 @@ def browser():
 
 @contextmanager
 def opened(browser, path, **options):
-    """The file ``path`` at 1200 by 900 pixels; then there were no errors and no other requests.
+    """Open the file ``path`` at 1200 by 900 pixels, and assert no errors and no other requests.
 
-    ``options`` are those of ``Browser.new_page``.
+    ``options`` are passed to ``Browser.new_page``.
     """
     requests, faults = [], []
     with browser.new_page(viewport={"width": 1200, "height": 900}, offline=True, **options) as page:
@@ -53,13 +53,13 @@ def opened(browser, path, **options):
 
 @pytest.fixture
 def page(browser, report):
-    """The report in light."""
+    """Return the report in the light theme."""
     with opened(browser, report) as page:
         yield page
 
 
 def prefer(page, scheme):
-    """Prefer the colour ``scheme``. The page's listener runs when the next frame is drawn."""
+    """Prefer the colour ``scheme``. The page's listener runs in the next frame."""
     page.emulate_media(color_scheme=scheme)
     page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
@@ -96,7 +96,7 @@ def expected_alternatives(variant, split, position):
 
 
 def assert_shows(page, variant, split, position):
-    """The panel is about the position, with the alternatives that were recorded."""
+    """Assert that the panel shows the position and its recorded alternatives."""
     where = page.locator("#detail").inner_text()
     assert f"character {position + 1} of {L}" in where
     expected = expected_alternatives(variant, split, position)
@@ -117,7 +117,7 @@ SCALES = {
 
 
 def oklab(scale, value):
-    """The colour at ``value`` of a scale with evenly spaced stops."""
+    """Return the colour at ``value`` of a scale with evenly spaced stops."""
     stops = [
         (lightness, chroma * np.cos(np.radians(hue)), chroma * np.sin(np.radians(hue)))
         for lightness, chroma, hue in scale
@@ -131,7 +131,7 @@ def background(page, position):
     return [float(number) for number in re.findall(r"-?[\d.]+(?:e-?\d+)?", colour)][:3]
 
 
-# The colour of every text and of what is behind it, each pair once.
+# The distinct pairs of text colour and background colour.
 COLOURS_OF_TEXT = """(() => {
     const ground = (element) => {
         const colour = getComputedStyle(element).backgroundColor;
@@ -149,7 +149,7 @@ COLOURS_OF_TEXT = """(() => {
 })()"""
 
 
-# The colours of a token's text and ground at a value of the scale.
+# The colours of a token's text and background at a value of the scale.
 COLOURS_AT = """(token, value) => {
     token.style.setProperty("--value", value);
     const { color, backgroundColor } = getComputedStyle(token);
@@ -158,7 +158,7 @@ COLOURS_AT = """(token, value) => {
 
 
 def contrast(page, text, ground):
-    """The WCAG contrast ratio of two CSS colours, as a canvas paints them."""
+    """Return the WCAG contrast ratio of two CSS colours, as a canvas paints them."""
     paint = """(colours) => colours.map((colour) => {
         const canvas = document.createElement("canvas").getContext("2d");
         canvas.fillStyle = colour;
@@ -186,7 +186,7 @@ def test_the_mouse_shows_what_else_was_expected(page):
 
 
 def opens_at(split):
-    """The position of the first model's largest surprise."""
+    """Return the position of the first model's largest surprise."""
     return int(np.nanargmax(gate_arrays().readings[split].surprise))
 
 
@@ -239,7 +239,7 @@ def test_units_and_gates_recolour_the_text(page):
     value = min(float(gate_arrays().readings["val"].surprise[5]) / top, 1)
     assert surprise == pytest.approx(oklab(SCALES["surprise", "light"], value), abs=2e-3)
     choose(page, "view", "update")
-    # Ordered by time constant, 1 2 3 4 5 ∞ are those of the units 1 2 0 4 3 5; the last is chosen.
+    # Sorted, the time constants 1 2 3 4 5 ∞ belong to units 1 2 0 4 3 5. The last is selected.
     unit = "document.getElementById('unit').valueAsNumber"
     assert page.evaluate(unit) == 5
     assert "∞" in page.locator("#unit-facts").text_content()
@@ -263,7 +263,7 @@ def test_units_and_gates_recolour_the_text(page):
     assert background(page, 5) != pytest.approx(expected, abs=2e-3)
     for _ in range(2):
         page.locator("#next").click()
-    page.locator("#next").click()  # after the last comes the first
+    page.locator("#next").click()  # the first follows the last
     assert page.evaluate(unit) == 1
     page.locator("#order").select_option("number")
     page.locator("#next").click()
@@ -302,7 +302,7 @@ def test_scales_are_even_and_need_no_colour_vision(scale):
 
 
 def shown(page, within="figure"):
-    """The themes whose pictures are shown, and whether all shown pictures have been decoded."""
+    """Return the themes of the visible pictures, and whether all of them have been decoded."""
     images = page.locator(f"{within} img")
     found = """(images) => images.filter((image) => image.checkVisibility())
         .map((image) => [image.className, image.naturalWidth])"""
@@ -339,7 +339,7 @@ def test_a_picture_follows_the_system_without_a_script(browser, report):
 
 
 def focused_picture(page):
-    """The number of the picture whose button has the focus."""
+    """Return the number of the picture whose button has the focus."""
     return page.evaluate(
         "[...document.querySelectorAll('.picture > button')].indexOf(document.activeElement)"
     )
@@ -392,7 +392,7 @@ def test_a_phone_shows_pictures_at_a_legible_size(browser, report):
         page.set_viewport_size({"width": 390, "height": 844})
         picture = page.locator("figure img.light").first
         points = picture.bounding_box()["width"] / (1140 / 150 * 72)  # CSS pixels per point
-        assert 8.5 * points >= 11  # 8.5 points: the notes in pictures
+        assert 8.5 * points >= 11  # notes in pictures have 8.5 points
         frame = page.locator(".picture").first
         wide, seen = frame.evaluate("(frame) => [frame.scrollWidth, frame.clientWidth]")
         assert wide > seen and seen <= 390

@@ -1,4 +1,4 @@
-"""The pictures of calibration and of where a model is uncertain."""
+"""The pictures of calibration and of uncertainty by group, and their titles."""
 
 import math
 
@@ -23,39 +23,40 @@ def measured(*values):
     [
         (
             [{}, {"confidence": 0.77, "accuracy": 0.31}],
-            f"the models are overconfident: 77{EN_DASH}78 % sure, 31{EN_DASH}33 % right",
+            "On unseen text (validation) the models are overconfident:\n"
+            f"mean confidence 77{EN_DASH}78 %, accuracy 31{EN_DASH}33 %",
         ),
         (
             [{"confidence": 0.3, "accuracy": 0.6}],
-            "scratch is underconfident: 30 % sure, 60 % right",
+            "scratch is underconfident:\nmean confidence 30 %, accuracy 60 %",
         ),
         (
             [{"ece": 0.03, "confidence": 0.5, "accuracy": 0.48}] * 2,
-            "the probabilities can be believed: 50 % sure, 48 % right",
+            "the models are well calibrated:\nmean confidence 50 %, accuracy 48 %",
         ),
-        ([{"ece": 0.03}, {}], "only those of scratch can be believed"),
+        ([{"ece": 0.03}, {}], "only scratch is well calibrated"),
         (
             [{"confidence": 0.5, "accuracy": 0.4}, {"confidence": 0.5, "accuracy": 0.6}],
-            "the probabilities cannot be believed",
+            "the models are not well calibrated",
         ),
     ],
 )
-def test_whether_probabilities_can_be_believed(values, finding):
+def test_whether_the_models_are_calibrated(values, finding):
     assert finding in findings.calibration(measured(*values))
 
 
 def test_where_it_is_hardest():
     groups = {"1": group(640.0), "2": group(70.0), "end": group(11.5), "other": group(9000.0)}
     assert findings.where_uncertain(measured({"groups": groups}, {"groups": groups})) == (
-        "On unseen text the models expect a perplexity of 2.00 and reach 118;\n"
-        "hardest is a word's first letter (640), easiest the space after a word (11.5)"
+        "On unseen text (validation) the models expect a perplexity of 2.00 and reach 118;\n"
+        "it is highest at a word's first letter (640) and lowest at the space after a word (11.5)"
     )
 
 
 def test_a_mean_over_the_models_is_taken_in_bits():
     low, high = {"1": group(10.0), "2": group(2.0)}, {"1": group(1000.0), "2": group(2.0)}
     found = findings.where_uncertain(measured({"groups": low}, {"groups": high}))
-    assert "hardest is a word's first letter (100)" in found
+    assert "it is highest at a word's first letter (100)" in found
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,9 @@ def test_a_mean_over_the_models_is_taken_in_bits():
 )
 def test_fewer_than_two_places_are_not_compared(groups):
     found = findings.where_uncertain(measured({"groups": groups}))
-    assert found == "On unseen text scratch expects a perplexity of 2.00 and reaches 118"
+    assert found == (
+        "On unseen text (validation) scratch expects a perplexity of 2.00 and reaches 118"
+    )
 
 
 @pytest.mark.parametrize(
@@ -97,7 +100,7 @@ def test_the_interval_holds_what_the_share_does_not_contradict(count, data):
     share = data.draw(st.integers(0, count)) / count
     low, high = wilson(share, count)
     assert 0 <= low <= share + 1e-9 and share - 1e-9 <= high <= 1
-    for bound in (low, high):  # as far from the share as 1.96 of its standard deviations
+    for bound in (low, high):  # 1.96 standard deviations from the share
         if 1e-9 < bound < 1 - 1e-9:
             deviation = math.sqrt(bound * (1 - bound) / count)
             assert abs(share - bound) == pytest.approx(1.96 * deviation, abs=1e-6)
@@ -109,8 +112,9 @@ def test_calibration_is_shown_on_each_split():
     measured = measured.model_copy(update={"test": test})
     figure = figure_of(lambda: calibration(ONE, {"concise": measured}))
     texts = [text for text, _ in texts_of(figure)]
-    assert "test split\n77 % sure, 28 % right\ncalibration error 0.49" in texts
-    assert "validation split\n80 % sure, 30 % right\ncalibration error 0.45" in texts
+    assert "test split\nmean confidence 77 %\naccuracy 28 %\ncalibration error 0.49" in texts
+    validation = "validation split\nmean confidence 80 %\naccuracy 30 %\ncalibration error 0.45"
+    assert validation in texts
     assert sum("training split" in text for text in texts) == 1
 
 

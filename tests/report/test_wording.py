@@ -1,4 +1,4 @@
-"""How numbers, names and white space are written."""
+"""The formats of numbers, names and white space."""
 
 import pytest
 

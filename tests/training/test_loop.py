@@ -57,7 +57,7 @@ def make_model(kind, seed=1, dtype=torch.float32):
     variant, options = KINDS[kind]
     torch.manual_seed(seed)
     model = build_model(variant, V, hidden_size=H, **options)
-    # The initial weights of scratch are so small that at first only the biases would learn.
+    # The initial weights of scratch are so small that at first only the biases would change.
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.3)
@@ -66,7 +66,7 @@ def make_model(kind, seed=1, dtype=torch.float32):
 
 @pytest.fixture
 def corpus():
-    """Return a pattern with noise, which can be learnt in part."""
+    """Return a noisy pattern, which can be learnt in part."""
     generator = torch.Generator().manual_seed(5)
     pattern = torch.tensor([0, 1, 2, 0, 3, 4, 0, 5, 6]).repeat(23)
     noise = torch.randint(V, pattern.shape, generator=generator)
@@ -162,7 +162,7 @@ def test_float64_agrees_to_eight_digits(kind, partition, corpus):
 @each_partition
 @each_kind
 def test_a_smaller_last_minibatch_trains_what_is_left(kind, partition, corpus):
-    """Equal to the textbook's loop over the same minibatches; scratch and fused to each other."""
+    """The result equals that of the textbook's loop on the same minibatches."""
     chosen = settings(partition=partition, drop_last=False, batch_size=3, epochs=6)
     model = make_model(kind, dtype=torch.float64)
     wanted, final = textbook(model, kind, corpus, chosen)
@@ -177,7 +177,7 @@ def test_a_smaller_last_minibatch_trains_what_is_left(kind, partition, corpus):
 @pytest.mark.parametrize(("length", "batch_size"), [(206, 3), (153, 8)])
 @each_partition
 def test_fused_follows_scratch_through_a_smaller_minibatch(partition, length, batch_size, corpus):
-    """In float32, where fused runs compiled loops on buffers for each shape."""
+    """In float32, fused runs compiled loops on buffers for each shape."""
     chosen = settings(partition=partition, drop_last=False, batch_size=batch_size, epochs=4)
     scratch, fused = make_model("scratch-before"), make_model("fused-before")
     fused.load_weights(scratch.state_dict())
@@ -383,7 +383,7 @@ def test_perplexity_of_known_losses():
 
 @each_kind
 def test_a_pattern_that_needs_memory_is_learnt(kind):
-    """0 0 1 0 0 1: without memory, the token after a 0 is random (perplexity 1.59)."""
+    """In 0 0 1 0 0 1 the token after a 0 is random without memory (perplexity 1.59)."""
     torch.manual_seed(0)
     variant, options = KINDS[kind]
     model = build_model(variant, 2, hidden_size=H, **options)
@@ -436,7 +436,7 @@ def test_validation_of_letter_frequencies_is_counted_by_hand():
         for weight in model.parameters():
             weight.zero_()
         model.b_q.copy_(torch.tensor([2.0, 1.0, 1.0]).log())
-    # Scored are 0 0 1 2 0 2: three times 1 bit and three times 2 bits.
+    # 0 0 1 2 0 2 are scored with three times 1 bit and three times 2 bits.
     assert validate(model, torch.tensor([1, 0, 0, 1, 2, 0, 2]), 4, 2) == pytest.approx(2**1.5)
 
 
@@ -472,13 +472,13 @@ def test_validation_comes_every_so_many_epochs_and_after_the_last(first_epoch, c
     chosen = settings(epochs=10, validate_every=4)
     model = make_model("scratch-before")
     held_out = corpus[-50:]
-    looks = {}
+    measured = {}
     for epoch in train(model, corpus, chosen, first_epoch=first_epoch, val_tokens=held_out):
         if epoch.val_perplexity is not None:
             assert epoch.val_perplexity == validate(model, held_out, 4, 5)
-            looks[epoch.number] = epoch.val_perplexity
-    assert list(looks) == [number for number in (4, 8, 10) if number >= first_epoch]
-    assert len(set(looks.values())) == len(looks)
+            measured[epoch.number] = epoch.val_perplexity
+    assert list(measured) == [number for number in (4, 8, 10) if number >= first_epoch]
+    assert len(set(measured.values())) == len(measured)
 
 
 @pytest.mark.parametrize("weight, value", [("W_xz", math.nan), ("b_q", -1e4)], ids=["nan", "inf"])

@@ -1,4 +1,4 @@
-"""Minibatches: against the textbook's definition, and what they promise."""
+"""Minibatches agree with the textbook's definition and have the documented properties."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from gru_lm.training.minibatches import (
 
 few = settings(deadline=None, max_examples=80)
 lengths, rows, steps = st.integers(2, 150), st.integers(1, 6), st.integers(1, 9)
-# The stream 0, 1, 2, ...: a token's number is its position.
+# In the stream 0, 1, 2, ... a token's number is its position.
 
 
 def as_lists(minibatches):
@@ -37,7 +37,7 @@ def test_sequential_equals_the_definition(length, batch_size, num_steps, data):
 
 @few
 @given(lengths, rows, steps, st.data())
-def test_sequential_promises(length, batch_size, num_steps, data):
+def test_properties_of_sequential_minibatches(length, batch_size, num_steps, data):
     offset = data.draw(st.integers(0, num_steps))
     require_enough = num_steps + batch_size * num_steps + 1
     stream = torch.arange(length + require_enough)
@@ -50,8 +50,8 @@ def test_sequential_promises(length, batch_size, num_steps, data):
     assert len(inputs.unique()) == inputs.numel(), "a token is an input twice"
     assert int(inputs.min()) == offset
     assert int(targets.max()) < len(stream)
-    assert torch.equal(inputs[1:, :, 0], inputs[:-1, :, -1] + 1), "a row does not go on"
-    # Fewer than a minibatch's columns a row, and fewer than a row's worth of tokens, are lost.
+    assert torch.equal(inputs[1:, :, 0], inputs[:-1, :, -1] + 1), "a row is not continued"
+    # Fewer than num_steps columns and fewer than batch_size tokens are lost.
     lost = len(stream) - offset - 1 - inputs.numel()
     assert 0 <= lost < batch_size * num_steps + batch_size
 
@@ -78,8 +78,8 @@ def test_random_deals_each_piece_once(length, batch_size, num_steps, data):
 
 @few
 @given(lengths, rows, steps, st.data())
-def test_without_drop_last_rows_go_on_to_the_end(length, batch_size, num_steps, data):
-    """Side by side, the minibatches are the rest of the stream, folded into equal rows."""
+def test_without_drop_last_rows_continue_to_the_end(length, batch_size, num_steps, data):
+    """The concatenated minibatches are the rest of the stream, folded into equal rows."""
     offset = data.draw(st.integers(0, num_steps))
     assume(offset < length - 1)
     stream = torch.arange(length)
@@ -153,7 +153,7 @@ def test_seed_and_epoch_decide_everything(partition):
 
 
 @pytest.mark.parametrize("partition", ["sequential", "random"])
-def test_an_epoch_is_of_the_partition_asked_for(partition):
+def test_an_epoch_has_the_chosen_partition(partition):
     minibatches = list(epoch_minibatches(torch.arange(300), 3, 7, partition, seed=0, epoch=1))
     inputs = torch.stack([X for X, _ in minibatches])
     goes_on = inputs[1:, :, 0] == inputs[:-1, :, -1] + 1

@@ -1,4 +1,4 @@
-"""How often each target is trained: against the minibatches, and against the offsets alone."""
+"""The number of epochs that train each target agrees with the minibatches and the offsets."""
 
 from collections import Counter
 
@@ -25,7 +25,7 @@ def settings(**changes):
 
 
 def offsets(chosen, epochs):
-    """Of each epoch, by its own random numbers."""
+    """Return the offset of each epoch, drawn from its own random numbers."""
     last = chosen.num_steps - (chosen.partition == "random")
     return [
         int(np.random.default_rng([chosen.seed, epoch]).integers(last, endpoint=True))

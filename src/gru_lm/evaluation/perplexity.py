@@ -1,4 +1,4 @@
-"""Exact perplexity of a model on a stream of tokens, and the baseline to beat."""
+"""Exact perplexity of a model on a stream of tokens."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from gru_lm.models.base import LanguageModel
 
 @dataclass(frozen=True)
 class Score:
-    """How well a stream was predicted: ``nats`` is the summed cross-entropy over ``tokens``."""
+    """Summed cross-entropy of a stream in ``nats``, and the number of ``tokens`` predicted."""
 
     nats: float
     tokens: int
 
     def as_metrics(self) -> dict[str, float | int]:
-        """Perplexity, bits a token (a character, at that level) and the number of tokens.
+        """Return perplexity, bits per token (character or word) and the number of tokens.
 
-        Raises UserError where the perplexity is not a finite number, as after a bad training.
+        Raises UserError if the perplexity is not finite, as after a diverged training.
         """
         mean = self.nats / self.tokens
         if not mean < math.log(sys.float_info.max):
             raise UserError(
-                f"a cross-entropy of {mean:.4g} nats a token is beyond any perplexity: the model "
-                "has learnt nothing; lower train.lr or train.clip_norm and train it again"
+                f"the perplexity for a cross-entropy of {mean:.4g} nats per token is too large for "
+                "a float; lower train.lr or train.clip_norm and train the model again"
             )
         return {
             "perplexity": math.exp(mean),
@@ -47,11 +47,11 @@ def evaluate(
     chunk: int = 1000,
     observe: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Score:
-    """Predict each token of ``tokens`` (N,) from all before it, the state carried throughout.
+    """Predict each token of ``tokens`` (N,) from all tokens before it, carrying the state.
 
-    N - 1 tokens are scored, each exactly once; the first has nothing before it. ``chunk`` is the
-    number of steps worked on at a time and changes nothing but memory. The sum is in float64.
-    ``observe`` is shown every chunk in turn: the logits (T, V), in float64, and the targets (T,).
+    N - 1 tokens are scored exactly once; the first is not predicted. ``chunk`` is the number of
+    steps computed at a time and affects only memory. The sum is in float64. ``observe`` is called
+    with the logits (T, V) in float64 and the targets (T,) of each chunk in order.
     """
     tokens = tokens.to(model.device)
     inputs, targets = tokens[:-1], tokens[1:]

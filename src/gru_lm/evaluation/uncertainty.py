@@ -1,13 +1,12 @@
-"""Where a model is uncertain, and whether its probabilities can be believed.
+"""Calibration of a model, and its surprise and entropy by group of tokens.
 
-Two questions about the same predictions, each token from all before it:
+Each token is predicted from all tokens before it.
 
-* Calibration: of the tokens that the model predicts with 70 % confidence, are 70 % right?
-* Surprise against entropy, by position in the word and by kind of character. Surprise, -log2 p of
-  the token that came, is what the model paid; the entropy of the predicted distribution is what it
-  expected to pay. The two agree on average where the probabilities are true, so a group with high
-  surprise and high entropy is hard to predict and known to be, while high surprise with low entropy
-  is overconfidence.
+* A model is calibrated if, for example, 70 % of its predictions with 70 % confidence are right.
+* Surprise is -log2 p of the actual token. The entropy of the predicted distribution is the surprise
+  that the model expects. If the probabilities are right, the two are equal on average. A group with
+  high surprise and high entropy is hard to predict. A group with high surprise and low entropy
+  shows overconfidence. Groups are by position in the word and by kind of character.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from torch import Tensor
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.evaluation.words import POSITIONS, positions_in_word, token_categories
 
-BINS: Final = 15  # Guo et al. 2017 use as many
+BINS: Final = 15  # as in Guo et al. 2017
 CLASSES: Final = (
     "vowel",
     "consonant",
@@ -38,13 +37,13 @@ CLASSES: Final = (
 
 
 class Observations:
-    """What is kept of each prediction on a stream; ``add`` is an observer for ``evaluate``."""
+    """Surprise, entropy and confidence of each prediction; ``add`` observes ``evaluate``."""
 
     def __init__(self) -> None:
         self._rows: list[np.ndarray] = []
 
     def add(self, logits: Tensor, targets: Tensor) -> None:
-        """Take in the next predictions: ``logits`` (T, V) and what came, ``targets`` (T,)."""
+        """Add the next predictions, ``logits`` (T, V), and the actual tokens, ``targets`` (T,)."""
         log_probs = torch.log_softmax(logits.double(), dim=-1)  # (T, V)
         probs = log_probs.exp()
         confidence, guess = probs.max(dim=-1)  # (T,)
@@ -57,9 +56,9 @@ class Observations:
         self._rows.append(torch.stack(rows).cpu().numpy())  # (4, T)
 
     def columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Surprise and entropy in nats, confidence, and 1 where the top prediction was right.
+        """Return surprise and entropy in nats, confidence, and 1 if the top prediction was right.
 
-        Each (N - 1,) for a stream of N tokens.
+        Each is (N - 1,) for a stream of N tokens.
         """
         surprise, entropy, confidence, right = np.concatenate(self._rows, axis=1)
         return surprise, entropy, confidence, right
@@ -68,11 +67,11 @@ class Observations:
 def uncertainty(
     observed: Observations, tokens: np.ndarray, vocabulary: Vocabulary
 ) -> dict[str, Any]:
-    """The calibration and the groups' surprise and entropy on the stream ``tokens`` (N,).
+    """Return the calibration, and surprise and entropy by group, on the stream ``tokens`` (N,).
 
-    ``observed`` holds its N - 1 predictions. Returns ``calibration`` (see there), ``overall`` and,
-    of a vocabulary of characters, ``position_in_word`` and ``character_class``, each by group;
-    a group without a token is left out. At word level both are None: a word has neither.
+    ``observed`` has its N - 1 predictions. The result is ``calibration`` (see the function of that
+    name), ``overall`` and, by group, ``position_in_word`` and ``character_class``. A group without
+    a token is left out. Both are None at word level.
     """
     surprise, entropy, confidence, right = observed.columns()
     everything = np.zeros(len(surprise), dtype=np.intp)
@@ -91,18 +90,18 @@ def uncertainty(
 
 
 def calibration(confidence: np.ndarray, right: np.ndarray) -> dict[str, Any]:
-    """The reliability curve of the top predictions, and its expected calibration error (ECE).
+    """Return the reliability curve of the top predictions and the expected calibration error (ECE).
 
-    ``confidence`` (N,) is the probability given to the likeliest token, ``right`` (N,) is 1 where
-    that token came, else 0. Predictions fall into bins of equal width, (low, high]; the ECE is the
-    gap between accuracy and confidence in a bin, averaged over the predictions. Only the top
-    prediction counts: among all (position, token) pairs nearly every probability is close to 0, and
-    the curve would show nothing else. A bin without a prediction has None for its means.
+    ``confidence`` (N,) is the probability of the most probable token, ``right`` (N,) is 1 if that
+    token is the actual one, else 0. Bins (low, high] have equal width. The ECE is the absolute
+    difference between accuracy and mean confidence of a bin, averaged over the predictions. Only
+    the top prediction is used, because nearly all other probabilities are close to 0. The means of
+    a bin without predictions are None.
 
     Source: Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv:1706.04599, section 2.
     """
     edges = np.linspace(0, 1, BINS + 1)
-    # Rounding may put a probability a hair above 1, and no bin holds 0.
+    # A rounded probability may exceed 1 slightly, and no bin contains 0.
     bins = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, BINS - 1)
     counts = np.bincount(bins, minlength=BINS)
     confidences = np.bincount(bins, confidence, minlength=BINS)  # sums
@@ -125,11 +124,11 @@ def calibration(confidence: np.ndarray, right: np.ndarray) -> dict[str, Any]:
 
 
 def character_classes(vocabulary: Vocabulary) -> np.ndarray:
-    """The kind of each token of the vocabulary: (V,) indices into CLASSES.
+    """Return the kind of each token of the vocabulary as (V,) indices into CLASSES.
 
-    Vowels are a, e, i, o and u, accents aside; the other Latin letters of the alphabet, y among
-    them, are consonants. Letters of other alphabets, whose vowels are not known here, are
-    ``letter``. Tokens that are no single character, such as ``<unk>``, are ``other``.
+    The vowels are a, e, i, o and u with or without accents. All other letters from a to z are
+    consonants, including y. Letters of other alphabets are ``letter``. Tokens that are not a single
+    character, such as ``<unk>``, are ``other``.
     """
 
     def kind(token: str, category: str) -> str:
@@ -151,9 +150,9 @@ def character_classes(vocabulary: Vocabulary) -> np.ndarray:
 def _by_group(
     surprise: np.ndarray, entropy: np.ndarray, groups: np.ndarray, names: tuple[str, ...]
 ) -> dict[str, dict[str, float | int | None]]:
-    """Means by group, from nats a token; ``groups`` (N,) are indices into ``names``.
+    """Return means by group from nats per token; ``groups`` (N,) are indices into ``names``.
 
-    ``perplexity`` is None where it is beyond the largest float.
+    ``perplexity`` is None if it exceeds the largest float.
     """
     counts = np.bincount(groups, minlength=len(names))
     surprises = np.bincount(groups, surprise, minlength=len(names))  # sums

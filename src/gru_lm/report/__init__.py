@@ -1,1 +1,1 @@
-"""The pictures and the page. Reads results; computes none."""
+"""The pictures and the page. They are made from the results alone."""

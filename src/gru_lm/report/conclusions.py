@@ -1,7 +1,7 @@
-"""The sentences that the page states about its numbers. Each says what the numbers given show.
+"""Sentences for the page. Each states a finding about the results it is given.
 
-A token is a ``unit``: a character or a word. Nothing is chosen by its result on the test split, and
-models are ranked only if they differ by more than their spread over the seeds.
+A token is a ``unit``, which is a character or a word. Nothing is chosen by its result on the test
+split, and models are ranked only if they differ by more than their spread over the seeds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gru_lm.results.training import Training
 def of_page(
     summary: Summary, training: Mapping[str, Training], tokens: int, unit: str
 ) -> list[str]:
-    """The conclusions in their order; ``tokens`` is the size of the vocabulary."""
+    """Return the conclusions in their order; ``tokens`` is the size of the vocabulary."""
     found = [
         beside_a_blind_guess(summary, kept(training), tokens),
         at_the_best_epoch(summary, tokens),
@@ -28,14 +28,14 @@ def of_page(
 
 
 def kept(training: Mapping[str, Training]) -> str:
-    """Which weights the scores are of: those of the last epoch, or of an earlier one."""
+    """Name the epoch whose weights were kept, the last or an earlier one."""
     epochs = span((one.selected_epoch for one in training.values()), str)
     last = all(one.selected_epoch == one.epochs for one in training.values())
     return f"after epoch {epochs}" if last else f"with the weights of epoch {epochs}"
 
 
 def seeds(summary: Summary) -> str:
-    """Which seeds the spread is over: seeds 0, 1 and 2."""
+    """List the seeds of the summary, as in "seeds 0, 1 and 2"."""
     return f"seed{'s' if len(summary.seeds) > 1 else ''} {listed([str(s) for s in summary.seeds])}"
 
 
@@ -43,17 +43,17 @@ def seeds(summary: Summary) -> str:
 
 
 def beside_a_blind_guess(summary: Summary, when: str, tokens: int) -> str:
-    """Whether the kept weights are better on validation than the probability 1/tokens for each."""
+    """Compare the kept weights on validation with the probability 1/tokens for every token."""
     spreads = {name: one.val.perplexity for name, one in summary.models.items()}
     return (
         f"{capitalised(when)}, {_verdict(spreads, tokens)} on the validation split. "
         f"The perplexity is {_range(spreads.values())} ({seeds(summary)}); a blind guess among "
-        f"{tokens} tokens has {tokens}."
+        f"{tokens} tokens has a perplexity of {tokens}."
     )
 
 
 def at_the_best_epoch(summary: Summary, tokens: int) -> str:
-    """The lowest validation perplexity of any epoch; empty unless it is known of every model."""
+    """Give the lowest validation perplexity of any epoch; empty if a model has none."""
     found = {name: one.best_val for name, one in summary.models.items() if one.best_val}
     if len(found) < len(summary.models):
         return ""
@@ -63,13 +63,13 @@ def at_the_best_epoch(summary: Summary, tokens: int) -> str:
     many = low != high
     return (
         f"Validation perplexity is lowest {'between epochs' if many else 'at epoch'} "
-        f"{f'{low} and {high}' if many else low}, at {_range(spreads.values())}: "
-        f"{_verdict(spreads, tokens)} there."
+        f"{f'{low} and {high}' if many else low} ({_range(spreads.values())}). "
+        f"At the best epoch, {_verdict(spreads, tokens)}."
     )
 
 
 def _verdict(spreads: Mapping[str, Spread], tokens: int) -> str:
-    """Which models are better and which are worse than a blind guess, from every seed."""
+    """Say which models are better or worse than a blind guess with every seed."""
     groups: dict[str, list[str]] = {}
     for name, one in spreads.items():
         if one.min > tokens:
@@ -92,7 +92,7 @@ def _verdict(spreads: Mapping[str, Spread], tokens: int) -> str:
 
 
 def _range(spreads: Iterable[Spread]) -> str:
-    """The lowest and the highest of all seeds and models."""
+    """Return the range over all seeds and models."""
     found = list(spreads)
     return span([*(one.min for one in found), *(one.max for one in found)])
 
@@ -101,16 +101,17 @@ def _range(spreads: Iterable[Spread]) -> str:
 
 
 def ranking(summary: Summary, unit: str) -> str:
-    """The model with the fewest bits on validation, if its lead exceeds the spread over the seeds.
+    """Name the model with the fewest bits on validation if its lead exceeds the spread over seeds.
 
-    The lead does if the intervals of mean ± standard deviation do not overlap. Empty of one model.
+    The lead exceeds it if the intervals of mean ± standard deviation do not overlap. The sentence
+    is empty if there is one model.
     """
     spreads = {name: one.val.bits_per_token for name, one in summary.models.items()}
     if len(spreads) == 1:
         return ""
     means = span((one.mean for one in spreads.values()), "{:.2f}".format)
     if any(one.sd is None for one in spreads.values()):
-        return "The models are not ranked: there is one seed, so the spread over seeds is unknown."
+        return "The models are not ranked because the spread over seeds is unknown with one seed."
     first = min(spreads, key=lambda name: spreads[name].mean)
     rest = {name: one for name, one in spreads.items() if name != first}
     best = spreads[first]
@@ -122,8 +123,9 @@ def ranking(summary: Summary, unit: str) -> str:
         )
     deviations = span((one.sd or 0 for one in spreads.values()), "{:.2f}".format)
     return (
-        f"The models are not ranked: on the validation split they take {means} bits per {unit}, "
-        f"and the standard deviation over the seeds is {deviations}."
+        "The models are not ranked because they differ too little for the spread over the seeds. "
+        f"On the validation split they take {means} bits per {unit}, and the standard deviation "
+        f"over the seeds is {deviations}."
     )
 
 
@@ -131,7 +133,7 @@ def ranking(summary: Summary, unit: str) -> str:
 
 
 def beside_baselines(summary: Summary, unit: str) -> str:
-    """The baseline that is best on validation, and the models, on validation and test."""
+    """Compare the models on validation and test with the baseline that is best on validation."""
     if not summary.baselines:
         return ""
     val, test = (bits_per_token(summary, split) for split in ("val", "test"))

@@ -1,8 +1,8 @@
-"""The dark form of a picture: the same figure on the page's dark ground, with light text.
+"""Dark versions of the pictures, with light text on the dark background of the page.
 
-Only the report draws it. A drawing function knows nothing of it: its colours are changed just
-before the figure is saved. Text, lines and frames are recoloured; images, such as heat maps, and
-what a colour map has coloured stay as they are, so that their colour bars stay right.
+Only the report draws them. The drawing functions are the same; colours are changed just before a
+figure is saved. Text, lines and frames are recoloured. Images, such as heat maps, and artists
+coloured by a colour map are not, so their colour bars stay correct.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from gru_lm.report import style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-GROUND: Final = (0x17 / 255, 0x16 / 255, 0x14 / 255)  # --page and --ink of page.css in the dark
-INK: Final = (0xE9 / 255, 0xE5 / 255, 0xDC / 255)
-CONTRAST: Final = 4.5  # of a colour with the ground: WCAG's AA for text
-NEUTRAL: Final = 0.06  # difference of the channels up to which a colour is a grey
+GROUND: Final = (0x17 / 255, 0x16 / 255, 0x14 / 255)  # --page of page.css in the dark theme
+INK: Final = (0xE9 / 255, 0xE5 / 255, 0xDC / 255)  # --ink of page.css in the dark theme
+CONTRAST: Final = 4.5  # least contrast of a colour with the ground, level AA of WCAG for text
+NEUTRAL: Final = 0.06  # largest difference between the channels of a grey
 
 Colour = tuple[float, float, float, float]  # red, green, blue and opacity, each from 0 to 1
 
 
 @contextmanager
 def dark() -> Iterator[None]:
-    """Pictures drawn in this block are dark."""
+    """Draw the pictures of this block for the dark theme."""
     before = style.finish.set(recolour)
     try:
         yield
@@ -37,7 +37,7 @@ def dark() -> Iterator[None]:
 
 
 def recolour(figure: Figure) -> None:
-    """Give all that ``figure`` shows its colour on the dark ground, in place."""
+    """Change the colours of ``figure`` to those on the dark ground, in place."""
     from matplotlib.collections import Collection
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -70,11 +70,10 @@ def _change(artist: Any, *names: str) -> None:
 
 
 def on_dark(colour: Colour) -> Colour:
-    """What ``colour``, chosen for white paper, becomes on the dark ground.
+    """Convert ``colour``, chosen for white paper, for the dark ground.
 
-    White becomes the ground, black the ink, and a grey lies between them in the same proportion.
-    Any other colour is kept if it contrasts with the ground; otherwise it is lightened until it
-    does.
+    White becomes the ground and black the ink; greys are interpolated. Any other colour is kept if
+    its contrast with the ground is at least CONTRAST. Otherwise it is lightened until it is.
     """
     *channels, alpha = colour
     if alpha == 0:
@@ -93,7 +92,7 @@ def on_dark(colour: Colour) -> Colour:
 def contrast(
     colour: tuple[float, float, float], ground: tuple[float, float, float] = GROUND
 ) -> float:
-    """WCAG's contrast ratio of two opaque colours, from 1 to 21."""
+    """Return the contrast ratio of two opaque colours as WCAG defines it, from 1 to 21."""
     low, high = sorted((_luminance(colour), _luminance(ground)))
     return (high + 0.05) / (low + 0.05)
 
@@ -107,6 +106,6 @@ def _luminance(colour: tuple[float, float, float]) -> float:
 def _mix(
     one: tuple[float, float, float], other: tuple[float, float, float], share: float
 ) -> tuple[float, float, float]:
-    """``share`` of the other colour, and the rest of the one."""
+    """Mix ``share`` of the colour ``other`` with 1 - ``share`` of ``one``."""
     red, green, blue = ((1 - share) * a + share * b for a, b in zip(one, other, strict=True))
     return red, green, blue

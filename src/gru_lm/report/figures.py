@@ -1,6 +1,6 @@
-"""The list of all pictures: what draws each, and what the page says of it.
+"""The list of all pictures, with their drawing functions, alternative texts and captions.
 
-A new picture is one entry. Each pipeline draws its own; the page shows all, in this order.
+To add a picture, add one entry. Each pipeline draws its own; the page shows all in this order.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from gru_lm.report.inputs import Inputs
 
 Pipeline = Literal["main", "analysis"]
 FOLDERS: Final[dict[Pipeline, Path]] = {"main": Path("plots"), "analysis": Path("analysis/plots")}
-EACH: Final = "{variant}"  # in the name of a figure that there is of each variant with gates
+EACH: Final = "{variant}"  # in the name of a figure that is drawn for each variant with gates
 
 
 @dataclass(frozen=True)
 class Figure:
     """One picture.
 
-    ``alt`` describes it for readers who cannot see it, ``caption`` says what to look at. ``draw``
-    gets the results and, if the name holds EACH, the variant. A figure with ``needs_gates`` is left
-    out if no variant has gates.
+    ``alt`` describes it for readers who cannot see it, ``caption`` explains how to read it.
+    ``draw`` gets the results and, if the name contains EACH, the variant. A figure with
+    ``needs_gates`` is left out if no variant has gates.
     """
 
     name: str
@@ -38,16 +38,16 @@ class Figure:
 
     @property
     def path(self) -> Path:
-        """Where its pipeline writes it."""
+        """The path to which its pipeline writes it."""
         return FOLDERS[self.pipeline] / f"{self.name}.png"
 
     def png(self, inputs: Inputs) -> bytes:
-        """The picture itself."""
+        """Draw the picture and return it as a PNG."""
         return self.draw(inputs, self.variant)
 
 
 def figures(inputs: Inputs, pipeline: Pipeline | None = None) -> Iterator[Figure]:
-    """The figures of a pipeline, or all of them, for the variants that there are."""
+    """Yield the figures of ``pipeline``, or all of them, for the variants of ``inputs``."""
     for figure in FIGURES:
         if pipeline not in (None, figure.pipeline) or (figure.needs_gates and not inputs.gates):
             continue
@@ -67,9 +67,9 @@ FIGURES: Final = (
         draw=lambda of, _: curves.training(of.looks, of.train_curves, of.textbook),
         alt="Line charts of training perplexity by epoch on a log scale, one panel per variant, "
         "with the textbook's result.",
-        caption="Training perplexity by epoch, one panel per variant. Compare where the line ends "
-        "with the dashed line, the textbook's result for that variant on The Time Machine. The "
-        "spikes come from a large learning rate.",
+        caption="Training perplexity by epoch. Compare the end of the line with the dashed line, "
+        "which is the textbook's result for that variant on The Time Machine. A large learning "
+        "rate causes spikes.",
     ),
     Figure(
         name="overfitting",
@@ -78,11 +78,10 @@ FIGURES: Final = (
         draw=lambda of, _: curves.overfitting(of.looks, of.train_curves, of.val_curves),
         alt="Line charts of validation and training perplexity by epoch on a log scale, one panel "
         "per variant, with the best epoch marked.",
-        caption="The same training beside the validation split. If the validation line turns up "
-        "while the training line goes on down, the model begins to memorise its text. During "
-        "training the validation split is read in as many rows as a minibatch has sequences (32 by "
-        "default), each from an empty state. The evaluation reads it as one text, so its figures "
-        "differ a little.",
+        caption="Validation and training perplexity by epoch. If the validation line rises while "
+        "the training line falls, the model memorises its text. During training the validation "
+        "split is read in several rows at once, so the last value differs from the one in the "
+        "results table, for which the split is read in one piece.",
     ),
     Figure(
         name="coverage",
@@ -91,10 +90,10 @@ FIGURES: Final = (
         draw=lambda of, _: coverage.coverage(of.looks, of.coverage),
         alt="Dot plot of perplexity, and of the shares of targets and loss, by how often a target "
         "was trained.",
-        caption="The training text read once from start to end, its targets grouped by the share "
-        "of the epochs in which a minibatch held them. An epoch leaves out what its offset and the "
-        "cuts leave over. Compare the height of a mark in the lower part with the grey bar behind "
-        "it: above the bar, these targets cost more than their share.",
+        caption="Loss on the training split, read in one piece, by how often a target was trained. "
+        "An epoch can leave out the tokens before its random offset and those that do not fill a "
+        "minibatch. If a mark in the lower part is above the grey bar, these targets have a larger "
+        "share of the loss than of all targets.",
     ),
     Figure(
         name="speed",
@@ -102,20 +101,19 @@ FIGURES: Final = (
         heading="Learning",
         draw=lambda of, _: curves.speed(of.looks, of.timings),
         alt="Bar chart of training speed in tokens per second by variant.",
-        caption="Training speed on the machine that made this page, rounded to two digits. Compare "
-        "the bars with each other rather than with another machine's.",
+        caption="Training speed on the machine that trained the models. Compare the bars with each "
+        "other, not with those of another machine.",
     ),
     Figure(
         name="held_out",
         pipeline="analysis",
         heading="On unseen text",
         draw=lambda of, _: held_out.held_out(of.looks, of.summary, of.unit),
-        alt="Dot plot of bits per token on each split, one row per predictor, models beside "
-        "baselines.",
-        caption="Models and baselines by the bits that they need. Look at which n-grams are above "
-        "the models, and how far a model's result on its training text lies from the others. A "
-        "star is a model at its best epoch. That epoch was chosen on the validation split, so the "
-        "star is an optimistic estimate.",
+        alt="Dot plot of bits per token on each split, one row per model or baseline.",
+        caption="Models and baselines, ordered by their bits per token on the validation split; "
+        "the best is on top. The further a model's training result is from its results on unseen "
+        "text, the more it overfits. A star is a model at its best epoch. This epoch was chosen on "
+        "the validation split, so the star is an optimistic estimate.",
     ),
     Figure(
         name="calibration",
@@ -124,24 +122,23 @@ FIGURES: Final = (
         draw=lambda of, _: uncertainty.calibration(of.looks, of.uncertainty),
         alt="Reliability diagrams of each variant on the training, validation and test splits: "
         "accuracy by confidence.",
-        caption="How often the top prediction is right, by how sure the model was of it (its "
-        "confidence). On the diagonal its probabilities can be believed; below it the model is "
-        "overconfident. Lines are 95 % Wilson intervals, which take the predictions as "
-        "independent. The calibration error is the mean distance from the diagonal, weighted by "
-        "the share of the predictions. The figures in the title are of the validation split.",
+        caption="Accuracy of the top prediction by the model's confidence in it. A model is "
+        "calibrated if its points are on the diagonal and overconfident if they are below it. "
+        "Lines are 95 % Wilson intervals, which treat the predictions as independent. The "
+        "calibration error is the mean vertical distance of the points from the diagonal, weighted "
+        "by their shares of the predictions.",
     ),
     Figure(
         name="uncertainty",
         pipeline="main",
         heading="On unseen text",
         draw=lambda of, _: uncertainty.where_uncertain(of.looks, of.uncertainty),
-        alt="Dot plot of perplexity by place in the word and kind of character, and of the "
-        "perplexity that the model expected.",
-        caption="Where the surprise is largest. The variant's marker is the perplexity that it "
-        "reached, a dash the one that it expected. The longer the line between them, the more "
-        "overconfident the model is there. The figures in the title are of the validation split "
-        "and, if there are several variants, their geometric mean. The two splits have scales of "
-        "their own.",
+        alt="Dot plot of the reached and the expected perplexity by place in the word and kind of "
+        "character.",
+        caption="A marker is the perplexity that the model reaches. A dash is the perplexity that "
+        "it expects, 2 to the power of the mean entropy of its predictions. The further the marker "
+        "is above the dash, the more overconfident the model is. If there are several variants, "
+        "the title gives geometric means. The two splits have different scales.",
     ),
     Figure(
         name="context",
@@ -165,11 +162,11 @@ FIGURES: Final = (
         alt="Above, line charts of the rise of the loss by the number of tokens that the model is "
         "given, with the reset or the update gate held. Below, dot plots of differences, one mark "
         "per training, with the mean and its 95 % interval.",
-        caption="A test of the textbook's claim on the training text: reset gates for what is "
-        "near, update gates for what is far. Each gate is blended towards its mean until the loss "
-        "with the most context has risen by the same amount. If near context leans more on the "
-        "reset gate, its line is the higher one where less context is given, and the difference "
-        "below is above zero. Bits are recalibrated as in the picture before.",
+        caption="A test of the textbook's claim that reset gates capture short-term and update "
+        "gates long-term dependencies, on the training text. Each gate is blended towards its mean "
+        "until the loss with the most context has risen by the same amount. If near context "
+        "depends more on the reset gate, its line is the higher one at short contexts, and the "
+        "difference below is above zero. Bits are recalibrated as in the picture before.",
         needs_gates=True,
     ),
     Figure(
@@ -182,9 +179,10 @@ FIGURES: Final = (
             of.unit,
         ),
         alt="Cumulative distribution of the units' time constants, one line per variant.",
-        caption="How long units remember through their own leak alone. A line shows the share of "
-        "the units with at most that time constant; the marker is the median unit. Look at how "
-        "steep a line is, and at how late it reaches 100 %.",
+        caption="Share of the units with at most a given time constant, which is the number of "
+        "tokens after which a unit's mean update gate alone leaves 1/e of its state. The marker is "
+        "the median unit. If a line is steep, the units are alike; if it reaches 100 % late, some "
+        "have a long memory.",
         needs_gates=True,
     ),
     Figure(
@@ -195,9 +193,8 @@ FIGURES: Final = (
             of.gated_looks, {name: study.activity for name, study in of.gates.items()}
         ),
         alt="Dot plot of the mean of the update and the reset gate by place in the word.",
-        caption="The gates at the first letter of a word, inside a word and at white space, on the "
-        "whole scale of a gate, 0 to 1. A gate that ignored the text would have the same mean at "
-        "all three.",
+        caption="Mean of each gate at the first letter of a word, inside a word and at white "
+        "space. If a gate does not depend on the text, it has the same mean at all three places.",
         needs_gates=True,
     ),
     Figure(
@@ -208,10 +205,10 @@ FIGURES: Final = (
             of.looks[variant], of.gate_arrays[variant], of.vocabulary.tokens, of.unit
         ),
         alt=f"Heat map of {EACH}'s gates by unit and token.",
-        caption="Columns are the tokens of a passage, rows are units in the order of their time "
-        "constant. If there are more than 48 units, 48 are shown, at equal steps of that order. "
-        "The percentages in the title are of all units. Look for columns that change all at once, "
-        "as at the start of a word, and for rows that stay dark or light throughout.",
+        caption="Each column is a token, each row a unit, ordered by time constant. If there are "
+        "more than 48 units, 48 are shown at equal steps of that order; the percentages in the "
+        "title are of all units. If a column differs from its neighbours, many gates react to that "
+        "token. If a row has one colour, the unit's gate depends little on the text.",
         needs_gates=True,
     ),
 )

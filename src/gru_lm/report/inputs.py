@@ -1,4 +1,4 @@
-"""The results that pictures and page are made of, read when they are first asked for."""
+"""The results from which the pictures and the page are made, read at first use."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ Content = TypeVar("Content")
 
 
 class Inputs:
-    """The results of ``variants``, in their order, in the project's folder.
+    """Results of ``variants``, in their order, in the project's folder.
 
-    What other variants have left behind is not read. Each property raises UnusableFile if a file
-    that it needs is missing or damaged.
+    Results of other variants are not read. Each property raises UnusableFile if a file that it
+    needs is missing or damaged.
     """
 
     def __init__(self, variants: Sequence[str]) -> None:
         self.variants = variants
 
     def read_all(self) -> None:
-        """Read every result now, so that an unusable one is found before a picture is drawn."""
+        """Read every result now, so that an unusable one raises before a picture is drawn."""
         for name, member in vars(type(self)).items():
             if isinstance(member, cached_property):
                 getattr(self, name)
@@ -47,22 +47,22 @@ class Inputs:
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """That of the prepared data."""
+        """The vocabulary of the prepared data."""
         return Vocabulary.load(PREPARED / "vocab.json")
 
     @property
     def unit(self) -> str:
-        """What a token is called."""
+        """The name of a token, "character" or "word"."""
         return self.vocabulary.unit
 
     @cached_property
     def cards(self) -> dict[str, Card]:
-        """What each variant is called and can do."""
+        """The name and the abilities of each variant."""
         return self._by_variant(Card.read, "models/{}/card.json")
 
     @cached_property
     def looks(self) -> dict[str, Look]:
-        """How each variant appears in pictures."""
+        """The colour, dash and marker of each variant."""
         return looks(self.cards)
 
     @cached_property
@@ -82,22 +82,22 @@ class Inputs:
 
     @cached_property
     def training(self) -> dict[str, Training]:
-        """What each training reached."""
+        """The results of each training."""
         return self._by_variant(Training.read, "metrics/train/{}.json")
 
     @cached_property
     def scores(self) -> dict[str, Scores]:
-        """How well each model predicts each split, read in one piece."""
+        """The scores of each model on each split, read in one piece."""
         return self._by_variant(Scores.read, "metrics/evaluate/{}.json")
 
     @cached_property
     def timings(self) -> dict[str, Timing]:
-        """How fast it was."""
+        """The speed of each training."""
         return self._by_variant(Timing.read, "metrics/timing/{}.json")
 
     @cached_property
     def exports(self) -> dict[str, ExportCheck]:
-        """How far the ONNX files are from the models."""
+        """The differences between the ONNX files and the models."""
         return self._by_variant(ExportCheck.read, "metrics/export/{}.json")
 
     @cached_property
@@ -112,12 +112,12 @@ class Inputs:
 
     @cached_property
     def samples(self) -> dict[str, dict[str, list[str]]]:
-        """What each variant writes, by heading."""
+        """The texts that each variant generated, by heading."""
         return self._by_variant(read_samples, "samples/{}.txt")
 
     @cached_property
     def summary(self) -> Summary:
-        """The seeds' mean and spread, of ``variants`` alone, and the baselines."""
+        """The mean and spread over seeds of ``variants``, and the baselines."""
         path = Path("analysis/summary.json")
         summary = Summary.read(path)
         for name in self.variants:
@@ -133,24 +133,24 @@ class Inputs:
 
     @cached_property
     def gates(self) -> dict[str, GateStudy]:
-        """What the gates do, of the variants that have gates."""
+        """The gate study of each variant that has gates."""
         studies = self._gate_studies.items()
         return {name: study for name, study in studies if isinstance(study, GateStudy)}
 
     @property
     def left_out(self) -> list[str]:
-        """Of each variant without gates, why it is left out."""
+        """For each variant without gates, the reason why it is left out."""
         studies = self._gate_studies.values()
         return [study.left_out for study in studies if isinstance(study, LeftOut)]
 
     @property
     def gated_looks(self) -> dict[str, Look]:
-        """How the variants with gates appear in pictures."""
+        """The colour, dash and marker of each variant with gates."""
         return {name: self.looks[name] for name in self.gates}
 
     @cached_property
     def gate_arrays(self) -> dict[str, GateArrays]:
-        """The passages that the variants with gates have read, all of them the same."""
+        """The gates of each variant that has gates, read on the same passages."""
         vocabulary = self.vocabulary
         found: dict[str, GateArrays] = {}
         for name in self.gates:

@@ -1,8 +1,8 @@
-"""Text in pictures: wrapped by its measured width, in fonts that have its characters.
+"""Text in pictures, wrapped by its measured width and drawn in fonts that have its characters.
 
-matplotlib's own font, DejaVu Sans, has Latin, Greek, Cyrillic, Arabic and more, but no Chinese. A
-character that it lacks is drawn in an installed font that has it. If there is none, its code point
-is drawn instead, as U+4E00.
+The font of matplotlib, DejaVu Sans, has Latin, Greek, Cyrillic and Arabic, but no Chinese. A
+character that it lacks is drawn in an installed font that has it. If no font has it, its code point
+is drawn, as U+4E00.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ if TYPE_CHECKING:
 DPI: Final = 150
 SANS, MONO = "DejaVu Sans", "DejaVu Sans Mono"  # both come with matplotlib
 REGULAR: Final = (400, "normal", "normal")  # weight, style and stretch of a font
-LAST_RESORT: Final = "Last Resort"  # matplotlib's font of boxes
-NAMED: Final = 5  # characters that the warning quotes
+LAST_RESORT: Final = "Last Resort"  # a font of matplotlib that draws boxes
+NAMED: Final = 5  # number of characters quoted in the warning
 
 # ------------------------------------------------------------------------------------- measuring
 
 
 def width_of(text: str, size: float, family: str = SANS) -> float:
-    """The width of the longest line of ``text``, in inches, at ``size`` points."""
+    """Return the width of the longest line of ``text``, in inches, at ``size`` points."""
     return max(_measured(line, size, family)[0] for line in text.split("\n"))
 
 
 def height_of(text: str, size: float, family: str = SANS) -> float:
-    """The height of one line of ``text``, in inches, at ``size`` points."""
+    """Return the height of one line of ``text``, in inches, at ``size`` points."""
     return max(_measured(line, size, family)[1] for line in ("lp", text))
 
 
 def wrap(text: str, width: float, size: float) -> str:
-    """``text`` in lines of at most ``width`` inches at ``size`` points, ready to be drawn.
+    """Wrap ``text`` into lines of at most ``width`` inches at ``size`` points, ready to be drawn.
 
-    Its own line breaks stay if its lines fit. Otherwise it is broken anew, into as few lines as it
-    takes, of about the same length. A word that is too long is broken too.
+    Its line breaks are kept if its lines fit. Otherwise it is wrapped into as few lines as
+    possible, of about the same length. A word that is too long is broken.
     """
     text = drawable(text)
     if width_of(text, size) > width:
         words = [part for word in text.split() for part in _parts(word, width, size)]
         lines = _lines(words, width, size)
-        # The least width that takes no more lines.
+        # Find the smallest width that needs no more lines.
         low, high = width / 2, width
         for _ in range(6):
             middle = (low + high) / 2
@@ -55,7 +55,7 @@ def wrap(text: str, width: float, size: float) -> str:
             else:
                 low = middle
         text = "\n".join(lines)
-    return text.replace("$", r"\$")  # no formula
+    return text.replace("$", r"\$")  # which would start a formula
 
 
 def _lines(words: Sequence[str], width: float, size: float) -> list[str]:
@@ -70,7 +70,7 @@ def _lines(words: Sequence[str], width: float, size: float) -> list[str]:
 
 
 def _parts(word: str, width: float, size: float) -> list[str]:
-    """The pieces of ``word`` that fit, each as long as can be."""
+    """Break ``word`` into the longest pieces that fit."""
     parts = [""]
     for character in word:
         if parts[-1] and width_of(parts[-1] + character, size) > width:
@@ -99,9 +99,9 @@ def _renderer() -> Any:
 
 
 def drawable(text: str) -> str:
-    """``text`` with code points in place of the characters that no installed font has.
+    """Replace the characters of ``text`` that no installed font has by their code points.
 
-    The first time that there are any, one line on stderr says so.
+    The first replacement prints a warning to stderr.
     """
     _, missing = _fallbacks(_lacking(text, SANS))
     if not missing:
@@ -112,17 +112,17 @@ def drawable(text: str) -> str:
 
 
 def families(text: str, first: str = SANS) -> list[str]:
-    """The font ``first``, and those that have the characters of ``text`` that it lacks."""
+    """Return the font ``first``, and fonts that have the characters of ``text`` that it lacks."""
     more, _ = _fallbacks(_lacking(text, first))
     return [first, *(name for name in more if name != first)]
 
 
 def set_fonts(figure: Figure) -> None:
-    """Give each text of ``figure`` that needs them the fonts that have its characters."""
+    """Set the fonts of each text of ``figure`` that has characters its own font lacks."""
     from matplotlib.text import Text
 
     texts: list[Any] = figure.findobj(Text)
-    for axes in figure.axes:  # whose ticks get their labels only when they are asked for
+    for axes in figure.axes:  # labels of ticks are created when they are requested
         texts += [*axes.get_xticklabels(), *axes.get_yticklabels()]
     for text in texts:
         family = text.get_fontfamily()[0]
@@ -133,14 +133,14 @@ def set_fonts(figure: Figure) -> None:
 
 @cache
 def _lacking(text: str, family: str) -> frozenset[str]:
-    """The characters of ``text``, but for white space and control, that ``family`` lacks."""
+    """Return the characters of ``text``, except control characters, that ``family`` lacks."""
     known = _characters(family)
     return frozenset(c for c in text if ord(c) not in known and unicodedata.category(c) != "Cc")
 
 
 @cache
 def _fallbacks(lacking: frozenset[str]) -> tuple[list[str], frozenset[str]]:
-    """Installed fonts that have characters of ``lacking``, and those that none has."""
+    """Return installed fonts for the characters ``lacking``, and the characters no font has."""
     names: list[str] = []
     left = {ord(character) for character in lacking}
     while left:
@@ -153,7 +153,7 @@ def _fallbacks(lacking: frozenset[str]) -> tuple[list[str], frozenset[str]]:
 
 
 def _installed() -> Iterable[str]:
-    """The families that matplotlib knows an upright, regular font of; DejaVu Sans is the first."""
+    """Return the font families with an upright, regular font, DejaVu Sans first."""
     from matplotlib.font_manager import fontManager
 
     names = {
@@ -167,7 +167,7 @@ def _installed() -> Iterable[str]:
 
 @cache
 def _characters(family: str) -> frozenset[int]:
-    """The code points that ``family`` has; none if it cannot be drawn, as coloured emoji."""
+    """Return the code points of ``family``; none if it cannot be drawn, as coloured emoji."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     try:
@@ -187,7 +187,7 @@ def _warn(missing: frozenset[str]) -> None:
         quoted = ", ".join(f"{c} (U+{ord(c):04X})" for c in sorted(missing)[:NAMED])
         more = ", ..." if len(missing) > NAMED else ""
         print(
-            f"warning: no installed font has {quoted}{more}: pictures show code points instead; "
-            "install a font that has them, such as Noto",
+            f"warning: no installed font has {quoted}{more}; pictures show code points instead; "
+            "install a font that has these characters, such as Noto",
             file=sys.stderr,
         )

@@ -1,8 +1,8 @@
-"""A page about an experiment: its results, its figures, and a passage to explore.
+"""A page with the results and figures of an experiment, and a passage to explore.
 
 The page is page/page.html with the styles and scripts of that folder inserted. It is a single file
-and needs no network: pictures are data URLs, and the script reads one JSON document. Its
-Content-Security-Policy allows these and nothing else.
+and needs no network. Pictures are data URLs, and the script reads one JSON document. Its
+Content-Security-Policy allows only these.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as two PNGs of the same size, for the light and for the dark page."""
+    """A figure as two PNGs of the same size, for the light and the dark theme."""
 
     figure: Figure
     light: bytes
@@ -44,13 +44,13 @@ class Picture:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels, as the PNG's header has them."""
+        """Width and height in pixels, from the header of the PNG."""
         width, height = struct.unpack(">II", self.light[16:24])
         return width, height
 
     @property
     def urls(self) -> dict[str, str]:
-        """The pictures themselves as data URLs, by the page's theme."""
+        """The pictures as data URLs, by theme."""
         pictures = {"light": self.light, "dark": self.dark}
         return {
             theme: "data:image/png;base64," + base64.b64encode(png).decode()
@@ -59,7 +59,7 @@ class Picture:
 
 
 def pictures_of(inputs: Inputs, figures: Iterable[Figure]) -> list[Picture]:
-    """The figures as their pipelines have written them, and as this function draws them dark.
+    """Read the figures that the pipelines wrote, and draw them again for the dark theme.
 
     Raises UnusableFile, before anything is drawn, if a result or a picture is missing or damaged.
     """
@@ -70,7 +70,7 @@ def pictures_of(inputs: Inputs, figures: Iterable[Figure]) -> list[Picture]:
 
 
 def read_png(path: Path) -> bytes:
-    """The PNG file ``path``. Raises UnusableFile."""
+    """Return the bytes of the PNG file ``path``. Raises UnusableFile."""
     try:
         png = path.read_bytes()
     except FileNotFoundError:
@@ -81,7 +81,7 @@ def read_png(path: Path) -> bytes:
 
 
 def render(inputs: Inputs, pictures: Sequence[Picture]) -> str:
-    """The page as HTML; the same results make the same text."""
+    """Return the page as HTML; the same results give the same text."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -123,7 +123,7 @@ def render(inputs: Inputs, pictures: Sequence[Picture]) -> str:
 
 
 def title(models: int, gated: bool) -> str:
-    """The page's title, by the number of ``models``; ``gated`` if all have a GRU's gates."""
+    """Return the page's title for a number of ``models``; ``gated`` if all have a GRU's gates."""
     kind = "GRU language model" if gated else "recurrent language model"
     if models == 1:
         return f"Results of a {kind}"
@@ -131,7 +131,7 @@ def title(models: int, gated: bool) -> str:
 
 
 def content_security_policy(css: str, js: str) -> str:
-    """A policy that allows this style, this script and pictures within the page: no network."""
+    """Return a policy that allows this style, this script and data URLs, and no network."""
 
     def digest(text: str) -> str:
         return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
@@ -143,7 +143,7 @@ def content_security_policy(css: str, js: str) -> str:
 
 
 def spread(value: Spread) -> Markup:
-    """Mean ± standard deviation over seeds, as HTML; the mean only if there is one seed."""
+    """Write mean ± standard deviation over seeds as HTML; only the mean if there is one seed."""
     if value.sd is None:
         return Markup(f"{value.mean:.2f}")
     return Markup(f'{value.mean:.2f} <span class="sd">±&nbsp;{value.sd:.2f}</span>')

@@ -1,4 +1,4 @@
-"""The document that page/reader.js reads: passages, surprise, alternatives and gates."""
+"""The JSON document with passages, surprise, alternatives and gates for page/reader.js."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ PASSAGES: Final = ("val", "train")  # in the order in which the page offers them
 
 
 def reading_document(gates: Mapping[str, GateArrays], vocabulary: Vocabulary) -> dict[str, Any]:
-    """The document that page/reader.js describes. All variants have read the same passages."""
+    """Return the document that page/reader.js describes.
+
+    All variants must have read the same passages.
+    """
     first = next(iter(gates.values())).readings
     readings = [model.readings[split] for model in gates.values() for split in PASSAGES]
     numbers = [array.ravel() for r in readings for array in (r.tokens, r.top_tokens)]
@@ -54,39 +57,39 @@ def reading_document(gates: Mapping[str, GateArrays], vocabulary: Vocabulary) ->
 
 
 def quantise(gate: np.ndarray) -> bytes:
-    """Gate values between 0 and 1 (L, H) as a byte each, row by row: off by 1/510 at most."""
+    """Convert gate values between 0 and 1 (L, H) to bytes, row by row, with error ≤ 1/510."""
     quantised: bytes = np.rint(gate * 255).astype(np.uint8).tobytes()
     return quantised
 
 
 def most_surprising(surprise: np.ndarray) -> int:
-    """The position with the largest ``surprise`` (L,), the first of equals.
+    """Return the position with the largest ``surprise`` (L,), the first of equals.
 
-    A position that was not predicted is NaN and is chosen only if there is no other: then it is 0.
+    A position without a prediction is NaN. If there are no others, the result is 0.
     """
     predicted = np.nan_to_num(surprise, nan=-1.0)
     return int(predicted.argmax())
 
 
 def scale_top(surprises: Iterable[np.ndarray]) -> int:
-    """The bits at the end of the colour scale: a multiple of 4 that one token in 20 exceeds."""
+    """Return the end of the colour scale: the 95th percentile in bits, up to a multiple of 4."""
     values = np.concatenate(list(surprises))
     values = values[np.isfinite(values)]
     return max(4, 4 * math.ceil(np.quantile(values, 0.95) / 4)) if len(values) else 4
 
 
 def script_json(value: Any) -> Markup:
-    """``value`` as JSON that may be put into a script element, whatever texts it holds.
+    """Return ``value`` as JSON that is safe inside a script element.
 
-    Without "<" nothing in it can end the element or open a comment. NaN and infinity are refused
-    (ValueError).
+    Without "<" no text can end the element or open a comment. Raises ValueError if a number is NaN
+    or infinite.
     """
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026"))
 
 
 def _alternatives(reading: Reading, place: Mapping[int, int]) -> list[list[tuple[int, float]]]:
-    """By position, (token, probability) of the likeliest tokens; none without a prediction."""
+    """Return (token, probability) of the most probable tokens by position, if it was predicted."""
     return [
         [
             (place[int(number)], float(f"{probability:.3g}"))
@@ -100,5 +103,5 @@ def _alternatives(reading: Reading, place: Mapping[int, int]) -> list[list[tuple
 
 
 def _rounded(values: np.ndarray) -> list[float | None]:
-    """To four significant figures; None for what is no finite number."""
+    """Round to four significant figures; None replaces values that are not finite."""
     return [float(f"{value:.4g}") if np.isfinite(value) else None for value in values]

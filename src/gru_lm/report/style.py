@@ -1,6 +1,6 @@
-"""What all pictures share: colours, size, axes, the file format.
+"""Colours, size, axes and file format of all pictures.
 
-matplotlib is imported when a picture is drawn. The page needs the list of figures without it.
+matplotlib is imported when a picture is drawn, because the page needs only the list of figures.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-WIDTH: Final = 7.6  # inches, a README's column
-MARGIN: Final = 0.1  # inches kept free at the left and right of a text that spans the picture
+WIDTH: Final = 7.6  # inches, the width of a README's column
+MARGIN: Final = 0.1  # inches kept free on both sides of a text that spans the picture
 TITLE, PANEL_TITLE, SMALL = 11, 9.5, 9  # points
 
-# Okabe and Ito's colours, told apart with every common kind of colour blindness. Yellow, too pale
-# for a line, is left out.
+# The colours of Okabe and Ito can be distinguished with every common kind of colour blindness.
+# Yellow is left out because it is too pale for a line.
 PALETTE: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 INK: Final = "#000000"
 GREY: Final = "#6B6B6B"
 PAPER: Final = "#FFFFFF"
 
-# With a dash and a marker of its own a variant is known in grey print as well. As many as colours.
+# Dashes and markers distinguish the variants in grey print. There are as many as colours.
 Dash = str | tuple[float, tuple[float, ...]]  # a line style of matplotlib
 DASHES: Final[tuple[Dash, ...]] = (
     "-",
@@ -48,7 +48,7 @@ MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
 
 @dataclass(frozen=True)
 class Look:
-    """How a variant appears in pictures: its colour, the dash of its line and its marker."""
+    """The label, colour, dash and marker of a variant in pictures."""
 
     name: str
     label: str
@@ -58,9 +58,9 @@ class Look:
 
 
 def looks(cards: Mapping[str, Card]) -> dict[str, Look]:
-    """By variant, its label and, by its place among them, its colour, dash and marker.
+    """Return the look of each variant, by its place among them.
 
-    From the eighth on the colours return, each with another dash and marker.
+    From the eighth variant on, colours are reused with another dash and marker.
     """
     found = {}
     for place, (name, card) in enumerate(cards.items()):
@@ -71,7 +71,7 @@ def looks(cards: Mapping[str, Card]) -> dict[str, Look]:
 
 
 def empty_figure(height: float, width: float = WIDTH) -> Figure:
-    """A figure in the project's style, of ``height`` and ``width`` in inches."""
+    """Return an empty figure of ``height`` by ``width`` inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -81,7 +81,7 @@ def empty_figure(height: float, width: float = WIDTH) -> Figure:
 
 
 def new_figure(height: float = 4.2) -> tuple[Figure, Axes]:
-    """The same with one pair of axes."""
+    """Return a figure of ``height`` inches with one pair of axes."""
     figure = empty_figure(height)
     axes = figure.add_subplot()
     open_frame(axes)
@@ -92,9 +92,9 @@ def new_figure(height: float = 4.2) -> tuple[Figure, Axes]:
 def small_multiples(
     titles: Sequence[str], height: float, extra: float = 1.2, most: int = 3
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with a pair of axes for each of ``titles``, at most ``most`` in a row.
+    """Return a figure with a pair of axes for each of ``titles``, at most ``most`` per row.
 
-    All have the same scales. Each row takes ``height`` inches, what is above and below ``extra``.
+    All axes have the same scales. A row takes ``height`` inches; title and legend take ``extra``.
     """
     rows = math.ceil(len(titles) / most)
     columns = math.ceil(len(titles) / rows)
@@ -113,32 +113,32 @@ def small_multiples(
 
 
 def panel_title(text: str, columns: int) -> str:
-    """``text``, each of its lines in as many as fit above one of ``columns`` panels."""
+    """Wrap each line of ``text`` to the width of one of ``columns`` panels."""
     width = (WIDTH - 0.8) / columns - 0.1
     return "\n".join(wrap(line, width, PANEL_TITLE) for line in text.split("\n"))
 
 
 def headline(figure: Figure, text: str) -> None:
-    """Write the picture's title, what it shows, in as many lines as its width asks for."""
+    """Add the title of the picture, wrapped to its width."""
     width = figure.get_figwidth() - 2 * MARGIN
     figure.suptitle(wrap(text, width, TITLE), fontsize=TITLE)
 
 
 def notice(text: str) -> bytes:
-    """A PNG that only says ``text``, in place of a picture that cannot be drawn."""
+    """Return a PNG that shows only ``text``, in place of a picture that cannot be drawn."""
     figure, axes = new_figure(height=1.6)
     axes.set_axis_off()
     headline(figure, text)
     return to_png(figure)
 
 
-# The last change to a figure before it is saved, if there is one. The report sets it, to draw the
-# same pictures for its dark form.
+# An optional function that changes a figure before it is saved. The report sets it to draw the
+# pictures for the dark theme.
 finish: Final[ContextVar[Callable[[Figure], None] | None]] = ContextVar("finish", default=None)
 
 
 def to_png(figure: Figure) -> bytes:
-    """The bytes of ``figure`` as a PNG file."""
+    """Return ``figure`` as the bytes of a PNG file."""
     set_fonts(figure)
     if (change := finish.get()) is not None:
         change(figure)
@@ -148,19 +148,19 @@ def to_png(figure: Figure) -> bytes:
 
 
 def open_frame(axes: Axes, *more: str) -> None:
-    """Take the frame's top and right sides away, and ``more``."""
+    """Hide the top and right sides of the frame, and ``more`` sides."""
     axes.spines[["top", "right", *more]].set_visible(False)
 
 
 def key(colour: str, label: str, **properties: Any) -> Line2D:
-    """An entry of a legend."""
+    """Return an entry of a legend."""
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=colour, label=label, **properties)
 
 
 def keys(shown: Iterable[Look], line: bool = True, **properties: Any) -> list[Line2D]:
-    """An entry for each variant, by its short name: its marker and, with ``line``, its dash."""
+    """Return a legend entry per variant, with its name, marker and, if ``line``, its dash."""
     return [
         key(
             look.colour,
@@ -172,12 +172,12 @@ def keys(shown: Iterable[Look], line: bool = True, **properties: Any) -> list[Li
 
 
 def key_below(figure: Figure, handles: Sequence[Line2D], **properties: Any) -> None:
-    """A legend under the axes, in as many columns as the picture is wide enough for."""
+    """Add a legend below the axes, with as many columns as fit."""
     properties = {"ncols": 6, "frameon": False, "fontsize": SMALL} | properties
     room = (figure.get_figwidth() - 2 * MARGIN) * figure.dpi
     count = len(handles)
     for most in range(min(properties.pop("ncols"), count), 0, -1):
-        columns = math.ceil(count / math.ceil(count / most))  # rows of about one length
+        columns = math.ceil(count / math.ceil(count / most))  # rows of about equal length
         legend = figure.legend(
             handles=handles, loc="outside lower center", ncols=columns, **properties
         )
@@ -187,41 +187,41 @@ def key_below(figure: Figure, handles: Sequence[Line2D], **properties: Any) -> N
 
 
 def width_below(place: int, count: int, least: float = 1.4, step: float = 0.6) -> float:
-    """The line width of curve ``place`` of ``count``: one under another is still seen."""
+    """Return the line width of curve ``place`` of ``count``, wider for curves drawn first."""
     return least + step * (count - 1 - place)
 
 
 def shift(place: int, count: int, step: float) -> float:
-    """The offset of mark ``place`` of ``count`` that stand beside each other, around 0."""
+    """Return the offset of mark ``place`` of ``count`` marks side by side, centred on 0."""
     return (place - (count - 1) / 2) * step
 
 
 def percent_axis(axis: Axis, symbol: str = " %") -> None:
-    """Write shares as per cent."""
+    """Format shares as per cent."""
     from matplotlib.ticker import PercentFormatter
 
     axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=symbol))
 
 
 def thousands_axis(axis: Axis) -> None:
-    """Write 30,000 rather than 30000."""
+    """Format numbers with thousands separators, as in 30,000."""
     axis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 
 
 def epoch_axis(axis: Axis) -> None:
-    """Whole epochs, few enough for a narrow panel."""
+    """Put ticks at whole epochs, few enough for a narrow panel."""
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator(4, integer=True, steps=(1, 2, 5, 10)))
 
 
 def plain_log_y(axes: Axes) -> None:
-    """A log y axis with plain figures: 1, 2, 5, 10 ..., or round steps if it spans little."""
+    """Label a log y axis with 1, 2, 5, 10, ..., or in even steps if its range is small."""
     from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
     low, high = axes.get_ylim()
     if high > 1e9:
-        return  # powers of ten are the plainest there
+        return  # matplotlib's powers of ten are the most legible
     if high / low > 5:
         ticks = [m * 10.0**p for p in range(-1, 10) for m in (1, 2, 5)]
         axes.set_yticks([tick for tick in ticks if low <= tick <= high])
@@ -233,7 +233,7 @@ def plain_log_y(axes: Axes) -> None:
 
 
 def plain_log_x(axes: Axes, ticks: Sequence[float]) -> None:
-    """A log x axis with those of ``ticks`` that lie on it as plain figures, and no others."""
+    """Label a log x axis only at those of ``ticks`` that are in its range."""
     from matplotlib.ticker import NullFormatter, NullLocator
 
     low, high = axes.get_xlim()

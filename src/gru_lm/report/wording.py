@@ -1,4 +1,4 @@
-"""How numbers, names and white space are written, in pictures and on the page."""
+"""Formats of numbers, names and white space in pictures and on the page."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ COUNTS: Final = ("no", "one", "two", "three", "four", "five", "six", "seven", "e
 
 
 def visible(token: str) -> tuple[str, str]:
-    """How ``token`` is shown, and how it is called: white space gets a sign, the rest is itself."""
+    """Return the text that shows ``token`` and its name. White space is shown as a symbol."""
     if token in VISIBLE:
         return VISIBLE[token]
     if all(unicodedata.category(character)[0] in "CZ" for character in token):
         number = " ".join(f"U+{ord(character):04X}" for character in token)
         return number, number
     if unicodedata.combining(token[0]):
-        return f"◌{token}", token  # an accent needs a letter below it
+        return f"◌{token}", token  # a combining accent needs a base character
     return token, token
 
 
 def figures(value: float) -> str:
-    """Three significant figures or a whole number: 1.07, 17.4, 113, 12,345 and, beyond, 1.23e+08.
+    """Write three significant figures, or all digits of a whole number up to a million.
 
-    A whole number keeps all of its digits up to a million.
+    Examples are 1.07, 17.4, 113, 12,345 and 1.23e+08.
     """
     if 999.5 <= abs(value) < 1e6:
         return f"{value:,.0f}"
@@ -41,23 +41,23 @@ def figures(value: float) -> str:
 
 
 def rounded(value: float) -> str:
-    """Two significant figures, as of a speed that another run would not repeat: 36,000."""
+    """Write two significant figures, for values that vary between runs, as in 36,000."""
     return f"{float(f'{value:.2g}'):,.0f}" if abs(value) >= 9.5 else f"{value:.2g}"
 
 
 def span(values: Iterable[float], write: Callable[[float], str] = figures) -> str:
-    """The lowest and the highest of ``values``, or one figure if both are written the same."""
+    """Write the range of ``values``, or one figure if both ends are written the same."""
     values = list(values)
     return EN_DASH.join(dict.fromkeys(map(write, (min(values), max(values)))))
 
 
 def percent(shares: Iterable[float]) -> str:
-    """The span of shares, in per cent."""
+    """Write the range of ``shares`` in per cent."""
     return span((100 * share for share in shares), "{:.0f}".format) + " %"
 
 
 def power(value: float) -> str:
-    """To one figure as a power of ten, 6 × 10⁻⁵; 0 as it is."""
+    """Write one significant figure and a power of ten, as in 6 × 10⁻⁵; 0 stays 0."""
     if value == 0:
         return "0"
     figure, exponent = f"{value:.0e}".split("e")
@@ -65,31 +65,31 @@ def power(value: float) -> str:
 
 
 def minutes(seconds: float) -> str:
-    """A duration as 2:21."""
+    """Write a duration as minutes and seconds, as in 2:21."""
     whole = round(seconds)
     return f"{whole // 60}:{whole % 60:02}"
 
 
 def count(number: int) -> str:
-    """A small number as a word: three."""
+    """Write a number below ten as a word."""
     return COUNTS[number] if number < len(COUNTS) else str(number)
 
 
 def listed(names: Sequence[str]) -> str:
-    """a, b and c."""
+    """Join ``names`` as in "a, b and c"."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def capitalised(text: str) -> str:
-    """With a capital first letter; the rest stays as it is."""
+    """Capitalise the first letter and leave the rest unchanged."""
     return text[:1].upper() + text[1:]
 
 
 def typeset(text: str) -> str:
-    """With the apostrophes of print."""
+    """Replace straight apostrophes by typographic ones."""
     return text.replace("'", "\u2019")
 
 
 def subject(names: Sequence[str]) -> tuple[str, str, str]:
-    """Who a sentence about all of ``names`` is about, its "is", and the ending of its verb."""
+    """Return the subject of a sentence about all of ``names``, "is" or "are", and a verb ending."""
     return (names[0], "is", "s") if len(names) == 1 else ("the models", "are", "")

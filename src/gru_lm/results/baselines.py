@@ -1,4 +1,4 @@
-"""How well predictors without a network do: ``analysis/baselines.json``."""
+"""Scores of predictors without a network, in ``analysis/baselines.json``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gru_lm.results import NotNegative, Perplexity, Positive, Result, checked
 
 
 class BaselineScore(Result):
-    """One split as a baseline predicts it; ``perplexity`` is None beyond the largest float."""
+    """Scores on one split; ``perplexity`` is None if it exceeds the largest float."""
 
     perplexity: Perplexity | None
     bits_per_token: NotNegative
@@ -21,7 +21,7 @@ class BaselineScore(Result):
 
 
 class BaselineScores(Result):
-    """A baseline on every split."""
+    """Scores of a baseline on every split."""
 
     train: BaselineScore
     val: BaselineScore
@@ -42,5 +42,5 @@ def write_baselines(path: Path, scores: Mapping[str, Any]) -> None:
 
 
 def read_baselines(path: Path) -> dict[str, BaselineScores]:
-    """What ``write_baselines`` wrote to ``path``. Raises UnusableFile."""
+    """Read the scores that ``write_baselines`` wrote to ``path``. Raises UnusableFile."""
     return checked(_BY_NAME, read_json(path), path)

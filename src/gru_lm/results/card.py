@@ -1,4 +1,4 @@
-"""What a trained model is called and can do: ``models/<variant>/card.json``."""
+"""Names and abilities of a trained model, in ``models/<variant>/card.json``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from gru_lm.results import Result
 
 
 class Card(Result):
-    """For whatever names a model without loading it.
+    """Facts about a model for code that does not load it.
 
-    ``label`` is its name in pictures, ``description`` what it is in a sentence;
-    ``textbook_perplexity`` the chapter's figure for it, None if there is none; ``has_gates`` says
-    whether its gates can be read.
+    ``label`` is its name in pictures, ``description`` its name in a sentence.
+    ``textbook_perplexity`` is the chapter's figure for it, or None. ``has_gates`` is true if its
+    gates can be read.
     """
 
     variant: str

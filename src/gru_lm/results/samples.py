@@ -1,8 +1,8 @@
-"""The text that a variant writes: ``samples/<variant>.txt``.
+"""The text that a variant generates, in ``samples/<variant>.txt``.
 
 A heading (``greedy`` or ``temperature 0.5``) starts at the margin, each text below it is indented
 by two spaces, and an empty line ends the section. A line break within a text is followed by a tab,
-so that the texts can be told apart again::
+so that the texts can be separated again::
 
     greedy
       time traveller said
@@ -24,12 +24,12 @@ Samples = Mapping[str, Sequence[str]]  # by heading, the text after each prefix
 
 
 def heading(temperature: float | None) -> str:
-    """That of the texts drawn at ``temperature``; None: the likeliest token each time."""
+    """Return the heading of the texts sampled at ``temperature``; None is greedy decoding."""
     return "greedy" if temperature is None else f"temperature {temperature:g}"
 
 
 def format_samples(samples: Samples) -> str:
-    """The text of the file that holds ``samples``."""
+    """Return the text of the file for ``samples``."""
     lines = []
     for name, texts in samples.items():
         lines += [name, *("  " + text.replace("\n", "\n\t") for text in texts), ""]
@@ -37,9 +37,9 @@ def format_samples(samples: Samples) -> str:
 
 
 def parse_samples(text: str) -> dict[str, list[str]]:
-    """The samples of which ``format_samples`` made ``text``.
+    """Return the samples from which ``format_samples`` made ``text``.
 
-    Raises ValueError, with the number of the line, if the text is anything else.
+    Raises ValueError, with the line number, if the text has another format.
     """
     samples: dict[str, list[str]] = {}
     texts: list[str] | None = None
@@ -63,7 +63,7 @@ def write_samples(path: Path, samples: Samples) -> None:
 
 
 def read_samples(path: Path) -> dict[str, list[str]]:
-    """What ``write_samples`` wrote to ``path``. Raises UnusableFile."""
+    """Read the samples that ``write_samples`` wrote to ``path``. Raises UnusableFile."""
     try:
         return parse_samples(read_text(path))
     except ValueError as error:

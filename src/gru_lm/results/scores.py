@@ -1,4 +1,4 @@
-"""How well a model predicts each split, exactly: ``metrics/evaluate/`` and ``metrics/``."""
+"""Exact scores of a model on each split, in ``metrics/evaluate/`` and ``metrics/``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from gru_lm.results import NotNegative, Perplexity, Positive, Result
 
 
 class Score(Result):
-    """One split: perplexity, bits per token (a character, at that level), tokens scored."""
+    """Perplexity, bits per token (character or word) and the number of tokens of one split."""
 
     perplexity: Perplexity
     bits_per_token: NotNegative
@@ -14,7 +14,7 @@ class Score(Result):
 
 
 class Scores(Result):
-    """``metrics/evaluate/<variant>.json``: each split read in one piece, the state carried."""
+    """Scores of each split read in one piece, in ``metrics/evaluate/<variant>.json``."""
 
     train: Score
     val: Score
@@ -27,10 +27,10 @@ class Scores(Result):
 
 
 class Headline(Result):
-    """``metrics/<variant>.json``: the few numbers that ``dvc exp show`` and ``metrics show`` list.
+    """The numbers that ``dvc exp show`` and ``metrics show`` list, in ``metrics/<variant>.json``.
 
-    The training perplexity of the last epoch, the exact perplexities of the kept weights on
-    unseen text, and the best validation perplexity of any epoch with that epoch.
+    They are the training perplexity of the last epoch, the exact perplexities of the kept weights
+    on unseen text, and the best validation perplexity of any epoch with that epoch.
     """
 
     training_perplexity: Perplexity

@@ -1,4 +1,4 @@
-"""Trainings from several seeds, and the summary of them, beside the baselines."""
+"""Results of trainings with several seeds, and their summary with the baselines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gru_lm.results.training import Best
 
 
 class Replicate(Result):
-    """``analysis/replicate/<variant>-<seed>.json``: the figures of one training."""
+    """Results of one training, in ``analysis/replicate/<variant>-<seed>.json``."""
 
     variant: str
     seed: Whole
@@ -28,7 +28,7 @@ Number = int | Finite  # an epoch stays a whole number in the file
 
 
 class Spread(Result):
-    """One figure over the seeds; ``sd`` is the sample standard deviation, None of one value."""
+    """One figure over the seeds; ``sd`` is the sample standard deviation, None for one seed."""
 
     mean: Finite
     sd: Finite | None
@@ -46,7 +46,7 @@ class SplitSpread(Result):
 
 
 class BestSpread(Result):
-    """The best look at the validation split, over the seeds."""
+    """The best validation of any epoch, over the seeds."""
 
     epoch: Spread
     perplexity: Spread
@@ -69,7 +69,7 @@ class ModelSummary(Result):
 
 
 class Summary(Result):
-    """``analysis/summary.json``: models by variant, baselines by name."""
+    """Models by variant and baselines by name, in ``analysis/summary.json``."""
 
     seeds: Annotated[list[Whole], Field(min_length=1)]
     models: dict[str, ModelSummary]

@@ -1,4 +1,4 @@
-"""What a training leaves beside the weights: its figures, its speed and its curves."""
+"""Results of a training other than the weights, which are scores, speed and curves."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Best(Result):
 
 
 class Training(Result):
-    """``metrics/train/<variant>.json``: the last epoch's perplexities, and which weights are kept.
+    """Perplexities and the epoch of the kept weights, in ``metrics/train/<variant>.json``.
 
-    ``perplexity`` is that of the last epoch's minibatches, ``val_perplexity`` that of the look at
-    the validation split after it (None if it was not finite), ``best_val`` the best of those looks.
+    ``perplexity`` is measured on the last epoch's minibatches, ``val_perplexity`` on the validation
+    split after it (None if it was not finite). ``best_val`` is the best validation of any epoch.
     """
 
     perplexity: Perplexity
@@ -44,7 +44,7 @@ class Training(Result):
 
 
 class Timing(Result):
-    """``metrics/timing/<variant>.json``: tokens per second (the median over epochs), seconds."""
+    """Median tokens per second over epochs, and seconds, in ``metrics/timing/<variant>.json``."""
 
     tokens_per_second: Annotated[Finite, Field(gt=0)]
     seconds: NotNegative
@@ -63,12 +63,12 @@ def write_curve(path: Path, curve: Iterable[tuple[int, float]]) -> None:
 
 
 def read_curve(path: Path) -> Curve:
-    """What ``write_curve`` wrote to ``path``. Raises UnusableFile."""
+    """Read the curve that ``write_curve`` wrote to ``path``. Raises UnusableFile."""
     return parse_curve(read_text(path), path)
 
 
 def parse_curve(text: str, path: Path) -> Curve:
-    """The rows in ``text``, the content of ``path``. Raises DamagedFile."""
+    """Parse the rows of ``text``, the content of ``path``. Raises DamagedFile."""
     try:
         rows = csv.DictReader(io.StringIO(text), delimiter="\t")
         curve = [(int(row["step"]), float(row["perplexity"])) for row in rows]

@@ -1,4 +1,4 @@
-"""Where a model is uncertain, and how true its probabilities are: ``analysis/uncertainty/``."""
+"""Calibration, and surprise and entropy by group, in ``analysis/uncertainty/``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Bin(Result):
 
 
 class Calibration(Result):
-    """The top predictions of a split: expected calibration error, means, reliability curve."""
+    """Expected calibration error, means and reliability curve of a split's top predictions."""
 
     ece: NotNegative  # as the mean confidence, it may be a hair above 1
     accuracy: Share
@@ -34,9 +34,9 @@ class Calibration(Result):
 
 
 class Group(Result):
-    """Some of a split's tokens; ``perplexity`` is None beyond the largest float.
+    """A group of a split's tokens; ``perplexity`` is None if it exceeds the largest float.
 
-    ``bits_per_token`` is what they cost, ``entropy_bits`` what the model expected them to cost.
+    ``bits_per_token`` is their mean surprise, ``entropy_bits`` the mean entropy of the predictions.
     """
 
     tokens: Positive
@@ -47,7 +47,7 @@ class Group(Result):
 
 
 class SplitUncertainty(Result):
-    """One split; the groups are None at word level, and a group without a token is left out."""
+    """One split. The groups are None at word level; a group without a token is left out."""
 
     calibration: Calibration
     overall: Group
@@ -56,7 +56,7 @@ class SplitUncertainty(Result):
 
 
 class Uncertainty(Result):
-    """``analysis/uncertainty/<variant>.json``."""
+    """All splits, in ``analysis/uncertainty/<variant>.json``."""
 
     train: SplitUncertainty
     val: SplitUncertainty

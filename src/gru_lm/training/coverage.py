@@ -1,7 +1,7 @@
-"""Which targets a training has learnt from, and how often.
+"""The number of epochs in which each target of the training split was trained.
 
-An epoch leaves out what its offset and the cuts leave over (``gru_lm.training.minibatches``). If
-the offsets are few and the stream is short, the same targets are left out again and again.
+The minibatches of an epoch can leave out targets (see ``gru_lm.training.minibatches``). If the
+stream is short and few offsets are possible, the same targets are often left out.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from gru_lm.training.settings import Train
 
 
 def times_trained(num_tokens: int, settings: Train, epochs: int) -> np.ndarray:
-    """How often each target of a stream of ``num_tokens`` was trained in the first ``epochs``.
+    """Count the first ``epochs`` in which each target of a stream of ``num_tokens`` was trained.
 
-    Returns (num_tokens - 1,) numbers of epochs, uint32; the first is that of the second token, as
-    nothing is before the first. They are counted in the minibatches that ``settings`` give in each
-    epoch, so that they are the same if a run was interrupted. It takes about 10 ns per target and
+    Returns (num_tokens - 1,) numbers of epochs, uint32. The first belongs to the second token,
+    because the first token is never a target. The minibatches of each epoch are made again from
+    ``settings``, so an interrupted run has the same counts. This takes about 10 ns per target and
     epoch.
     """
     positions = torch.arange(num_tokens)

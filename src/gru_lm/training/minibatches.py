@@ -1,29 +1,29 @@
 """Minibatches of consecutive tokens for truncated backpropagation through time.
 
 Sequential partitioning folds the stream into ``batch_size`` rows and cuts the rows into pieces of
-``num_steps``. A row of the next minibatch goes on where the same row of the last one ended, so
-the hidden state can be carried from one to the next (here batch_size 2, num_steps 3, offset 1)::
+``num_steps``. Each row continues the same row of the previous minibatch, so the hidden state can
+be carried from one to the next (here batch_size 2, num_steps 3, offset 1)::
 
     stream      a b c d e f g h i j k l m n
     inputs  X     b c d|e f g|          targets Y     c d e|f g h|
                   h i j|k l m|                        i j k|l m n|
 
-Random sampling cuts the stream into pieces of ``num_steps`` first and deals the pieces out in
-random order; the hidden state then starts from zero in each minibatch.
+Random sampling cuts the stream into pieces of ``num_steps`` and distributes the pieces over the
+minibatches in random order. The hidden state then starts from zero in each minibatch.
 
-Both start each epoch from a new random offset, so that the cuts fall elsewhere. In one epoch a
-token is a target at most once. The stream's first token never is one, and the ``offset`` tokens
-after it are none in that epoch. With ``drop_last``, as in the textbook, neither is what does not
-fill a minibatch:
+Both start each epoch from a new random offset, so that the cuts are at other tokens. A token is a
+target at most once per epoch. The stream's first token never is one, and the ``offset`` tokens
+after it are not targets in that epoch. With ``drop_last``, as in the textbook, an epoch also leaves
+out the targets that do not fill a minibatch:
 
 * sequential: up to num_steps - 1 columns of every row, and up to batch_size - 1 tokens at the end;
 * random: up to batch_size - 1 pieces, and up to num_steps - 1 tokens at the end.
 
-With sequential partitioning the offsets may not move the cuts far enough, so that some targets are
-left out in every epoch (``gru_lm.training.coverage`` counts them). They are about a minibatch at
-most, which matters in a short stream. Without ``drop_last`` each epoch trains every target after
-its offset exactly once. The last minibatch then has fewer columns or pieces. The last row or piece
-is filled up with targets that are UNSCORED, which have no loss.
+With sequential partitioning some targets may be left out in every epoch, because the offsets do not
+move the cuts far enough (``gru_lm.training.coverage`` counts them). They are at most about a
+minibatch, which matters in a short stream. Without ``drop_last`` each epoch trains every target
+after its offset exactly once. The last minibatch then has fewer columns or pieces, and its last
+row or piece is padded with UNSCORED targets, which have no loss.
 
 Source: Zhang et al., Dive into Deep Learning, section "Language Models and the Dataset"
 (train_ch8 edition).
@@ -44,17 +44,17 @@ from gru_lm.core.errors import UserError
 Minibatch = tuple[Tensor, Tensor]
 Partition = Literal["sequential", "random"]
 
-UNSCORED: Final = -100  # as a target: no token, no loss
+UNSCORED: Final = -100  # the target of a padded position, which has no loss
 
 
 def sequential_minibatches(
     tokens: Tensor, batch_size: int, num_steps: int, offset: int, drop_last: bool = True
 ) -> Iterator[Minibatch]:
-    """Cut ``tokens`` (N,), from ``offset`` on, into minibatches that go on from each other.
+    """Cut ``tokens`` (N,), from ``offset`` on, into minibatches that continue each other.
 
-    Yields inputs X and targets Y, each (batch_size, num_steps), views on two folded copies of the
+    Yields inputs X and targets Y, each (batch_size, num_steps), views of two folded copies of the
     stream. ``offset`` is 0 to num_steps inclusive. Without ``drop_last`` the last minibatch may
-    have fewer columns, and the end of the last row, or rows, may be UNSCORED.
+    have fewer columns, and the last row or rows may end in UNSCORED targets.
     """
     num_targets = len(tokens) - offset - 1
     num_columns = num_targets // batch_size if drop_last else -(-num_targets // batch_size)
@@ -76,11 +76,11 @@ def random_minibatches(
     generator: np.random.Generator,
     drop_last: bool = True,
 ) -> Iterator[Minibatch]:
-    """Cut ``tokens`` (N,), from ``offset`` on, into pieces and deal them out in random order.
+    """Cut ``tokens`` (N,), from ``offset`` on, into pieces and yield them in random order.
 
     Yields inputs X and targets Y, each (batch_size, num_steps). ``offset`` is 0 to num_steps - 1
-    inclusive. Without ``drop_last`` the last minibatch may have fewer pieces, and the end of the
-    stream's last piece, which may be in any minibatch, may be UNSCORED.
+    inclusive. Without ``drop_last`` the last minibatch may have fewer pieces, and the stream's last
+    piece, which may be in any minibatch, may end in UNSCORED targets.
     """
     num_targets = len(tokens) - offset - 1
     num_pieces = num_targets // num_steps if drop_last else -(-num_targets // num_steps)
@@ -96,7 +96,7 @@ def random_minibatches(
 
 
 def inputs_and_targets(tokens: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """The first ``length`` of ``tokens`` (N,), and the token after each: two tensors (length,).
+    """Return the first ``length`` of ``tokens`` (N,) and the token after each, both (length,).
 
     After the stream's end inputs are 0 and targets UNSCORED.
     """
@@ -114,10 +114,10 @@ def epoch_minibatches(
     epoch: int,
     drop_last: bool = True,
 ) -> Iterator[Minibatch]:
-    """The minibatches of one epoch.
+    """Yield the minibatches of one epoch.
 
-    All randomness comes from (seed, epoch): any epoch can be made again without those before it,
-    so a training that was interrupted goes on with the same minibatches.
+    All randomness comes from (seed, epoch). Any epoch can be made again without the ones before it,
+    so a resumed training has the same minibatches.
     """
     generator = np.random.default_rng([seed, epoch])
     if partition == "sequential":

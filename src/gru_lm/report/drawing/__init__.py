@@ -1,1 +1,1 @@
-"""The pictures by topic, and the sentences in their titles."""
+"""Drawing functions of the pictures by topic, and the sentences in their titles."""

@@ -1,4 +1,4 @@
-"""The picture of the loss on the training split by how often its targets were trained."""
+"""Picture of the loss on the training split by how often its targets were trained."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ LABELS: Final[dict[Trained, str]] = {
     "75-100%": f"75{EN_DASH}100 %",
 }
 RARE: Final[tuple[Trained, ...]] = ("never", "<25%")
-PALE: Final = "#D5D5D5"  # of the bars behind the marks
+PALE: Final = "#D5D5D5"  # colour of the bars behind the marks
 
 
 def coverage(looks: Mapping[str, Look], measured: Mapping[str, Coverage]) -> bytes:
-    """Perplexity, and shares of the targets and of the loss, by how often trained: a PNG.
+    """Draw perplexity and the shares of targets and loss by how often a target was trained.
 
-    ``measured`` are by variant. A group that no variant has is left out.
+    The keys of ``measured`` are variants. A group that no variant has is left out. Returns a PNG.
     """
     figure = empty_figure(height=5.6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
@@ -84,14 +84,14 @@ def coverage(looks: Mapping[str, Look], measured: Mapping[str, Coverage]) -> byt
 
 
 def finding(measured: Sequence[Coverage]) -> str:
-    """How much of the loss comes from the targets that were trained in few epochs or none."""
+    """Return the title, which gives the loss of the targets trained in few epochs or none."""
     rare = [
         [found for name in RARE if (found := one.by_times_trained.get(name))] for one in measured
     ]
     total = f"{measured[0].overall.tokens:,}"
     if not any(rare):
         reached = [one.overall.perplexity for one in measured if one.overall.perplexity is not None]
-        ends = f":\nperplexity {span(reached)}" if reached else ""
+        ends = f";\ntheir perplexity is {span(reached)}" if reached else ""
         return (
             f"Each of the {total} training targets was trained in at least 25 % of the epochs{ends}"
         )
@@ -99,8 +99,8 @@ def finding(measured: Sequence[Coverage]) -> str:
     share = _percent(sum(group.share for group in groups) for groups in rare)
     loss = _percent(sum(group.loss_share for group in groups) for groups in rare)
     return (
-        f"{loss} of the loss on the training split comes from {span(tokens, '{:,}'.format)} of "
-        f"{total} targets ({share}),\nthose trained in less than 25 % of the epochs or never"
+        f"{loss} of the loss on the training split comes from the {span(tokens, '{:,}'.format)} of "
+        f"{total} targets ({share})\nthat were trained in less than 25 % of the epochs or never"
     )
 
 
@@ -112,7 +112,7 @@ def _variant(
     look: Look,
     beside: float,
 ) -> None:
-    """One variant's perplexities above, its shares of the loss below."""
+    """Draw a variant's perplexities in the upper axes and its shares of the loss in the lower."""
     found = [(x + beside, measured.by_times_trained.get(group)) for x, group in enumerate(groups)]
     mark: dict[str, Any] = {"marker": look.marker, "color": look.colour, "mec": PAPER, "ms": 7}
     known = [(x, one.perplexity) for x, one in found if one and one.perplexity is not None]
@@ -127,7 +127,7 @@ def _variant(
 def _note(
     axes: Axes, text: str, point: tuple[float, float], offset: tuple[float, float], side: str
 ) -> None:
-    """``text`` at ``offset`` points from ``point``, readable over lines and bars."""
+    """Write ``text`` at ``offset`` points from ``point``, legible over lines and bars."""
     ground = {"facecolor": PAPER, "alpha": 0.75, "edgecolor": "none", "pad": 0.8}
     axes.annotate(
         text, point, offset, textcoords="offset points", ha=side, fontsize=SMALL, bbox=ground
@@ -135,21 +135,21 @@ def _note(
 
 
 def _name(look: Look, measured: Coverage) -> str:
-    """The variant's name, and its perplexity on the whole split."""
+    """Return the variant's name and its perplexity on the whole split."""
     reached = measured.overall.perplexity
     name = look.name if reached is None else f"{look.name}: {figures(reached)} on all targets"
     return wrap(name, WIDTH / 2 - 0.6, SMALL)
 
 
 def _label(group: Trained, measured: Iterable[Coverage]) -> str:
-    """The group's name, how many targets it has, and which share of all that is."""
+    """Return the group's name, its number of targets and their share of all targets."""
     found = [one.by_times_trained.get(group) for one in measured]
     tokens = span((one.tokens if one else 0 for one in found), "{:,}".format)
     return f"{LABELS[group]}\n{tokens} ({_percent(one.share if one else 0 for one in found)})"
 
 
 def _range(measured: Iterable[Coverage]) -> tuple[float, float]:
-    """The lowest and the highest perplexity; 1 and 1 if no group has one."""
+    """Return the lowest and the highest perplexity, or 1 and 1 if no group has one."""
     groups = [group for one in measured for group in one.by_times_trained.values()]
     known = [group.perplexity for group in groups if group.perplexity is not None]
     return min(known, default=1.0), max(known, default=1.0)
@@ -161,7 +161,7 @@ def _highest(measured: Iterable[Coverage]) -> float:
 
 
 def _percent(shares: Iterable[float]) -> str:
-    """The span of shares in per cent, with a decimal below 10."""
+    """Write the range of ``shares`` in per cent, with one decimal place below 10."""
 
     def write(value: float) -> str:
         return f"{value:.0f}" if value >= 9.95 or value == 0 else f"{value:.1f}"

@@ -1,8 +1,8 @@
-"""The pictures of the training: curves by epoch, and speed.
+"""Pictures of the training, with curves by epoch and the speed.
 
-As all drawing modules, it makes PNGs of what it is given and reads no file. ``looks`` name the
-variants that are drawn, in their order. Curves that nearly coincide would hide each other, so each
-variant has a panel of its own.
+Like all drawing modules, this one makes PNGs from its arguments and reads no file. ``looks`` are
+the variants to draw, in their order. Each variant has its own panel, because curves that nearly
+coincide hide each other.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def training(
     curves: Mapping[str, Curve],
     textbook: Mapping[str, float | None],
 ) -> bytes:
-    """Training perplexity by epoch on a log axis, one panel per variant: a PNG.
+    """Draw training perplexity by epoch on a log axis, one panel per variant.
 
-    ``curves`` are (epoch, perplexity) rows. ``textbook`` has the perplexity that the chapter gives
-    for the same variant, or None; a line in the variant's panel shows it.
+    ``curves`` are (epoch, perplexity) rows. ``textbook`` is the chapter's perplexity for each
+    variant, or None; a dashed line in the variant's panel shows it. Returns a PNG.
     """
     titles = []
     for variant, look in looks.items():
@@ -70,7 +70,7 @@ def training(
     if len(looks) > 1:
         handles.append(key(GREY, "the other variants", lw=0.9, alpha=0.6))
     if any(textbook[variant] is not None for variant in looks):
-        handles.append(key(INK, "the textbook's result for it", lw=1, ls="--"))
+        handles.append(key(INK, "the textbook's result for this variant", lw=1, ls="--"))
     key_below(figure, handles)
     return to_png(figure)
 
@@ -78,9 +78,10 @@ def training(
 def overfitting(
     looks: Mapping[str, Look], train: Mapping[str, Curve], val: Mapping[str, Curve]
 ) -> bytes:
-    """Training and validation perplexity by epoch, one panel per variant: a PNG.
+    """Draw training and validation perplexity by epoch, one panel per variant.
 
-    The best epoch, that of the lowest validation perplexity, is marked. A curve may have no rows.
+    The epoch with the lowest validation perplexity is marked. A curve may have no rows. Returns a
+    PNG.
     """
     titles = []
     for variant, look in looks.items():
@@ -90,7 +91,7 @@ def overfitting(
             found = f"lowest {figures(least)} at epoch {epoch}\nlast {last}"
             titles.append(f"{look.label}\n{found}")
         else:
-            titles.append(f"{look.label}\nvalidation split not read")
+            titles.append(f"{look.label}\nno validation perplexity")
     figure, panels = small_multiples(titles, height=2.6, extra=1.4)
     for axes, (variant, look) in zip(panels, looks.items(), strict=True):
         if train[variant]:
@@ -105,14 +106,14 @@ def overfitting(
     handles = [
         key(INK, "validation split", lw=1.8),
         key(INK, "training split", lw=1.3, ls=DOTS),
-        key(INK, "best epoch: the lowest validation perplexity", ls="", marker="o", ms=7),
+        key(INK, "best epoch (lowest validation perplexity)", ls="", marker="o", ms=7),
     ]
     key_below(figure, handles)
     return to_png(figure)
 
 
 def _perplexity_axes(panels: list[Axes], label: str) -> None:
-    """Epochs across, perplexity on a log scale upwards, in all ``panels`` alike."""
+    """Label the x axes with epochs and the log y axes with perplexity in all ``panels``."""
     first = panels[0]
     first.set_yscale("log")
     first.margins(y=0.08)
@@ -126,9 +127,10 @@ def _perplexity_axes(panels: list[Axes], label: str) -> None:
 
 
 def speed(looks: Mapping[str, Look], timings: Mapping[str, Timing]) -> bytes:
-    """Training speed in tokens per second, one bar per variant: a PNG.
+    """Draw training speed in tokens per second, one bar per variant.
 
-    The figures have two digits: another run on the same machine differs in the second or third.
+    The figures have two digits, because runs on the same machine differ in the second or third.
+    Returns a PNG.
     """
     figure, axes = new_figure(height=1.5 + 0.42 * len(looks))
     speeds = [timings[variant].tokens_per_second for variant in looks]

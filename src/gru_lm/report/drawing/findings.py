@@ -1,11 +1,11 @@
-"""The sentences that the pictures' titles state. Each says what the numbers given show.
+"""Titles of the pictures. Each title states a finding about the results it is given.
 
-A token is a ``unit``: a character or a word. Mappings are by variant.
+A token is a ``unit``, which is a character or a word. The keys of mappings are variants.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Final
 
@@ -14,8 +14,9 @@ from gru_lm.results.seeds import Summary
 from gru_lm.results.training import Curve, Timing
 from gru_lm.results.uncertainty import Uncertainty
 
-OVERFITTED: Final = 1.05  # validation perplexity at the end, over its lowest
-CALIBRATED: Final = 0.05  # expected calibration error up to which probabilities are called true
+UNSEEN: Final = "On unseen text (validation)"
+OVERFITTED: Final = 1.05  # a larger ratio of last to lowest validation perplexity is overfitting
+CALIBRATED: Final = 0.05  # largest expected calibration error of a well calibrated model
 POSITIONS_IN_TEXT: Final = {
     "1": "a word's first letter",
     "2": "a word's second letter",
@@ -28,7 +29,7 @@ POSITIONS_IN_TEXT: Final = {
 
 
 def perplexity(bits: float) -> float:
-    """That of a mean of so many ``bits`` per token; infinite beyond the largest float."""
+    """Return the perplexity for a mean of ``bits`` per token; infinite beyond the largest float."""
     return 2**bits if bits < 1024 else float("inf")
 
 
@@ -36,7 +37,7 @@ def perplexity(bits: float) -> float:
 
 
 def training(last: Mapping[str, float], textbook: Mapping[str, float | None]) -> str:
-    """The ``last`` training perplexities beside the textbook's; None if it has none."""
+    """Compare the ``last`` training perplexities with the textbook's, which can be None."""
     known = {name: value for name in last if (value := textbook[name]) is not None}
     if not known:
         return f"Training perplexity ends at {span(last.values())}"
@@ -45,42 +46,45 @@ def training(last: Mapping[str, float], textbook: Mapping[str, float | None]) ->
     if not short:
         values = listed(list(dict.fromkeys(f"{value:.1f}" for value in known.values())))
         reach = "reaches" if len(known) == 1 else "reach"
-        return f"{capitalised(listed(list(known)))} {reach} the textbook's perplexity ({values})"
-    values = listed([f"{name} ({figures(last[name])}, not {known[name]:.1f})" for name in short])
-    return f"Not at the textbook's perplexity: {values}"
+        who = capitalised(listed(list(known)))
+        return f"{who} {reach} the textbook's training perplexity ({values})"
+    values = listed(
+        [f"{name} ({figures(last[name])}, textbook {known[name]:.1f})" for name in short]
+    )
+    return f"Training perplexity ends above the textbook's for {values}"
 
 
 def speed(timings: Mapping[str, Timing]) -> str:
-    """Which variant trains fastest."""
+    """Name the variant that trains fastest, and its speed."""
     fastest = max(timings, key=lambda name: timings[name].tokens_per_second)
     figure = f"about {rounded(timings[fastest].tokens_per_second)} tokens per second"
     if len(timings) == 1:
         return f"{capitalised(fastest)} trains at {figure}"
-    return f"{capitalised(fastest)} trains fastest: {figure}"
+    return f"{capitalised(fastest)} trains fastest, at {figure}"
 
 
 def overfitting(curves: Mapping[str, Curve]) -> str:
-    """What validation perplexity by epoch shows; a curve may have no rows."""
+    """State whether validation perplexity rises after its lowest. A curve may have no rows."""
     curves = {name: rows for name, rows in curves.items() if rows}
     if not curves:
-        return "Training perplexity; the validation split was not looked at"
+        return "Training perplexity by epoch. There is no validation perplexity to compare it with"
     lows = {name: lowest(rows) for name, rows in curves.items()}
     over = [name for name in curves if curves[name][-1][1] > OVERFITTED * lows[name][1]]
     if not over:
         best = span(value for _, value in lows.values())
-        return f"No overfitting: validation perplexity ends at or near its lowest, {best}"
-    who = "" if len(over) == len(curves) else f" ({listed(over)})"
+        return f"No overfitting: validation perplexity ends at or near its lowest value ({best})"
+    who = "" if len(over) == len(curves) else f" of {listed(over)}"
     epochs = span((lows[name][0] for name in over), str)
     best = span(lows[name][1] for name in over)
     last = span(curves[name][-1][1] for name in over)
     return (
-        f"Overfitting after epoch {epochs}{who}: validation perplexity\n"
-        f"is lowest there, {best}, and ends at {last}"
+        f"Overfitting{who}: validation perplexity is lowest at epoch {epochs} ({best})\n"
+        f"and ends at {last}"
     )
 
 
 def lowest(rows: Curve) -> tuple[int, float]:
-    """The row with the lowest perplexity, the first of equals."""
+    """Return the row with the lowest perplexity, the first of equals."""
     return min(rows, key=lambda row: row[1])
 
 
@@ -88,38 +92,37 @@ def lowest(rows: Curve) -> tuple[int, float]:
 
 
 def held_out(summary: Summary, unit: str) -> str:
-    """Which predictor is best on the validation split, and how the models compare."""
+    """Compare the models with the best baseline on the validation split.
+
+    The models are not ranked, because they may differ by less than their spread over the seeds.
+    """
     bits = bits_per_token(summary, "val")
-    models = {name: bits[name] for name in summary.models}
-    best_model = min(models, key=models.__getitem__)
-    who = best_model if len(models) == 1 else f"the best model, {best_model},"
+    models = [bits[name] for name in summary.models]
+    who, _, ending = subject(list(summary.models))
+    models_take = f"{who} take{ending} {_hundredths(models)}"
     if not summary.baselines:
-        return f"On unseen text {best_model} takes {models[best_model]:.2f} bits per {unit}"
+        return f"{UNSEEN} {models_take} bits per {unit}"
     rival = min(summary.baselines, key=bits.__getitem__)
-    if models[best_model] < bits[rival]:
-        ahead = bits[rival] - models[best_model]
-        return (
-            f"On unseen text {best_model} is best: {models[best_model]:.2f} bits per {unit},\n"
-            f"{ahead:.2f} fewer than {_baseline(rival)}"
-        )
-    behind = f"{who} needs {models[best_model] - bits[rival]:.2f} more"
-    for floor, name in (("uniform", "a blind guess"), ("unigram", f"{unit} counts")):
-        if floor in bits and all(value > bits[floor] for value in models.values()):
-            every = best_model if len(models) == 1 else "every model"
-            behind = f"{every} ends up worse than {name}, {bits[floor]:.2f}"
+    value = f"{bits[rival]:.2f}"
+    if max(models) < bits[rival]:
+        text = f"{UNSEEN} {models_take} bits per {unit}"
+        return f"{text},\nfewer than the best baseline ({rival}, {value})"
+    if min(models) < bits[rival]:
+        return f"{UNSEEN} the best baseline ({rival}) takes {value} bits per {unit};\n{models_take}"
+    for floor in ("uniform", "unigram"):
+        if floor in bits and min(models) > bits[floor]:
+            models_take += f", more than {_baseline(floor)} ({bits[floor]:.2f})"
             best = [
                 one.best_val.bits_per_token.mean for one in summary.models.values() if one.best_val
             ]
             if len(best) == len(models):
-                behind += f"\n(at its best epoch {span(best)})"
+                models_take += f", and {_hundredths(best)} at the best epoch"
             break
-    return (
-        f"On unseen text {_baseline(rival)} is best: {bits[rival]:.2f} bits per {unit};\n{behind}"
-    )
+    return f"{UNSEEN} {_baseline(rival)} is best, with {value} bits per {unit};\n{models_take}"
 
 
 def bits_per_token(summary: Summary, split: str) -> dict[str, float]:
-    """Bits per token of every predictor on ``split``; of the models, the mean over the seeds."""
+    """Return the bits per token of each predictor on ``split``, for models the seeds' mean."""
     models = {name: one.split(split).bits_per_token.mean for name, one in summary.models.items()}
     return models | {
         name: one.split(split).bits_per_token for name, one in summary.baselines.items()
@@ -127,37 +130,42 @@ def bits_per_token(summary: Summary, split: str) -> dict[str, float]:
 
 
 def _baseline(name: str) -> str:
-    return f"the {name} model" if name.endswith("gram") else name
+    return "a blind guess" if name == "uniform" else f"the {name} baseline"
+
+
+def _hundredths(values: Iterable[float]) -> str:
+    return span(values, "{:.2f}".format)
 
 
 def calibration(uncertainty: Mapping[str, Uncertainty]) -> str:
-    """Whether the probabilities on the validation split can be believed."""
+    """State whether the models are calibrated on the validation split."""
     measured = {name: one.val.calibration for name, one in uncertainty.items()}
-    sure = percent(entry.confidence for entry in measured.values())
-    right = percent(entry.accuracy for entry in measured.values())
-    values = f"{sure} sure, {right} right"
-    believed = [name for name, entry in measured.items() if entry.ece <= CALIBRATED]
-    if len(believed) == len(measured):
-        return f"On unseen text the probabilities can be believed: {values}"
-    if believed:
-        return f"On unseen text only those of {listed(believed)} can be believed: {values}"
+    confidence = percent(entry.confidence for entry in measured.values())
+    accuracy = percent(entry.accuracy for entry in measured.values())
+    values = f"mean confidence {confidence}, accuracy {accuracy}"
+    calibrated = [name for name, entry in measured.items() if entry.ece <= CALIBRATED]
     who, be, _ = subject(list(measured))
+    if len(calibrated) == len(measured):
+        return f"{UNSEEN} {who} {be} well calibrated:\n{values}"
+    if calibrated:
+        be = "is" if len(calibrated) == 1 else "are"
+        return f"{UNSEEN} only {listed(calibrated)} {be} well calibrated:\n{values}"
     gaps = [entry.confidence - entry.accuracy for entry in measured.values()]
     if min(gaps) > 0:
-        return f"On unseen text {who} {be} overconfident: {values}"
+        return f"{UNSEEN} {who} {be} overconfident:\n{values}"
     if max(gaps) < 0:
-        return f"On unseen text {who} {be} underconfident: {values}"
-    return f"On unseen text the probabilities cannot be believed: {values}"
+        return f"{UNSEEN} {who} {be} underconfident:\n{values}"
+    return f"{UNSEEN} {who} {be} not well calibrated:\n{values}"
 
 
 def where_uncertain(uncertainty: Mapping[str, Uncertainty]) -> str:
-    """What the models expect and pay on the validation split, and where they pay most and least."""
+    """State the expected and the reached perplexity on the validation split, and its extremes."""
     overall = [one.val.overall for one in uncertainty.values()]
     expected = figures(2 ** fmean(entry.entropy_bits for entry in overall))
-    paid = figures(perplexity(fmean(entry.bits_per_token for entry in overall)))
+    reached = figures(perplexity(fmean(entry.bits_per_token for entry in overall)))
     who, _, ending = subject(list(uncertainty))
     reach = "reaches" if ending else "reach"
-    text = f"On unseen text {who} expect{ending} a perplexity of {expected} and {reach} {paid}"
+    text = f"{UNSEEN} {who} expect{ending} a perplexity of {expected} and {reach} {reached}"
     groups = [one.val.position_in_word or {} for one in uncertainty.values()]
     places = {}
     for name in POSITIONS_IN_TEXT:
@@ -169,6 +177,7 @@ def where_uncertain(uncertainty: Mapping[str, Uncertainty]) -> str:
         return text
     worst, best = max(places, key=places.__getitem__), min(places, key=places.__getitem__)
     return (
-        f"{text};\nhardest is {POSITIONS_IN_TEXT[worst]} ({figures(perplexity(places[worst]))}), "
-        f"easiest {POSITIONS_IN_TEXT[best]} ({figures(perplexity(places[best]))})"
+        f"{text};\nit is highest at {POSITIONS_IN_TEXT[worst]} "
+        f"({figures(perplexity(places[worst]))}) and lowest at {POSITIONS_IN_TEXT[best]} "
+        f"({figures(perplexity(places[best]))})"
     )

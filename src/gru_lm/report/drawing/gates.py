@@ -1,4 +1,4 @@
-"""The pictures of what the gates do: heat maps, time constants, activity by place in a word."""
+"""Pictures of the gates, with heat maps, time constants and activity by place in a word."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from gru_lm.report.style import (
 from gru_lm.report.wording import GATE_NAMES, visible
 from gru_lm.results.gates import Activity, Gate, GateArrays, Place
 
-SHOWN: Final = {"character": 72, "word": 30}  # tokens of a heat map, if there is room for them
-ROWS: Final = 48  # units of a heat map
-LETTERS: Final = 7.5  # points, of its tokens
-WIDE: Final = 0.2  # inches, from which on a character is turned
-LONGEST_WORD: Final = 12  # characters of a word that a heat map shows
+SHOWN: Final = {"character": 72, "word": 30}  # most tokens in a heat map
+ROWS: Final = 48  # most units in a heat map
+LETTERS: Final = 7.5  # points, the size of the tokens
+WIDE: Final = 0.2  # inches; a wider character is rotated
+LONGEST_WORD: Final = 12  # most characters of a word
 MEANINGS: Final[dict[Gate, str]] = {
     "Z": "1 keeps the old state",
     "R": "1 lets the old state through",
@@ -54,13 +54,13 @@ PLACES: Final[dict[Place, str]] = {
 
 
 def heat_map(look: Look, arrays: GateArrays, vocabulary: tuple[str, ...], unit: str) -> bytes:
-    """Both gates of some units at the first tokens of the training passage: a PNG.
+    """Draw both gates of up to ROWS units at the first tokens of the training passage.
 
-    The units are in order of their time constant; of more than ROWS every so many-th is shown, the
-    first and the last among them. ``vocabulary`` are the tokens by number.
+    The units are sorted by time constant. If there are more than ROWS, evenly spaced ones are
+    shown, including the first and the last. ``vocabulary`` has the tokens by number. Returns a PNG.
     """
     reading = arrays.readings["train"]
-    order = np.argsort(arrays.time_constant, kind="stable")  # drawn from below: longest on top
+    order = np.argsort(arrays.time_constant, kind="stable")  # drawn upwards, the longest on top
     shown = order[evenly_spaced(len(order), ROWS)]
     tokens = [vocabulary[number] for number in reading.tokens[: SHOWN[unit]]]
     written = "\n".join(_short(visible(token)[0]) for token in tokens)
@@ -98,17 +98,17 @@ def heat_map(look: Look, arrays: GateArrays, vocabulary: tuple[str, ...], unit: 
 
 
 def evenly_spaced(count: int, most: int) -> np.ndarray:
-    """At most ``most`` of the numbers below ``count``, with the first and the last, at equal steps.
+    """Return at most ``most`` evenly spaced numbers below ``count``, with the first and the last.
 
-    (K,) int64; the steps differ by at most 1.
+    The result is (K,) int64; its steps differ by at most 1.
     """
     return np.linspace(0, count - 1, min(count, most)).round().astype(int)
 
 
 def _columns(labels: list[str], unit: str) -> tuple[list[str], list[bool]]:
-    """As many of ``labels`` as there is room for, and which of them are turned.
+    """Return the first ``labels`` that fit, and for each of them whether it is rotated.
 
-    Words are turned, and at character level what is wider than a character, as a code point.
+    Words are rotated. At character level, labels wider than WIDE are, such as code points.
     """
     widths = [width_of(label, LETTERS, MONO) for label in labels]
     turned = [unit == "word" or width > WIDE for width in widths]
@@ -123,10 +123,10 @@ def _columns(labels: list[str], unit: str) -> tuple[list[str], list[bool]]:
 def _rows_shown(shown: int, units: int, unit: str) -> str:
     order = f"by time constant in {unit}s (left), longest memory on top"
     if units == 1:
-        return f"The row is the only unit; its time constant in {unit}s is on the left."
+        return f"The row is the only unit. Its time constant in {unit}s is on the left."
     if shown == units:
-        return f"Rows: the {units} units {order}."
-    return f"Rows: {shown} of the {units} units, at equal steps of their order {order}."
+        return f"The rows are the {units} units {order}."
+    return f"The rows are {shown} of the {units} units, at equal steps of their order {order}."
 
 
 def _short(token: str) -> str:
@@ -139,10 +139,10 @@ def _short(token: str) -> str:
 def time_constants(
     looks: Mapping[str, Look], constants: Mapping[str, np.ndarray], unit: str
 ) -> bytes:
-    """How the units' time constants (H,), in tokens, are distributed, one line per variant: a PNG.
+    """Draw the cumulative distribution of the units' time constants, one line per variant.
 
-    A line is the share of the units with at most that time constant. It ends below 100 % if some
-    are infinite, and begins above 0 % if some are zero.
+    ``constants`` are (H,) in tokens. A line ends below 100 % if some are infinite, and begins above
+    0 % if some are zero. Returns a PNG.
     """
     figure, axes = new_figure(height=4.4)
     everything = np.concatenate([constants[name] for name in looks])
@@ -180,9 +180,9 @@ def time_constants(
 
 
 def activity(looks: Mapping[str, Look], measured: Mapping[str, Activity]) -> bytes:
-    """Mean of each gate at word starts, inside words and at spaces: a PNG.
+    """Draw the mean of each gate at word starts, inside words and at spaces.
 
-    Words have no such places: then the picture says so.
+    At word level there are no such places, and the picture is a notice. Returns a PNG.
     """
     if not all(one.split("train") for one in measured.values()):
         return notice(findings.activity(measured))

@@ -1,4 +1,4 @@
-"""The picture of models and baselines on text that they have not seen."""
+"""Picture of models and baselines on the training split and on unseen text."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COMPRESSORS: Final = ("xz", "bzip2")
-MODEL, COMPRESSOR, N_GRAM = "o", "s", "D"  # the markers
-BELOW: Final = 0.36  # how far below the mean the single seeds are, in rows
+MODEL, COMPRESSOR, N_GRAM = "o", "s", "D"  # markers
+BELOW: Final = 0.36  # distance of the single seeds below the mean, in rows
 
 
 def held_out(looks: Mapping[str, Look], summary: Summary, unit: str) -> bytes:
-    """Bits per token on each split, one row per predictor, the best on validation on top: a PNG.
+    """Draw bits per token on each split, one row per predictor, the best on validation on top.
 
-    A token is a ``unit``: a character, or a word. Below the mean of a model are its single seeds:
-    all of them up to three, of more the lowest, the median and the highest.
+    A token is a ``unit``, which is a character or a word. Single seeds are below the mean of a
+    model, all of up to three seeds, otherwise the lowest, median and highest. Returns a PNG.
     """
     models, seeds = summary.models, len(summary.seeds)
     bits = {split: findings.bits_per_token(summary, split) for split in SPLIT_NAMES}
@@ -79,7 +79,7 @@ def held_out(looks: Mapping[str, Look], summary: Summary, unit: str) -> bytes:
 
 
 def _seeds(axes: Axes, of: Spread, row: int, colour: str, seeds: int, **look: Any) -> None:
-    """A small dot for each of up to three seeds; of more, for the lowest, median and highest."""
+    """Draw a small dot for each of up to three seeds, or for the lowest, median and highest."""
     if seeds > 1:
         values = sorted({of.min, of.median if seeds > 2 else of.min, of.max})
         properties: dict[str, Any] = {"color": colour, "ms": 3, "mew": 0.8, "ls": ""} | look
@@ -109,7 +109,7 @@ def _key(summary: Summary, colours: Mapping[str, str]) -> list[Any]:
 
 
 def _baseline(name: str, unit: str) -> str:
-    """A baseline's label on the axis."""
+    """Return the label of a baseline on the axis."""
     if name.endswith("-gram"):
         return f"{name} Kneser-Ney"
     return {"uniform": "uniform (blind guess)", "unigram": f"unigram ({unit} counts)"}.get(

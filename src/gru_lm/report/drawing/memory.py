@@ -81,7 +81,7 @@ def context(looks: Mapping[str, Look], studies: Mapping[str, GateStudy], unit: s
         _length_ticks(grid[-1, column], study.context.curves("train", "selected"), len(looks))
     for row, label in enumerate(rows.values()):
         grid[row, 0].set_ylabel(label)
-    figure.supxlabel(f"{unit}s of context", fontsize=10)
+    grid[-1, len(looks) // 2].set_xlabel(f"{unit}s of context")
     headline(figure, findings.context(studies, unit))
     selected = findings.SELECTED[next(iter(studies.values())).selected]
     handles = [
@@ -153,7 +153,7 @@ def claim(looks: Mapping[str, Look], studies: Mapping[str, GateStudy], unit: str
     panels = above.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axes, look in zip(panels, shown.values(), strict=True):
         _draw_rises(axes, studies[look.name], look, len(shown))
-    above.supxlabel(f"{unit}s of context", fontsize=10)
+    panels[len(shown) // 2].set_xlabel(f"{unit}s of context")
     panels[0].set_ylabel(f"rise of the loss,\nbits per {unit}")
     handles = [
         key(GREY, f"{gate} gate held", ls=style, marker=marker, ms=5)

@@ -1,4 +1,4 @@
-"""The pictures of how true the probabilities are, and of where a model is uncertain."""
+"""Pictures of the calibration, and of surprise and entropy by group of tokens."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from gru_lm.results.uncertainty import Calibration, Group, SplitUncertainty, Unc
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-EXPECTED: Final = "dash: what the model expects (2^entropy)"
-FEWEST: Final = 20  # predictions in a bin, below which it is drawn faintly
-NORMAL: Final = 1.96  # 95 % of a normal distribution lie within so many standard deviations
+EXPECTED: Final = "dash: perplexity that the model expects (2^entropy)"
+FEWEST: Final = 20  # a bin with fewer predictions is drawn faintly
+NORMAL: Final = 1.96  # standard deviations that contain 95 % of a normal distribution
 POSITION_LABELS: Final = {
     "1": "1st",
     "2": "2nd",
@@ -66,19 +66,20 @@ PANELS: Final = (
 
 
 def calibration(looks: Mapping[str, Look], uncertainty: Mapping[str, Uncertainty]) -> bytes:
-    """Reliability diagrams, one row per variant, one column per split: a PNG.
+    """Draw reliability diagrams, one row per variant, one column per split.
 
     A point is a bin of confidence, with the 95 % interval of its accuracy. Grey bars show the share
-    of the predictions in each bin.
+    of the predictions in each bin. Returns a PNG.
     """
-    figure = empty_figure(height=1.5 + 2.1 * len(looks))
+    figure = empty_figure(height=1.5 + 2.2 * len(looks))
     grid = figure.subplots(len(looks), len(SPLIT_NAMES), squeeze=False, sharex=True, sharey=True)
     for row, (look, panels) in enumerate(zip(looks.values(), grid, strict=True)):
         for axes, (split, name) in zip(panels, SPLIT_NAMES.items(), strict=True):
             measured = uncertainty[look.name].split(split).calibration
             _reliability(axes, look, measured)
             title = (
-                f"{percent([measured.confidence])} sure, {percent([measured.accuracy])} right\n"
+                f"mean confidence {percent([measured.confidence])}\n"
+                f"accuracy {percent([measured.accuracy])}\n"
                 f"calibration error {measured.ece:.2f}"
             )
             axes.set_title(f"{name} split\n{title}" if row == 0 else title, fontsize=SMALL)
@@ -87,7 +88,7 @@ def calibration(looks: Mapping[str, Look], uncertainty: Mapping[str, Uncertainty
         name = wrap(look.name, 1.6, PANEL_TITLE)
         panels[0].set_ylabel(f"{name}\naccuracy", fontsize=PANEL_TITLE)
     headline(figure, findings.calibration(uncertainty))
-    few = f"the same with fewer than {FEWEST} predictions"
+    few = f"accuracy in a bin with fewer than {FEWEST} predictions"
     handles = [
         key(INK, "calibrated", lw=0.9, ls="--"),
         key(GREY, "share of the predictions", marker="s", ms=8, mew=0, alpha=0.35, ls=""),
@@ -99,7 +100,7 @@ def calibration(looks: Mapping[str, Look], uncertainty: Mapping[str, Uncertainty
 
 
 def _reliability(axes: Axes, look: Look, measured: Calibration) -> None:
-    """One variant on one split: a point per bin with its interval, over bars of the shares."""
+    """Draw one variant on one split, a point with an interval and a bar of the share per bin."""
     open_frame(axes)
     axes.set(xlim=(0, 1), ylim=(0, 1), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
     percent_axis(axes.xaxis)
@@ -115,7 +116,7 @@ def _reliability(axes: Axes, look: Look, measured: Calibration) -> None:
     for few, colour, face in ((True, GREY, PAPER), (False, look.colour, look.colour)):
         shown = [entry for entry in bins if (entry.count < FEWEST) == few]
         if not shown:
-            continue  # nothing is without a place for the layout
+            continue  # the layout cannot place an empty artist
         x = [min(entry.confidence or 0, 1) for entry in shown]
         y = [entry.accuracy or 0 for entry in shown]
         low, high = zip(*(wilson(entry.accuracy or 0, entry.count) for entry in shown), strict=True)
@@ -124,7 +125,9 @@ def _reliability(axes: Axes, look: Look, measured: Calibration) -> None:
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a probability, if ``share`` of ``count`` independent trials succeeded.
+    """Return the 95 % interval of a probability if ``share`` of ``count`` trials succeeded.
+
+    The trials are independent.
 
     Wilson (1927), Probable inference, the law of succession, and statistical inference, in the
     Journal of the American Statistical Association 22.
@@ -139,10 +142,10 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 
 
 def where_uncertain(looks: Mapping[str, Look], uncertainty: Mapping[str, Uncertainty]) -> bytes:
-    """Perplexity beside the one that the model expected, by place and kind of character: a PNG.
+    """Draw reached and expected perplexity by place in the word and kind of character.
 
-    Validation is above, training below. Words have neither place nor kind: then there is one
-    panel per split, for the split as a whole.
+    The upper row is validation, the lower training. At word level there is one panel per split,
+    for the whole split. Returns a PNG.
     """
     panels: list[tuple[str, Mapping[str, str], str]] = [
         (part, labels, title)
@@ -184,15 +187,16 @@ def where_uncertain(looks: Mapping[str, Look], uncertainty: Mapping[str, Uncerta
 
 
 def _groups(measured: SplitUncertainty, part: str) -> dict[str, Group]:
-    """The groups ``position_in_word`` or ``character_class``; none at word level."""
+    """Return the groups ``position_in_word`` or ``character_class``; none at word level."""
     found: Any = getattr(measured, part) if part else None
     return dict(found or {})
 
 
 def _present(uncertainty: Mapping[str, Uncertainty], part: str, names: Iterable[str]) -> list[str]:
-    """Those of ``names`` that some split has, in their order. Every variant read the same text.
+    """Return those of ``names`` that some split has, in their order.
 
-    If each space is the one after a word, that group is shown once, by its place.
+    All variants read the same text. If each space follows a word, the group is shown only once, by
+    its place.
     """
     measured = next(iter(uncertainty.values()))
     splits = [measured.split(split) for split in ("val", "train")]
@@ -211,7 +215,7 @@ def _every_space_ends_a_word(measured: SplitUncertainty) -> bool:
 def _name_groups(
     axes: Axes, groups: Sequence[str], labels: Mapping[str, str], crowded: bool
 ) -> None:
-    """Name the ``groups`` on the x axis, upwards if they are too many to be side by side."""
+    """Label the x axis with the ``groups``, rotated if the labels are ``crowded``."""
     if groups[0] == "all" and len(groups) > 1:
         axes.axvline(0.5, color=GREY, lw=0.6, alpha=0.5)
     names = [labels.get(name, name) for name in groups]
@@ -224,7 +228,7 @@ def _name_groups(
 
 
 def _dumbbells(axes: Axes, measured: Sequence[Group | None], beside: float, look: Look) -> None:
-    """A line per group, from the perplexity that the model expected to the one that it reached."""
+    """Draw a line per group, from the expected to the reached perplexity."""
     colour = look.colour
     for place, group in enumerate(measured):
         if group is None or group.perplexity is None:

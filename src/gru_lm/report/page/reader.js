@@ -1,4 +1,4 @@
-/* The passage to explore. Its data are the JSON document in the element #data:
+/* The passage to explore. The element #data holds this JSON document:
 
    unit        the name of a token: character or word
    lineBreak   the sign for a line break
@@ -21,7 +21,7 @@
   ].map((id) => document.getElementById(id));
 
   let tokens = []; // the elements of the passage
-  let current = 0; // the position that the panel is about
+  let current = 0; // the position shown in the panel
 
   const model = () => data.models[form.elements.model.value];
   const reading = () => model().readings[form.elements.passage.value];
@@ -152,7 +152,7 @@
     if (bits !== null) detail.append(alternatives(position, number, 2 ** -bits));
   }
 
-  /* The most probable tokens with their bars, and the token that came if it is not one of them. */
+  /* The most probable tokens with their bars, and the actual token if it is not one of them. */
   function alternatives(position, came, probability) {
     const rows = reading().alternatives[position];
     const missing = rows.every(([number]) => number !== came);
@@ -167,7 +167,7 @@
     }));
   }
 
-  /* The token on the line above (-1) or below (1) that is nearest sideways. */
+  /* The horizontally nearest token on the line above (-1) or below (1). */
   function onNextLine(from, direction) {
     const centre = (token) => token.offsetLeft + token.offsetWidth / 2;
     let best = from;
