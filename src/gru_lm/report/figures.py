@@ -147,11 +147,11 @@ FIGURES: Final = (
         draw=lambda of, _: memory.context(of.gated_looks, of.gates, of.unit),
         alt="Line charts of the loss and of the share of right answers by the number of tokens "
         "that the model is given, for each variant, on training and on unseen text.",
-        caption="How much of the past a model uses. Only the last tokens before the one to predict "
-        "are read. Where a line is level, more context does not help; where a line of bits rises, "
-        "more context misleads. Recalibrated means that one factor for each point makes the "
-        "probabilities less or more extreme, so that overconfidence does not count. Lines are the "
-        "means over the trainings, bands the range.",
+        caption="Loss and share of right answers by the number of tokens that the model reads "
+        "before the one to predict. If a line is level, more context does not help; if a line of "
+        "bits rises, more context misleads the model. Recalibrated means that one factor per point "
+        "makes the probabilities less or more extreme, which removes the effect of overconfidence. "
+        "Lines are means over the trainings, bands are ranges.",
         needs_gates=True,
     ),
     Figure(
@@ -166,7 +166,7 @@ FIGURES: Final = (
         "gates long-term dependencies, on the training text. Each gate is blended towards its mean "
         "until the loss with the most context has risen by the same amount. If near context "
         "depends more on the reset gate, its line is the higher one at short contexts, and the "
-        "difference below is above zero. Bits are recalibrated as in the picture before.",
+        "difference below is above zero. Bits are recalibrated as in the previous figure.",
         needs_gates=True,
     ),
     Figure(
