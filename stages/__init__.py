@@ -43,10 +43,10 @@ def made_by(path: Path) -> str | None:
     for pipeline in PIPELINES:
         prefix = "" if pipeline == "dvc.yaml" else f"{pipeline}:"
         try:
-            stages = read_yaml(Path(pipeline))["stages"]
+            tree = read_yaml(Path(pipeline))
         except UserError:  # a stage can be run by hand without dvc.yaml
             continue
-        for stage, entry in stages.items():
+        for stage, entry in _mapping(_mapping(tree).get("stages")).items():
             for out in _outputs(entry):
                 # ``${item.variant}`` in an output matches any text without a slash.
                 parts = re.split(r"\$\{item\.\w+\}", out)
@@ -57,7 +57,15 @@ def made_by(path: Path) -> str | None:
     return None
 
 
-def _outputs(stage: dict[str, Any]) -> Iterator[str]:
+def _outputs(stage: object) -> Iterator[str]:
     for kind in ("outs", "metrics", "plots"):
-        for out in stage.get(kind, []):
-            yield out if isinstance(out, str) else next(iter(out))
+        outs = _mapping(stage).get(kind)
+        for out in outs if isinstance(outs, list) else []:
+            path = out if isinstance(out, str) else next(iter(_mapping(out)), None)
+            if isinstance(path, str):
+                yield path
+
+
+def _mapping(value: object) -> dict[Any, Any]:
+    """Return ``value``, or an empty mapping if a damaged pipeline has something else there."""
+    return value if isinstance(value, dict) else {}

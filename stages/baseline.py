@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from gru_lm.core.errors import say
 from gru_lm.core.params import load_params
 from gru_lm.core.settings import CoreSettings
 from gru_lm.data.prepared import SPLITS, Prepared
@@ -20,7 +21,7 @@ def main() -> None:
     scores |= {f"{order}-gram": n_gram(splits, size, order) for order in ORDERS}
     scores |= {name: compressed(splits, vocabulary, name) for name in COMPRESSORS}
     for name, by_split in scores.items():
-        print(f"baseline: {name} {by_split['val']['bits_per_token']:.3f} bits per token of val")
+        say("baseline", f"{name} {by_split['val']['bits_per_token']:.3f} bits per token of val")
     write_baselines(Path("analysis/baselines.json"), scores)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from gru_lm.core.errors import UnusableFile
+from gru_lm.core.errors import DamagedFile, UnusableFile, say
 from gru_lm.core.files import copy_file, read_array
 from gru_lm.core.params import load_params
 from gru_lm.core.settings import CoreSettings
@@ -37,12 +37,14 @@ def main() -> None:
 
     torch.set_num_threads(1)  # the order of a sum, so its last digit, must not depend on the cores
     device = choose_device(load_params(CoreSettings).device)
-    print(f"evaluate@{variant}: on {describe_device(device)}", flush=True)
+    say(f"evaluate@{variant}", f"on {describe_device(device)}")
     prepared, trained = Prepared(), Path("training") / variant
     model = load_model(trained, prepared.vocabulary.fingerprint, variant).to(device)
     training = Training.read(trained / "training.json")
     timing = Timing.read(trained / "timing.json")
     times = read_array(trained / TIMES_TRAINED, prepared.vocabulary.fingerprint)
+    if times.ndim != 1 or times.dtype.kind not in "iu" or times.min(initial=0) < 0:
+        raise DamagedFile(trained / TIMES_TRAINED, "it is not a list of counts")
     if len(times) != len(prepared.tokens("train")) - 1:
         raise UnusableFile(
             trained, "was trained on another training split than the present one", "train it again,"
@@ -56,7 +58,7 @@ def main() -> None:
         measured[name] = Score.model_validate(score.as_metrics())
         surprise[name], *_ = observed.columns()
         uncertainties[name] = uncertainty(observed, prepared.tokens(name), prepared.vocabulary)
-        print(f"evaluate@{variant}: {name} perplexity {measured[name].perplexity:.4g}")
+        say(f"evaluate@{variant}", f"{name} perplexity {measured[name].perplexity:.4g}")
     scores = Scores(**measured)
     covered = Coverage.model_validate(coverage(surprise["train"], times, training.selected_epoch))
     best = training.best_val

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from gru_lm.core.errors import say
 from gru_lm.core.files import write_bytes
 from gru_lm.core.params import load_params
 from gru_lm.core.settings import CoreSettings
@@ -31,9 +32,10 @@ def main() -> None:
     require_agreement(found)
     write_bytes(Path(f"exports/{variant}.onnx"), data)
     ExportCheck.model_validate(found).write(Path(f"metrics/export/{variant}.json"))
-    print(
-        f"export@{variant}: {len(data):,} bytes; ONNX Runtime's logits differ from torch's by at "
-        f"most {found['max_logit_difference']:.1e} (largest logit {found['max_logit']:.3g})"
+    say(
+        f"export@{variant}",
+        f"{len(data):,} bytes; ONNX Runtime's logits differ from torch's by at "
+        f"most {found['max_logit_difference']:.1e} (largest logit {found['max_logit']:.3g})",
     )
 
 

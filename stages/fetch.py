@@ -5,6 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
+from gru_lm.core.errors import say
 from gru_lm.core.files import write_json
 from gru_lm.core.params import load_params
 from gru_lm.corpus.settings import CorpusSettings
@@ -28,12 +29,12 @@ def main() -> None:
         RAW / "corpus.txt",
         project=Path.cwd(),
         mirror=os.environ.get("GRU_LM_CORPUS_MIRROR"),
-        warn=lambda line: print(f"fetch: warning: {line}", file=sys.stderr),
+        warn=lambda line: say("fetch", f"warning: {line}", file=sys.stderr),
     )
     # Without source and time, the same corpus gives the same file.
     provenance = {"corpus": name, "sha256": fetched.sha256, "bytes": fetched.size}
     write_json(RAW / "corpus.json", provenance)
-    print(f"fetch: {name}, {fetched.size} bytes, from {fetched.origin}")
+    say("fetch", f"{name}, {fetched.size} bytes, from {fetched.origin}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from gru_lm.core.errors import say
 from gru_lm.core.params import load_params
 from gru_lm.core.variants import Variant
 from gru_lm.data.prepared import Prepared
@@ -46,7 +47,7 @@ def main() -> None:
     path = Path(f"analysis/gates/{variant}.json")
     if gates is None:
         reason = f"{variant} has no gates to read"
-        print(f"gates@{variant}: {reason}: left out")
+        say(f"gates@{variant}", f"{reason}: left out")
         write_no_arrays(path.with_suffix(".npz"), vocabulary.fingerprint)
         LeftOut(left_out=reason).write(path)
         return

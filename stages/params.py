@@ -7,6 +7,7 @@ to run a stage if the key is missing. Changed options retrain that variant only.
 
 from pathlib import Path
 
+from gru_lm.core.errors import say
 from gru_lm.core.files import write_json
 from gru_lm.core.params import load_params
 from gru_lm.core.settings import CoreSettings
@@ -25,7 +26,7 @@ def main() -> None:
         write_json(path, options)
     for path in set(OPTIONS.iterdir()) - files.keys():  # of a removed variant
         path.unlink()
-    print(f"params: params.yaml is valid; variants: {', '.join(variants)}")
+    say("params", f"params.yaml is valid; variants: {', '.join(variants)}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gru_lm.core.errors import MissingFile, UserError
+from gru_lm.core.errors import UserError, say
 from gru_lm.core.params import load_params
 from gru_lm.data.prepared import Prepared
 from gru_lm.data.text import dropped_letters, read_text, tokenize
@@ -16,10 +16,7 @@ RAW = Path("data/raw/corpus.txt")
 
 def main() -> None:
     settings = load_params(PreparationSettings).prepare
-    try:
-        text = read_text(RAW)
-    except FileNotFoundError:
-        raise MissingFile(RAW) from None
+    text = read_text(RAW)
     corpus = tokenize(text, settings.normalize, settings.tokens)
     if not corpus:
         raise UserError(
@@ -31,14 +28,15 @@ def main() -> None:
     )
     lost, examples = dropped_letters(text, settings.normalize)
     if lost > 0.01:
-        print(
-            f"prepare: prepare.normalize = letters drops {lost:.1%} of the letters (such as "
-            f"{examples}): set it to none to keep them"
+        say(
+            "prepare",
+            f"prepare.normalize = letters drops {lost:.1%} of the letters (such as {examples}): "
+            "set it to none to keep them",
         )
     splits = split_tokens(vocabulary.encode_tokens(corpus), settings.split)
     Prepared.write(vocabulary, splits)
     sizes = ", ".join(f"{len(tokens):,} {name}" for name, tokens in splits.items())
-    print(f"prepare: {len(corpus):,} tokens, {len(vocabulary)} in the vocabulary; split: {sizes}")
+    say("prepare", f"{len(corpus):,} tokens, {len(vocabulary)} in the vocabulary; split: {sizes}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from gru_lm.core.errors import UserError
+from gru_lm.core.errors import UserError, say
 from gru_lm.core.params import load_params
 from gru_lm.core.settings import CoreSettings
 from gru_lm.core.variants import Variant
@@ -35,10 +35,6 @@ def main() -> None:
 
 def replicate(variant: Variant, seed: int) -> None:
     name = f"{variant}-{seed}"
-
-    def say(line: str) -> None:
-        print(f"replicate@{name}: {line}", flush=True)
-
     settings = load_params(TrainingSettings)
     prepared = Prepared()
     train = settings.train.model_copy(update={"seed": seed})
@@ -50,7 +46,7 @@ def replicate(variant: Variant, seed: int) -> None:
         device=load_params(CoreSettings).device,
         prepared=prepared,
         script=Path(__file__),
-        say=say,
+        say=lambda line: say(f"replicate@{name}", line),
     )
     # Before the training: a split that is missing should not be found out after it.
     splits = {split: prepared.tensor(split) for split in SPLITS}

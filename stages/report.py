@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from gru_lm.core.errors import say
 from gru_lm.core.files import write_text
 from gru_lm.core.params import load_params
 from gru_lm.core.settings import CoreSettings
@@ -14,7 +15,7 @@ from stages import run_stage
 def main() -> None:
     inputs = Inputs(load_params(CoreSettings).variants)
     for reason in inputs.left_out:
-        print(f"report: left out of the text to read along: {reason}")
+        say("report", f"left out of the text to read along: {reason}")
     write_text(Path("reports/index.html"), render(inputs, pictures_of(inputs, figures(inputs))))
 
 

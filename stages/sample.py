@@ -6,11 +6,12 @@ text once, and the result is printed.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
 
-from gru_lm.core.errors import UserError
+from gru_lm.core.errors import UserError, printable, say
 from gru_lm.core.params import load_params
 from gru_lm.data.prepared import Prepared
 from gru_lm.generation.sampling import generate
@@ -56,10 +57,11 @@ def main() -> None:
     if given.temperature is not None and not 0 < given.temperature <= 100:
         raise UserError(f"--temperature = {given.temperature:g}: must be over 0, at most 100")
     if given.prefix is not None:
-        print(write_on(given.prefix, given.temperature))
+        text = write_on(given.prefix, given.temperature)
+        print(printable(text, keep="\n\t") if sys.stdout.isatty() else text)
         return
     # The CPU is faster, because a GPU is mostly idle with one token at a time.
-    print(f"sample@{given.variant}: on {describe_device(model.device)}", flush=True)
+    say(f"sample@{given.variant}", f"on {describe_device(model.device)}")
     samples = {
         heading(temperature): [write_on(prefix, temperature) for prefix in settings.prefixes]
         for temperature in [None, *settings.temperatures]

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from dvclive import Live
 
+from gru_lm.core.errors import say
 from gru_lm.core.files import write_text
 from gru_lm.core.params import load_params
 from gru_lm.core.settings import CoreSettings
@@ -46,9 +47,6 @@ def main() -> None:
 
 
 def train(variant: Variant) -> None:
-    def say(line: str) -> None:
-        print(f"train@{variant}: {line}", flush=True)
-
     settings, prepared = load_params(TrainingSettings), Prepared()
     run = TrainingRun(
         name=variant,
@@ -58,7 +56,7 @@ def train(variant: Variant) -> None:
         device=load_params(CoreSettings).device,
         prepared=prepared,
         script=Path(__file__),
-        say=say,
+        say=lambda line: say(f"train@{variant}", line),
     )
     start = time.perf_counter()
     with followed(Path("live") / variant) as log:
@@ -66,11 +64,8 @@ def train(variant: Variant) -> None:
     seconds = time.perf_counter() - start
 
     folder, history = Path("training") / variant, run.history
-    run.save(folder)
-    write_curve(folder / "train.tsv", enumerate(history.curve, start=1))
-    write_curve(folder / "val.tsv", history.validation.items())
     best = history.best_epoch
-    Training(
+    training = Training(
         perplexity=history.curve[-1],
         val_perplexity=history.validation.get(len(history.curve)),
         best_val=None if best is None else Best(epoch=best, perplexity=history.validation[best]),
@@ -78,14 +73,19 @@ def train(variant: Variant) -> None:
         seed=settings.train.seed,
         selected_epoch=run.selected_epoch,
         parameters=sum(weight.numel() for weight in run.model.parameters()),
-    ).write(folder / "training.json")
-    Timing(
+    )
+    timing = Timing(
         tokens_per_second=statistics.median(speeds),
         seconds=seconds,
         epochs_timed=len(speeds),
         device=run.device,
         torch=torch.__version__,
-    ).write(folder / "timing.json")
+    )
+    run.save(folder)
+    write_curve(folder / "train.tsv", enumerate(history.curve, start=1))
+    write_curve(folder / "val.tsv", history.validation.items())
+    training.write(folder / "training.json")
+    timing.write(folder / "timing.json")
     run.checkpoints.remove()
 
 

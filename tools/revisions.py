@@ -23,11 +23,12 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from gru_lm.core.errors import DamagedFile, UserError
+from gru_lm.core.errors import DamagedFile, MissingFile, UserError
 from gru_lm.core.params import parse_yaml
+from gru_lm.core.reading import read_bytes
 from gru_lm.results import Finite, Perplexity
 from gru_lm.results.samples import parse_samples
-from gru_lm.results.training import Curve, parse_curve
+from gru_lm.results.training import LARGEST, Curve, parse_curve
 
 WORKSPACE: Final = "workspace"
 SEED: Final = "train.seed"
@@ -54,8 +55,7 @@ class Revision:
     def read(self, path: str) -> bytes | None:
         """Return the file's bytes, or None if the revision has no such file."""
         if self.commit is None:
-            file = Path(path)
-            return file.read_bytes() if file.is_file() else None
+            return _content(Path(path))
         return _git("cat-file", "blob", f"{self.commit}:./{path}")
 
     def output(self, path: str) -> bytes | None:
@@ -63,8 +63,7 @@ class Revision:
         data = self.read(path)
         md5 = self.outputs.get(path)
         if data is None and self.commit is not None and md5:
-            cached = CACHE / md5[:2] / md5[2:]
-            return cached.read_bytes() if cached.is_file() else None
+            return _content(CACHE / md5[:2] / md5[2:])
         return data
 
     def listing(self, folder: str) -> list[str]:
@@ -332,6 +331,14 @@ def experiments() -> dict[str, dict[str, str]]:
         if match := _EXPERIMENT.fullmatch(reference):
             found.setdefault(match[3], {})[match[1] + match[2]] = commit
     return found
+
+
+def _content(path: Path) -> bytes | None:
+    """Return the bytes of ``path``, or None if there is no such file. Raises DamagedFile."""
+    try:
+        return read_bytes(path, LARGEST)
+    except MissingFile:
+        return None
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,15 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gru_lm.core.errors import (
+    LONGEST,
     DamagedFile,
     Interrupted,
     MissingFile,
     UnreachableError,
     UnusableFile,
     UserError,
+    one_line,
+    printable,
     run_main,
+    say,
 )
 
 
@@ -35,6 +41,75 @@ def outcome(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[o
     printed = capsys.readouterr()
     assert printed.out == ""
     return stop.value.code, printed.err
+
+
+# Any characters, lone surrogates included, as a key, a path or a tensor's name may hold.
+ANYTHING = st.text(st.characters(exclude_categories=()), max_size=60)
+
+
+@given(ANYTHING, st.integers(30, 100))
+def test_a_message_is_one_printable_line_of_bounded_length(text: str, longest: int) -> None:
+    line = one_line(text, longest)
+    assert line.isprintable() and len(line) <= longest
+    line.encode("utf-8")
+    assert one_line(line, longest) == line
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), max_size=60))
+def test_a_plain_message_stays_as_it_is(text: str) -> None:
+    assert one_line(text) == printable(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a\n  b\r\nc\u2028d", "a b c d"),
+        ("\x1b[31mred\x07", r"\x1b[31mred\x07"),
+        ("\x9b31m", r"\x9b31m"),
+        ("left\u202eright", r"left\u202eright"),
+        ("half \ud800", r"half \ud800"),
+        ("Z\xfcrich \u4e2d", "Z\xfcrich \u4e2d"),
+    ],
+)
+def test_control_characters_are_escaped(text: str, line: str) -> None:
+    assert one_line(text) == line
+
+
+@pytest.mark.parametrize(("length", "cut"), [(LONGEST, False), (LONGEST + 1, True)])
+def test_a_long_message_keeps_its_start_and_its_end(length: int, cut: bool) -> None:
+    message = ("a" * (length - 1)) + "z"
+    line = str(UserError(message))
+    assert len(line) == LONGEST
+    assert (line != message) == cut == (" [...] " in line)
+    assert line.startswith("aaa") and line.endswith("az")
+
+
+def test_a_status_line_can_forge_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    say("train@scratch", "checkpoint\ntrain@scratch: done \x1b[1A")
+    say("fetch", "warning: slow", file=sys.stderr)
+    printed = capsys.readouterr()
+    assert printed.out == "train@scratch: checkpoint train@scratch: done \\x1b[1A\n"
+    assert printed.err == "fetch: warning: slow\n"
+
+
+def test_a_path_can_forge_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path("a\nfetch: done\x1b[2K")
+    for error in (MissingFile(path), DamagedFile(path, "it\nis\x00empty")):
+        _, printed = outcome(error, capsys)
+        assert printed.count("\n") == 1
+        assert printed[:-1].isprintable()
+    _, printed = outcome(PermissionError(errno.EACCES, "Permission denied", str(path)), capsys)
+    assert printed.startswith(r"train: error: a fetch: done\x1b[2K: Permission denied")
+
+
+def test_the_reason_of_a_damage_is_short() -> None:
+    error = DamagedFile(Path("a"), "x" * 10**6)
+    assert len(str(error)) < 400
+    assert error.why in str(error)
+
+
+def test_text_for_a_terminal_keeps_what_it_is_told_to() -> None:
+    assert printable("a\n\tb\x1b", keep="\n\t") == "a\n\tb\\x1b"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import hashlib
+import io
 import json
 import math
 import os
@@ -11,6 +13,7 @@ import stat
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -203,11 +206,17 @@ def test_json_refuses_what_is_no_number(tmp_path, number):
         b'{"a": [-Infinity]}',
         b'{"a": 1' + b"0" * 400 + b"}",
         b'{"a": "\xff"}',
+        b'{"a": 1e999}',
+        b'{"a": [-1e999]}',
+        b'{"a": ["\\ud800"]}',
+        b'{"\\udfff": 1}',
         b"[" * 99_999,
     ],
     ids=[
         *("empty", "open", "cut", "python", "list", "number", "null", "text"),
-        *("nan", "infinite", "huge", "latin", "nested"),
+        *("nan", "infinite", "huge", "latin"),
+        *("overflow", "negative-overflow", "half-a-character", "half-a-character-in-a-key"),
+        "nested",
     ],
 )
 def test_damaged_json_is_one_line_that_names_the_file(tmp_path, content):
@@ -341,6 +350,72 @@ def test_arrays_cut_off_or_changed_anywhere_are_damaged(tmp_path):
     path.unlink()
     with pytest.raises(MissingFile, match="is missing"):
         read_arrays(path, owner="me")
+
+
+@pytest.mark.parametrize("spare, fits", [(0, True), (-1, False)])
+def test_arrays_are_not_unpacked_beyond_the_limit(tmp_path, spare, fits):
+    path = tmp_path / "a.npz"
+    array = np.arange(1000)
+    write_arrays(path, {"a": array}, owner="me")
+    with zipfile.ZipFile(path) as archive:
+        limit = sum(entry.file_size for entry in archive.infolist()) + spare
+    if fits:
+        assert read_arrays(path, "me", limit)["a"].tolist() == array.tolist()
+    else:
+        with pytest.raises(DamagedFile, match=f"larger than the {limit:,} bytes"):
+            read_arrays(path, "me", limit)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros(0), np.zeros((2, 0)), np.float32(3), np.asfortranarray(np.arange(6).reshape(2, 3))],
+    ids=["none", "no-columns", "scalar", "fortran"],
+)
+def test_arrays_of_every_shape_come_back(tmp_path, array):
+    write_arrays(tmp_path / "a.npz", {"a": array}, owner="me")
+    write_array(tmp_path / "a.npy", np.asanyarray(array), owner="me")
+    for loaded in (
+        read_arrays(tmp_path / "a.npz", "me")["a"],
+        read_array(tmp_path / "a.npy", "me"),
+    ):
+        assert (loaded.shape, loaded.dtype) == (np.shape(array), array.dtype)
+        assert loaded.tolist() == array.tolist()
+    read_arrays(tmp_path / "a.npz", "me")["a"][...] = 1  # not read-only
+
+
+@pytest.mark.parametrize(
+    ("compression", "names", "why"),
+    [
+        (zipfile.ZIP_LZMA, ["a.npy"], "its compression is unknown"),
+        (zipfile.ZIP_BZIP2, ["a.npy"], "its compression is unknown"),
+        (zipfile.ZIP_STORED, ["a.npy", "a.npy"], "two arrays of the same name"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_archives_that_were_not_written_here(tmp_path, compression, names, why):
+    buffer = io.BytesIO()
+    np.save(buffer, np.arange(5))
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", compression) as archive:
+        for name in names:
+            archive.writestr(name, buffer.getvalue())
+    with pytest.raises(DamagedFile, match=why):
+        read_arrays(tmp_path / "a.npz", "me")
+
+
+@pytest.mark.parametrize("shape", ["(-5,)", "(-1, -5)", "(6,)", "(4,)", "(5, 10000000000)"])
+def test_a_header_that_claims_another_shape(tmp_path, shape):
+    write_arrays(tmp_path / "a.npz", {"a": np.arange(5, dtype=np.uint8)}, owner="me")
+    buffer = io.BytesIO()
+    np.save(buffer, np.arange(5, dtype=np.uint8))
+    old = b"(5,), }" + b" " * 20
+    assert buffer.getvalue().count(old) == 1
+    content = buffer.getvalue().replace(old, f"{shape}, }}".encode().ljust(len(old)))
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("a.npy", content)
+    (tmp_path / "a.npy").write_bytes(content + hashlib.sha256(content + b"me").digest())
+    for read, name in ((read_arrays, "a.npz"), (read_array, "a.npy")):
+        with pytest.raises(DamagedFile, match=r"its shape is|has not the size|its size is not"):
+            read(tmp_path / name, "me")
 
 
 WRITER = """

@@ -561,12 +561,48 @@ BAD = {
     "no-such-tag": (replaced("lr: 1.0", "lr: !rate 1.0"), ["not valid YAML", "'!rate'"]),
     "half-a-character": (
         replaced("- time traveller", '- "\\ud800"'),
-        ["sample.prefixes.0 = '\\ud800'"],
+        ["not valid YAML", "'\\ud800' is half of a surrogate pair"],
     ),
     "nested-mappings": ("a: " + "{b: " * 5000, ["not valid YAML", "nested too deeply"]),
     "yaml-of-the-future": ("%YAML 2.0\n---\n" + TEXT, ["not valid YAML", "version"]),
     "date": (replaced("lr: 1.0", "lr: 2026-01-02"), ["train.lr = datetime.date(2026, 1, 2)"]),
     "set": (replaced("lr: 1.0", "lr: !!set {a, b}"), ["train.lr = {'a', 'b'}"]),
+    "no-time": (replaced("lr: 1.0", "lr: !!timestamp abc"), ["not valid YAML", "timestamp"]),
+    "no-float": (replaced("lr: 1.0", 'lr: !!float ""'), ["not valid YAML", "not of type float"]),
+    "mapping-as-time": (
+        replaced("lr: 1.0", "lr: !!timestamp {a: 1}"),
+        ["not valid YAML", "expected a scalar node, but found mapping"],
+    ),
+    "merge-key-as-value": (
+        replaced("lr: 1.0", "lr: <<"),
+        ["not valid YAML", "'<<' merges mappings and is no value: write '<<: *name', or quote it"],
+    ),
+    "equals-sign": (replaced("lr: 1.0", "lr: ="), ["not valid YAML", "'='", "quote it"]),
+    "half-a-character-in-a-path": (
+        replaced("path: corpora/sample.txt", 'path: "a\\ud800"'),
+        ["not valid YAML", "'\\ud800' is half of a surrogate pair"],
+    ),
+    "half-a-character-in-a-key": (
+        TEXT + '\n"a\\udfff": 1\n',
+        ["not valid YAML", "'\\udfff' is half of a surrogate pair"],
+    ),
+    "control-sequence-in-a-name": (
+        replaced("corpora:", 'corpora:\n  "\\e[31mx": {path: a}'),
+        [r"corpora.\x1b[31mx"],
+    ),
+    "line-break-in-a-key": (
+        replaced("corpora:", 'corpora:\n  "x\\nfetch: done": {path: a}'),
+        ["corpora.x fetch: done"],
+    ),
+    "endless-name": (
+        replaced("corpora:", f"corpora:\n  ? {'k' * 10**5}\n  : {{path: a}}"),
+        ["corpora.kkk"],
+    ),
+    "endless-address": (
+        with_value("corpora.time_machine.urls", ["ftp://" + "a" * 10**5]),
+        ["corpora.time_machine.urls", "is not an http or https address"],
+    ),
+    "too-large": ("#" * (1 << 20) + "\n", ["params.yaml is damaged", "1,048,576 bytes"]),
     "yes-is-a-text": (replaced("deterministic: false", "deterministic: yes"), ["= 'yes'"]),
 }
 
@@ -591,6 +627,34 @@ def test_bad_files_get_one_line_that_names_the_key(tmp_path, monkeypatch, name):
     assert len(message.splitlines()) == 1
     assert len(message) < 600
     assert not (tmp_path / "pwned").exists()
+
+
+def test_a_merge_key_merges():
+    text = "a: &a {b: 1, c: 2}\nd:\n  <<: *a\n  b: 3\ne: {<<: [*a, {f: 4}]}"
+    a = {"b": 1, "c": 2}
+    assert parse_yaml(text, "x") == {"a": a, "d": {"b": 3, "c": 2}, "e": {**a, "f": 4}}
+
+
+TAGS = "bool float int timestamp null binary omap pairs set map seq str merge value x"
+SCALARS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.from_regex(
+    r"[0-9]{1,4}-[0-9]{1,2}-[0-9]{1,2}([Tt ][0-9:.+Zx-]{1,12})?", fullmatch=True
+)
+
+
+@hypothesis_settings(deadline=None, max_examples=300)
+@given(
+    st.sampled_from(["a: {}", "? {}\n: 1", "<<: {}", "{}", "a: &a {}\nb: {{<<: *a}}"]),
+    st.sampled_from(TAGS.split()),
+    SCALARS | st.from_regex(r"\[[a-c:, ]{0,5}\]|\{[a-c:, ]{0,5}\}", fullmatch=True),
+    st.booleans(),
+)
+def test_any_tag_of_any_value_is_read_or_refused_in_one_line(document, tag, value, quoted):
+    text = document.format(f"!!{tag} {json.dumps(value) if quoted else value}")
+    try:
+        parse_yaml(text, "x.yaml")
+    except UserError as error:
+        assert re.match(r"x\.yaml is not valid YAML: line \d+, column \d+: \S", str(error))
+        assert str(error).isprintable() and len(str(error)) < 300
 
 
 @pytest.mark.parametrize(

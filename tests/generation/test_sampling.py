@@ -163,6 +163,21 @@ def test_impossible_temperatures_are_refused(model, temperature):
         generate(model, VOCABULARY, "a", 5, temperature, None, seeded(1))
 
 
+@pytest.mark.parametrize("temperature", [None, 1.0])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_logits_that_are_not_finite_are_refused(model, value, temperature):
+    with torch.no_grad():
+        model.b_q[:] = value
+    with pytest.raises(UserError, match=f"predicts a logit of {value}: its weights are too large"):
+        generate(model, VOCABULARY, "abc", 3, temperature, generator=seeded(0))
+
+
+def test_a_token_that_can_never_come_is_none(model):
+    with torch.no_grad():
+        model.b_q[1] = -math.inf
+    assert len(generate(model, VOCABULARY, "abc", 3)) >= 3
+
+
 def test_generating_leaves_the_model_as_it_was(model):
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     generate(model, VOCABULARY, "a", 5, 1.0, 2, seeded(1))

@@ -1,5 +1,6 @@
 """Models are loaded as they were saved, and damaged folders are refused."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ import torch
 from textbook import H, V, random_inputs
 
 import gru_lm
-from gru_lm.core.errors import DamagedFile, MissingFile, UnusableFile
+from gru_lm.core.errors import DamagedFile, MissingFile, UnusableFile, UserError
 from gru_lm.models.base import build_model, load_model
 from gru_lm.models.concise.model import ConciseGRU
 from gru_lm.models.scratch.model import ScratchGRU
@@ -108,6 +109,62 @@ def test_weights_of_another_model(folder, change, named):
     message = refusal(folder)
     assert "model.safetensors is damaged" in message
     assert named in message
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite(folder, value):
+    torch.manual_seed(1)
+    model = ScratchGRU(V, H)
+    weights = model.state_dict()
+    weights["W_hz"][1, 2] = value
+    with pytest.raises(ValueError, match="W_hz has a value that is not finite"):
+        ScratchGRU(V, H).load_weights(weights)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(UserError, match=r"^training diverged: W_hz is no longer finite; lower"):
+        model.save(folder, "f" * 64)  # nothing is written
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    put(folder, weights)
+    assert "model.safetensors is damaged (W_hz has a value that is not finite)" in refusal(folder)
+
+
+def put(folder, weights):
+    """Write other weights with the right checksum."""
+    data = safetensors.torch.save(weights)
+    (folder / "model.safetensors").write_bytes(data)
+    path = folder / "config.json"
+    config = {**json.loads(path.read_text("utf-8")), "weights": hashlib.sha256(data).hexdigest()}
+    path.write_text(json.dumps(config), "utf-8")
+
+
+TYPES = ["bool", "uint8", "int8", "int64", "float16", "bfloat16", "float64", "complex64"]
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_weights_of_another_type(folder, name):
+    weights = ScratchGRU(V, H).state_dict()
+    put(folder, {**weights, "b_r": weights["b_r"].to(getattr(torch, name))})
+    assert f"is damaged (b_r has the type {name}, not float32)" in refusal(folder)
+
+
+def test_weights_of_a_type_that_is_unknown(folder):
+    path = folder / "model.safetensors"
+    data = path.read_bytes()
+    for name in (b"F4 ", b"\\u001b[31m"):
+        path.write_bytes(data.replace(b'"F32"', b'"' + name + b'"', 1))
+        assert "model.safetensors is damaged (" in refusal(folder)
+
+
+def test_the_name_of_a_tensor_is_escaped(folder):
+    weights = ScratchGRU(V, H).state_dict()
+    put(folder, {**weights, "x\x1b[31m\nsample: done" + "y" * 10**4: torch.zeros(1)})
+    message = refusal(folder)
+    assert r"weights: x\x1b[31m sample: done" in message and message.isprintable()
+
+
+def test_weights_larger_than_the_config_says(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes() + bytes(2 << 20))
+    assert "is damaged (it is larger than the 1,0" in refusal(folder)
 
 
 def test_edited_weights(folder):

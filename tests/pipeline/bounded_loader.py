@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from gru_lm.core.errors import UserError
+from gru_lm.core.files import read_arrays
 from gru_lm.data.prepared import Prepared
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.models.base import load_model
@@ -19,6 +20,8 @@ try:
             load_model(folder, "f" * 64)
         case "split":
             Prepared(folder).tokens("train")
+        case "arrays":
+            read_arrays(folder / "a.npz", "me")
         case "vocabulary":
             Vocabulary.load(folder / "vocab.json")
 except UserError as error:

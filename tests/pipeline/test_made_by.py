@@ -115,7 +115,23 @@ def test_what_no_stage_makes_is_unknown(path: str) -> None:
     assert made_by(Path(path)) is None
 
 
-@pytest.mark.parametrize("content", [None, "stages: [", "\xff"], ids=["none", "no YAML", "bytes"])
+STRANGE = [
+    "- a",
+    "stages: 3",
+    "stages: [a]",
+    "stages: {a: 3}",
+    "stages: {a: {outs: 3, metrics: {b: c}}}",
+    "stages: {a: {outs: [3, null, {}, [], {3: data}]}}",
+    "a: {b: &b [*b]}",
+    "#" * (1 << 21),
+]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, "stages: [", "\xff", *STRANGE],
+    ids=["none", "no YAML", "bytes", *(text[:50] for text in STRANGE)],
+)
 def test_without_pipelines_that_can_be_read_no_file_is_known(
     content: str | None,
     tmp_path: Path,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import os
 import struct
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from warm import Stage
 
@@ -162,6 +165,51 @@ def test_hostile_vocabularies(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "vocab.json"
     path.write_bytes(content)
     assert refusal("vocabulary", tmp_path).startswith(f"{path} is damaged")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bounds memory in Linux's way")
+def test_a_device_as_vocabulary_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "vocab.json"
+    path.symlink_to("/dev/zero")
+    assert refusal("vocabulary", tmp_path) == f"{path} is damaged (it is not a regular file)"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bounds memory in Linux's way")
+def test_arrays_that_unpack_to_gigabytes_take_no_memory(tmp_path: Path) -> None:
+    zeros = np.broadcast_to(np.uint8(0), (3 << 30,))  # takes no memory
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name in "abc":
+            archive.writestr(f"{name}.npy", npy(zeros) + bytes(1 << 24))
+    data = path.read_bytes()
+    size, claimed = ((len(npy(zeros)) + (1 << 24)), 3 << 30)
+    assert data.count(struct.pack("<I", size)) == 6  # in the entries and in the directory
+    path.write_bytes(data.replace(struct.pack("<I", size), struct.pack("<I", claimed)))
+    assert "its arrays are larger than the " in refusal("arrays", tmp_path)
+    path.write_bytes(data)  # the entries claim their own size, but the arrays another
+    assert "a.npy has not the size of its array" in refusal("arrays", tmp_path)
+
+
+def npy(array: np.ndarray) -> bytes:
+    """The header of ``array`` in an .npy file."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    return header.getvalue()
+
+
+# ------------------------------------------------------------------- what reaches the terminal
+
+
+def test_every_line_of_a_stage_goes_through_one_function() -> None:
+    """Only the text that ``sample --prefix`` was asked for is printed as it is."""
+    prints = {
+        path.name: sum(
+            isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "sys.stdout.write")
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        )
+        for path in (ROOT / "stages").glob("*.py")
+    }
+    assert {name: count for name, count in prints.items() if count} == {"sample.py": 1}
 
 
 # --------------------------------------------------------------------------- names stay names

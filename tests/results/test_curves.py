@@ -52,6 +52,9 @@ DAMAGED = {
     "falling-epochs": HEAD + "2\t3.5\n1\t2.5\n",
     "null-byte": HEAD + "1\t2.\0005\n",
     "merge-conflict": HEAD + "<<<<<<< HEAD\n1\t2.5\n=======\n1\t2.4\n>>>>>>> other\n",
+    "overflow": HEAD + "1\t1e999\n",
+    "negative-epoch": HEAD + "-1\t2.5\n",
+    "epoch-beyond-the-last": HEAD + "10000001\t2.5\n",
     "endless-digits": HEAD + "1" * 5000 + "\t2.5\n",
 }
 

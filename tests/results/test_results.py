@@ -11,6 +11,7 @@ from examples import (
     coverage,
     gate_study,
     model_summary,
+    scores,
     summary,
     training,
     uncertainty,
@@ -19,6 +20,9 @@ from examples import (
 from gru_lm.core.errors import DamagedFile, MissingFile
 from gru_lm.results.baselines import read_baselines, write_baselines
 from gru_lm.results.gates import read_gate_study
+from gru_lm.results.scores import Headline
+from gru_lm.results.seeds import Replicate
+from gru_lm.results.training import Best
 
 BITS = {"train": 0.5, "val": 6.0, "test": 7.0}
 RESULTS = {
@@ -27,6 +31,22 @@ RESULTS = {
     "export": EXPORT,
     "timing": TIMING,
     "training": training(),
+    "headline": Headline(
+        training_perplexity=1.1,
+        val_perplexity=9.0,
+        test_perplexity=9.5,
+        best_val_perplexity=8.0,
+        best_epoch=2,
+    ),
+    "replicate": Replicate(
+        variant="scratch",
+        seed=1,
+        train_perplexity=1.1,
+        best_val=Best(epoch=2, perplexity=8.0),
+        epochs=3,
+        selected_epoch=3,
+        scores=scores(BITS),
+    ),
     "uncertainty": uncertainty(groups={"1": {**uncertainty().val.overall.model_dump()}}),
     "gates": gate_study(),
     "summary": summary({"scratch": model_summary(BITS, best_bits=3.0)}, {"xz": 2.0}),
@@ -75,27 +95,74 @@ def test_no_key_may_be_missing_or_unknown(tmp_path, name):
         ("summary", "models.scratch.val.tokens", 1.5, "valid integer"),
         ("export", "max_logit", True, "valid number"),
         ("timing", "tokens_per_second", 0, "greater than 0"),
+        ("timing", "epochs_timed", 0, "greater than or equal to 1"),
+        ("timing", "device", "", "at least 1 character"),
+        ("timing", "torch", "2\x1b[31m", "not printable"),
+        ("card", "textbook_perplexity", -5.0, "greater than or equal to 1"),
+        ("card", "label", "a\nb", "not printable"),
+        ("training", "perplexity", -5, "greater than or equal to 1"),
+        ("training", "epochs", 0, "greater than or equal to 1"),
+        ("training", "epochs", 10**20, "less than"),
+        ("training", "seed", 2**32, "less than 4294967296"),
+        ("training", "parameters", 0, "greater than or equal to 1"),
+        ("uncertainty", "val.calibration.ece", 5.0, "less than or equal to 1"),
+        ("uncertainty", "val.calibration.confidence", 5.0, "less than or equal to 1"),
+        ("uncertainty", "val.calibration.bins.3.confidence", 5.0, "less than or equal to 1"),
+        ("summary", "models.scratch.val.perplexity.sd", -1.0, "greater than or equal to 0"),
+        ("summary", "seeds.0", -1, "greater than or equal to 0"),
     ],
 )
 def test_the_place_of_a_damage_is_named(tmp_path, name, place, value, why):
     """A ``!`` comes after the place that is named, where that is not the whole of it."""
+    message = damage(tmp_path, name, place, value)
+    assert message.startswith(f"{tmp_path / 'x.json'} is damaged ({place.split('!')[0]}")
+    assert why in message and "\n" not in message
+
+
+def damage(tmp_path, name, place, value):
+    """The refusal of the result ``name`` with ``value`` at ``place``."""
     result, path = RESULTS[name], tmp_path / "x.json"
     tree = inner = result.model_dump()
     *sections, last = place.replace("!", ".").split(".")
     for key in sections:
         inner = inner[int(key) if isinstance(inner, list) else key]
-    inner[last] = value
+    inner[int(last) if isinstance(inner, list) else last] = value
     path.write_text(json.dumps(tree), encoding="utf-8")
     with pytest.raises(DamagedFile) as caught:
         type(result).read(path)
-    message = str(caught.value)
-    assert message.startswith(f"{path} is damaged ({place.split('!')[0]}")
-    assert why in message and "\n" not in message
+    return str(caught.value)
+
+
+def spread(mean, least=None, most=None, median=None):
+    least, most, median = (mean if one is None else one for one in (least, most, median))
+    return {"mean": mean, "sd": 0.5, "min": least, "max": most, "median": median}
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value", "why"),
+    [
+        ("training", "selected_epoch", 4, "selected_epoch = 4 is after the last epoch"),
+        ("training", "best_val", {"epoch": 4, "perplexity": 2.0}, "best_val.epoch = 4 is after"),
+        ("headline", "best_epoch", None, "best_epoch are not both given"),
+        ("replicate", "selected_epoch", 9, "selected_epoch = 9 is after the last epoch"),
+        ("summary", "models.scratch.val.perplexity", spread(0.5), "min = 0.5 is below 1"),
+        ("summary", "models.scratch.training_perplexity", spread(-5.0), "min = -5 is below 1"),
+        ("summary", "models.scratch.val.bits_per_token", spread(-1.0), "min = -1 is below 0"),
+        ("summary", "models.scratch.best_val.epoch", spread(0), "min = 0 is below 1"),
+        ("summary", "models.scratch.val.perplexity", spread(9.0, most=8.0), "not between"),
+        ("summary", "models.scratch.val.perplexity", spread(9.0, least=9.5), "not between"),
+        ("summary", "models.scratch.val.perplexity", spread(9.0, median=7.0), "not between"),
+        ("summary", "seeds", [0, 1, 0], "a seed is listed twice"),
+    ],
+)
+def test_figures_that_contradict_each_other(tmp_path, name, place, value, why):
+    assert why in damage(tmp_path, name, place, value)
 
 
 def test_whole_epochs_stay_whole(tmp_path):
     tree = RESULTS["summary"].model_dump()
-    tree["models"]["scratch"]["best_val"]["epoch"] |= {"min": 155, "max": 205, "median": 205}
+    epochs = {"mean": 188.5, "min": 155, "max": 205, "median": 205}
+    tree["models"]["scratch"]["best_val"]["epoch"] |= epochs
     path = tmp_path / "x.json"
     path.write_text(json.dumps(tree), encoding="utf-8")
     type(RESULTS["summary"]).read(path).write(path)

@@ -39,6 +39,11 @@ def test_the_file_is_easy_to_read(tmp_path):
         (b"  a\n", "line 1: it is neither a heading nor a text below one"),
         (b"greedy\n\ta\n", "line 2: it is neither a heading nor a text below one"),
         (b"greedy\n  a\ntemperature\n", "line 3: it is neither a heading nor a text below one"),
+        (b"greedy\n  a\ngreedy\n  b\n", "line 3: the heading 'greedy' is there twice"),
+        (b"temperature nan\n  a\n", "line 1: the temperature is no number above zero"),
+        (b"temperature -1\n  a\n", "line 1: the temperature is no number above zero"),
+        (b"temperature 1e999\n  a\n", "line 1: the temperature is no number above zero"),
+        (b"temperature hot\n  a\n", "line 1: the temperature is no number above zero"),
         (b"\xff", "'utf-8' codec can't decode byte"),
     ],
 )

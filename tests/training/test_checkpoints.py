@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from gru_lm.models.base import LanguageModel, build_model
 from gru_lm.training.checkpoints import Checkpoints, History, fingerprint
 from gru_lm.training.loop import Epoch
 
-CURVE = [7.5, 1 / 3, 2.0]
+CURVE = [7.5, 4 / 3, 2.0]
 OPTIMIZERS = ["sgd", "momentum", "adam"]
 
 
@@ -52,7 +53,7 @@ def weights(model: LanguageModel) -> dict[str, list[Any]]:
 
 def history(epochs: int = 3, best: dict[str, torch.Tensor] | None = None) -> History:
     """Of a run that was validated after its epochs 2 and 3."""
-    validation = {2: 1 / 7, 3: 9.5}
+    validation = {2: 8 / 7, 3: 9.5}
     return History(
         (CURVE * epochs)[:epochs],
         {epoch: value for epoch, value in validation.items() if epoch <= epochs},
@@ -113,7 +114,7 @@ def test_the_best_weights_come_back_beside_the_last(variant: str, checkpoints: C
     checkpoints.save(model, optimizer, history(best=best))
     other, its_optimizer = make(variant=variant, seed=1)
     resumed = checkpoints.resume(other, its_optimizer, fail)
-    assert (resumed.curve, resumed.validation) == (CURVE, {2: 1 / 7, 3: 9.5})
+    assert (resumed.curve, resumed.validation) == (CURVE, {2: 8 / 7, 3: 9.5})
     assert resumed.best_weights is not None
     assert resumed.best_weights.keys() == best.keys()
     assert all(torch.equal(resumed.best_weights[name], best[name]) for name in best)
@@ -252,8 +253,8 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], bool, str]] = {
     "one bit": (flipped, False, "checksum"),
     "no safetensors": (lambda data: b"what is this", True, ""),
     "no curve": (lambda data: changed(data, {"curve": None}), True, "curve"),
-    "short curve": (lambda data: changed(data, {"curve": torch.ones(2)}), True, "another length"),
-    "long curve": (lambda data: changed(data, {"curve": torch.ones(4)}), True, "another length"),
+    "short curve": (lambda data: changed(data, {"curve": torch.ones(2)}), True, "has the shape"),
+    "long curve": (lambda data: changed(data, {"curve": torch.ones(4)}), True, "has the shape"),
     "a weight missing": (lambda data: changed(data, {BIAS: None}), True, "linear.bias"),
     "one too many": (lambda data: changed(data, {"model.x": torch.ones(1)}), True, "weights: x"),
     "another shape": (lambda data: changed(data, {BIAS: torch.ones(9)}), True, "shape"),
@@ -265,6 +266,48 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], bool, str]] = {
     "one look twice": (lambda data: changed(data, {EPOCHS: torch.tensor([2, 2])}), True, "epochs"),
     "part of the best": (lambda data: changed(data, {BEST: None}), True, "linear.bias"),
     "best of another shape": (lambda data: changed(data, {BEST: torch.ones(9)}), True, "shape"),
+}
+
+NAN = float("nan")
+MOMENT, SQUARES, STEP = (f"optimizer.0.{name}" for name in ("exp_avg", "exp_avg_sq", "step"))
+ONES = torch.ones(3, dtype=torch.float64)
+# Tensors that are exchanged, and the reason. The checksum is right.
+FORGED: dict[str, tuple[dict[str, torch.Tensor | None], str]] = {
+    "NaN curve": ({"curve": ONES * NAN}, "curve has a value that is not finite"),
+    "infinite curve": ({"curve": ONES * torch.inf}, "curve has a value that is not finite"),
+    "curve below 1": ({"curve": ONES * 0.9}, "a perplexity below 1"),
+    "curve of float32": ({"curve": ONES.float()}, "curve has the type float32, not float64"),
+    "complex curve": ({"curve": ONES.cfloat()}, "curve has the type complex64, not float64"),
+    "curve of two dimensions": ({"curve": ONES[None]}, "curve has the shape (1, 3), not (3,)"),
+    "curve of none": ({"curve": ONES[0].clone()}, "curve has the shape (), not (3,)"),
+    "NaN validation": ({LOOKS: ONES[:2] * NAN}, f"{LOOKS} has a value that is not finite"),
+    "validation below 1": ({LOOKS: ONES[:2] * -5}, "a perplexity below 1"),
+    "validation of two dimensions": ({EPOCHS: torch.ones(2, 2).long()}, "has the shape (2, 2)"),
+    "epochs of floats": ({EPOCHS: torch.tensor([2.0, 3.0])}, "has the type float32, not int64"),
+    "epochs of none": ({EPOCHS: torch.tensor(2)}, LOOKS),
+    "best without validation": (
+        {EPOCHS: torch.ones(0, dtype=torch.int64), LOOKS: ONES[:0]},
+        "best weights without a validation",
+    ),
+    "NaN weight": ({BIAS: torch.ones(5) * NAN}, "linear.bias has a value that is not finite"),
+    "weight of int8": ({BIAS: torch.ones(5, dtype=torch.int8)}, "has the type int8, not float32"),
+    "best of float64": ({BEST: torch.ones(5).double()}, "has the type float64, not float32"),
+    "NaN best": ({BEST: torch.ones(5) * NAN}, "linear.bias has a value that is not finite"),
+    "moment of another shape": ({MOMENT: torch.ones(9)}, f"{MOMENT} has the shape (9,)"),
+    "moment of a scalar": ({MOMENT: torch.tensor(1.0)}, f"{MOMENT} has the shape ()"),
+    "moment missing": ({MOMENT: None}, "memory of weight 0 is not complete"),
+    "moment too many": ({"optimizer.0.x": torch.ones(1)}, "memory of weight 0 is not complete"),
+    "negative squares": ({SQUARES: -torch.ones(9, 5)}, f"{SQUARES} has a value below 0"),
+    "step of a list": ({STEP: torch.ones(1)}, f"{STEP} has the shape (1,)"),
+    "no step": ({STEP: torch.tensor(-1.0)}, f"{STEP} has a value below 1"),
+    "NaN step": ({STEP: torch.tensor(NAN)}, f"{STEP} has a value that is not finite"),
+    "memory of no weight": ({"optimizer.99.step": torch.ones(())}, "is no part of a checkpoint"),
+    "unknown": ({"x\x1b[31m\n": torch.ones(1)}, r"x\x1b[31m is no part of a checkpoint"),
+    "large": ({"model.x": torch.ones(1 << 19)}, "it is larger than the "),
+}
+DAMAGE |= {
+    name: (lambda data, tensors=tensors: changed(data, tensors), True, reason)
+    for name, (tensors, reason) in FORGED.items()
 }
 
 
@@ -293,6 +336,102 @@ def test_a_damaged_checkpoint_is_passed_over_with_one_warning(
     assert line.startswith(f"checkpoint {bad} is damaged (")
     assert reason in line
     assert "\n" not in line
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_forged_checkpoint_changes_nothing(name: str, checkpoints: Checkpoints) -> None:
+    """All of a checkpoint is checked before any of it is used."""
+    model, optimizer = make()
+    checkpoints.save(model, optimizer, history(best=best_weights()))
+    [path] = checkpoints.folder.iterdir()
+    data = changed(path.read_bytes(), FORGED[name][0])
+    path.unlink()
+    put(checkpoints, 3, data, digest_of(data))
+    other, its_optimizer = make(seed=1)
+    before, memory = weights(other), copy.deepcopy(its_optimizer.state_dict())
+    lines: list[str] = []
+    assert checkpoints.resume(other, its_optimizer, lines.append) == History()
+    assert len(lines) == 1 and lines[0].isprintable() and len(lines[0]) < 1000
+    assert weights(other) == before
+    assert str(its_optimizer.state_dict()) == str(memory)
+    step(other, its_optimizer, 5)  # the optimizer still works
+
+
+@pytest.mark.parametrize("kind", ["sgd", "momentum"])
+def test_the_memory_of_another_optimizer_is_refused(kind: str, checkpoints: Checkpoints) -> None:
+    model, adam = make("adam")
+    checkpoints.save(model, adam, history())
+    lines: list[str] = []
+    assert checkpoints.resume(*make(kind), lines.append) == History()
+    assert "memory of weight 0 is not complete" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "most", "validated", "why"),
+    [
+        (0, None, False, "the run has no epoch 0"),
+        (3, 2, True, "the run has no epoch 3"),
+        (3, 3, True, "its run has ended"),
+        (3, 3, False, ""),  # a run no validation of which gave a number
+        (3, 4, True, ""),
+    ],
+)
+def test_a_checkpoint_is_of_a_run_that_has_begun_and_not_ended(
+    epochs: int, most: int | None, validated: bool, why: str, checkpoints: Checkpoints
+) -> None:
+    model, optimizer = make()
+    kept = history(epochs)
+    if not validated:
+        kept.validation.clear()
+    checkpoints.save(model, optimizer, kept)
+    lines: list[str] = []
+    resumed = checkpoints.resume(*make(seed=1), lines.append, most)
+    assert resumed == (History() if why else kept)
+    assert [why in line for line in lines] == ([True] if why else [])
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_a_validation_without_its_best_weights_is_refused_if_they_are_needed(
+    validated: bool, checkpoints: Checkpoints
+) -> None:
+    model, optimizer = make()
+    kept = history()
+    if not validated:
+        kept.validation.clear()
+    checkpoints.save(model, optimizer, kept)
+    lines: list[str] = []
+    resumed = checkpoints.resume(*make(seed=1), lines.append, with_best=True)
+    assert resumed == (History() if validated else kept)
+    assert ["it has no best weights" in line for line in lines] == ([True] if validated else [])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="makes a pipe")
+def test_a_pipe_as_checkpoint_does_not_block(checkpoints: Checkpoints) -> None:
+    model, optimizer = make()
+    checkpoints.save(model, optimizer, history(2))
+    os.mkfifo(checkpoints.folder / f"000003-{'0' * 16}.safetensors")
+    lines: list[str] = []
+    assert checkpoints.resume(model, optimizer, lines.append) == history(2)
+    assert "is damaged (it is not a regular file): going on" in lines[0]
+
+
+def test_damaged_files_of_later_epochs_do_not_push_out_the_new_ones(
+    checkpoints: Checkpoints,
+) -> None:
+    checkpoints.folder.mkdir()
+    for epoch in (7, 8, 9):
+        put(checkpoints, epoch, b"", "0" * 16)
+    (checkpoints.folder / f"000001-{'0' * 16}.safetensors").mkdir()  # cannot be deleted as a file
+    model, optimizer = make()
+    for epoch in (1, 2, 3):
+        checkpoints.save(model, optimizer, history(epoch))
+    lines: list[str] = []
+    assert checkpoints.resume(model, optimizer, lines.append) == history(3)
+    assert len(lines) == 3
+    assert [name[:6] for name in names(checkpoints.folder)] == [
+        "000001",
+        *("000002", "000003", "000007", "000008", "000009"),
+    ]
 
 
 def test_where_all_are_damaged_the_run_starts_anew_after_trying_the_newest_first(

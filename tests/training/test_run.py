@@ -133,6 +133,21 @@ def test_the_selected_weights_are_those_of_the_epoch_named(
     assert tensors(kept.state_dict()) == seen[best], "kept whatever is selected"
 
 
+def test_a_forged_checkpoint_of_a_whole_run_makes_no_model(folder: Path) -> None:
+    """Its checksum is right, and it has all epochs. The run starts anew and gives the same."""
+    run = start(folder, epochs=2)
+    run.train()
+    expected = weights(run)
+    for weight in run.model.parameters():
+        weight.data.zero_()
+    run.checkpoints.save(run.model, run._optimizer, run.history)
+    lines: list[str] = []
+    again = start(folder, epochs=2, say=lines.append)
+    assert any("is damaged (its run has ended)" in line for line in lines)
+    assert len(again.train()) > 0
+    assert weights(again) == expected
+
+
 def test_selection_changes_nothing_but_the_weights_kept(folder: Path) -> None:
     runs = [start(folder, select=select) for select in ("last", "best_val")]
     for run in runs:

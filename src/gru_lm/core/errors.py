@@ -1,4 +1,8 @@
-"""The exceptions that a user can cause, and how a script reports them."""
+"""The exceptions that a user can cause, and how a script reports them.
+
+Every message for the terminal goes through ``one_line``: those of errors, and the status lines that
+a stage prints with ``say``.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,42 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 EXIT_USER_ERROR = 1
 EXIT_UNREACHABLE = 3
 EXIT_INTERRUPTED = 130
+
+LONGEST = 4000  # characters of a message
+LONGEST_REASON = 300  # characters of the reason that a message quotes
+CUT = " [...] "  # replaces the middle of a longer text
+
+
+def one_line(text: object, longest: int = LONGEST) -> str:
+    """Return ``text`` as one line of at most ``longest`` characters that any terminal can show.
+
+    Line breaks and other whitespace become single spaces. Other characters that are not printable,
+    such as control characters and lone surrogates, are escaped as in Python. If the text is too
+    long, its middle is left out: the end of a message says what to do.
+    """
+    line = printable(" ".join(str(text).split()))
+    if len(line) <= longest:
+        return line
+    end = (longest - len(CUT)) // 3
+    return f"{line[: longest - len(CUT) - end]}{CUT}{line[len(line) - end :]}"
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Return ``text`` with all characters escaped that are neither printable nor in ``keep``."""
+    return "".join(
+        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode()
+        for char in text
+    )
+
+
+def say(stage: str, message: str, file: TextIO | None = None) -> None:
+    """Print a status line of ``stage`` to ``file``, by default stdout, without delay."""
+    print(one_line(f"{stage}: {message}"), file=file, flush=True)
 
 
 class UserError(Exception):
@@ -23,7 +59,7 @@ class UserError(Exception):
     exit_code = EXIT_USER_ERROR
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(str(message).split()))
+        super().__init__(one_line(message))
 
 
 class UnusableFile(UserError):
@@ -48,7 +84,8 @@ class DamagedFile(UnusableFile):
     """The content of the file is unusable because of ``why``."""
 
     def __init__(self, path: Path, why: str) -> None:
-        super().__init__(path, f"is damaged ({why})", "delete it and recreate it with")
+        self.why = one_line(why, LONGEST_REASON)
+        super().__init__(path, f"is damaged ({self.why})", "delete it and recreate it with")
 
 
 class UnreachableError(UserError):
@@ -99,7 +136,7 @@ def run_main(
             raise
     # The exception and its frames are released by now. Some libraries' objects print warnings if
     # they live until the interpreter shuts down.
-    print(f"{name}: error: {message}", file=sys.stderr)
+    say(name, f"error: {message}", file=sys.stderr)
     sys.exit(code)
 
 

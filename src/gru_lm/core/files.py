@@ -9,19 +9,23 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO, Literal
 
 import numpy as np
 
-from gru_lm.core.errors import DamagedFile, MissingFile
+from gru_lm.core.errors import DamagedFile
+from gru_lm.core.reading import ANY, DOCUMENT, opened, read_bytes
 
 SHA256_SIZE = 32  # bytes
+UNPACKED = 1 << 31  # the most bytes of the arrays in an .npz file
 OWNER = "owner"  # name of the .npz entry that identifies the data the arrays belong to
 
 
@@ -56,12 +60,9 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy ``source`` to ``target`` atomically. Raises MissingFile if ``source`` is missing."""
-    try:
-        with source.open("rb") as original, atomic_writer(target) as copy:
-            shutil.copyfileobj(original, copy)
-    except FileNotFoundError:
-        raise MissingFile(source) from None
+    """Copy ``source`` to ``target`` atomically. Raises UnusableFile as ``opened`` does."""
+    with opened(source, ANY) as original, atomic_writer(target) as copy:
+        shutil.copyfileobj(original, copy)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -74,17 +75,25 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read the JSON object at ``path``.
+def read_json(path: Path, limit: int = DOCUMENT) -> dict[str, Any]:
+    """Read the JSON object at ``path``, at most ``limit`` bytes.
 
-    Raises UnusableFile if it is missing, damaged or not an object.
+    Raises UnusableFile if it is missing, damaged or not an object, or contains a number that is not
+    finite or half of a surrogate pair.
     """
+    data = read_bytes(path, limit)
     try:
         value = json.loads(
-            path.read_text(encoding="utf-8"), parse_constant=_refuse, parse_int=_whole_number
+            data.decode("utf-8"),
+            parse_constant=_refuse,
+            parse_float=_finite,
+            parse_int=_whole_number,
         )
-    except FileNotFoundError:
-        raise MissingFile(path) from None
+        if b"\\u" in data:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise DamagedFile(path, f"{half!r} is half of a surrogate pair") from None
     except (ValueError, RecursionError) as error:
         raise DamagedFile(path, str(error)) from None
     if not isinstance(value, dict):
@@ -94,6 +103,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _refuse(name: str) -> None:
     raise ValueError(f"{name} is not a number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits:.40} is beyond the largest number")
+    return number
 
 
 def _whole_number(digits: str) -> int:
@@ -121,18 +137,37 @@ def read_array(path: Path, owner: str) -> np.ndarray:
 
     Raises UnusableFile if the file is missing or damaged, or was written for another ``owner``.
     """
-    try:
-        array: np.ndarray = np.lib.format.open_memmap(path, mode="r")
-        data = np.memmap(path, mode="r")
-    except FileNotFoundError:
-        raise MissingFile(path) from None
-    except Exception as error:  # NumPy parses the header as Python and can raise almost anything
-        raise DamagedFile(path, str(error)) from None
+    with opened(path, ANY) as file:
+        try:
+            shape, order, dtype = _header(file)
+            start, size = file.tell(), math.prod(shape) * dtype.itemsize
+            data = np.memmap(file, mode="r")
+            if len(data) != start + size + SHA256_SIZE:
+                raise ValueError("its size is not that of its array and checksum")
+            array: np.ndarray = data[start : start + size].view(dtype).reshape(shape, order=order)
+        except Exception as error:  # NumPy parses the header as Python, which can raise anything
+            raise DamagedFile(path, str(error)) from None
     digest = hashlib.sha256(data[:-SHA256_SIZE])  # type: ignore[arg-type]  # an array works
     digest.update(owner.encode())
     if digest.digest() != data[-SHA256_SIZE:].tobytes():
         raise DamagedFile(path, "its checksum is wrong, or it belongs to other data")
     return array
+
+
+def _header(file: BinaryIO) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype]:
+    """Read the header of an array in NumPy's .npy format: its shape, order and type."""
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(np.lib.format.read_magic(file))
+    if read is None:
+        raise ValueError("its version of the .npy format is unknown")
+    shape, fortran, dtype = read(file)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"its shape is {shape}")
+    if dtype.hasobject:
+        raise ValueError("Object arrays cannot be loaded")
+    return shape, "F" if fortran else "C", dtype
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], owner: str) -> None:
@@ -146,22 +181,42 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], owner: str) -> No
     write_bytes(path, buffer.getvalue())
 
 
-def read_arrays(path: Path, owner: str) -> dict[str, np.ndarray]:
-    """Read the arrays that ``write_arrays`` wrote to ``path``.
+def read_arrays(path: Path, owner: str, limit: int = UNPACKED) -> dict[str, np.ndarray]:
+    """Read the arrays that ``write_arrays`` wrote to ``path``, at most ``limit`` bytes unpacked.
 
-    Raises UnusableFile if the file is missing or damaged, or was written for another ``owner``.
+    Their sizes are checked before anything is unpacked. Raises UnusableFile if the file is missing
+    or damaged, or was written for another ``owner``.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        mine = arrays.pop(OWNER).item() == owner
-    except FileNotFoundError:
-        raise MissingFile(path) from None
-    except Exception as error:  # NumPy, zipfile and zlib can raise almost anything
-        raise DamagedFile(path, str(error)) from None
+    with opened(path, limit) as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                entries = archive.infolist()
+                if sum(entry.file_size for entry in entries) > limit:
+                    raise ValueError(f"its arrays are larger than the {limit:,} bytes allowed")
+                if len({entry.filename for entry in entries}) < len(entries):
+                    raise ValueError("it has two arrays of the same name")
+                arrays = {
+                    entry.filename.removesuffix(".npy"): _unpacked(archive, entry)
+                    for entry in entries
+                }
+            mine = arrays.pop(OWNER).item() == owner
+        except Exception as error:  # NumPy, zipfile and zlib can raise almost anything
+            raise DamagedFile(path, str(error)) from None
     if not mine:
         raise DamagedFile(path, "it belongs to other data")
     return arrays
+
+
+def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    """Return the array of an ``entry``. Raises ValueError if it is not as large as it claims."""
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError("its compression is unknown")  # others can take much memory
+    data = archive.read(entry)
+    shape, order, dtype = _header(file := io.BytesIO(data))
+    if math.prod(shape) * dtype.itemsize != len(data) - file.tell():
+        raise ValueError(f"{entry.filename} has not the size of its array")
+    # Copied, so that the array can be changed.
+    return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order=order).copy()
 
 
 def _umask() -> int:

@@ -33,11 +33,14 @@ from ruamel.yaml.error import YAMLError, YAMLWarning
 from ruamel.yaml.reader import ReaderError
 from ruamel.yaml.scanner import Scanner, ScannerError
 
-from gru_lm.core.errors import UserError
+from gru_lm.core.errors import MissingFile, UserError, one_line
+from gru_lm.core.reading import read_bytes
 
 PARAMS = Path("params.yaml")
 
+LARGEST = 1 << 20  # bytes of a YAML file
 DEPTH = 50  # maximal nesting of lists and mappings
+STANDARD = "tag:yaml.org,2002:"  # YAML's own types, written !!int and so on
 MERGED = 1000  # maximal number of keys in a mapping after merging with <<
 
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
@@ -95,16 +98,18 @@ def load_params(part: type[Part], path: Path = PARAMS) -> Part:
 def read_yaml(path: Path) -> Any:
     """Read the YAML file ``path`` with DVC's rules.
 
-    Raises UserError if the file is missing, is not UTF-8 or is not valid YAML.
+    Raises UserError if the file is missing, too large, not UTF-8 or not valid YAML.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
+        data = read_bytes(path, LARGEST)
+    except MissingFile:
         raise UserError(
             f"{path} is missing in {Path.cwd()}: run this from the project root"
         ) from None
+    try:
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        offset = error.start + (3 if path.read_bytes().startswith(b"\xef\xbb\xbf") else 0)
+        offset = error.start + (3 if data.startswith(b"\xef\xbb\xbf") else 0)
         raise UserError(f"{path} is not UTF-8 at byte {offset}: save it as UTF-8") from None
     return parse_yaml(text, str(path))
 
@@ -137,7 +142,8 @@ class _Constructor(SafeConstructor):
     """ruamel.yaml's constructor, with a YAMLError and its position for every fault.
 
     It never expands data that a few aliases multiply. The values of a duplicate key are not
-    printed, and the number of merged keys is limited.
+    printed, and the number of merged keys is limited. Texts have no lone surrogates, as no file
+    name, file or terminal can contain them.
     """
 
     def construct_non_recursive_object(self, node: Any, tag: str | None = None) -> Any:
@@ -145,6 +151,11 @@ class _Constructor(SafeConstructor):
             value = super().construct_non_recursive_object(node, tag)
             if isinstance(value, int):
                 str(value)  # raises above Python's limit of digits, which hexadecimal input evades
+            if isinstance(value, str):
+                value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            problem = f"{error.object[error.start]!r} is half of a surrogate pair"
+            raise ConstructorError(None, None, problem, node.start_mark) from None
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             shown = BRIEF.repr(node.value) if isinstance(node.value, str) else node.id
             why = str(error).partition(";")[0]  # the rest is advice for programmers
@@ -167,11 +178,29 @@ class _Constructor(SafeConstructor):
             raise ConstructorError(None, None, problem, key_node.start_mark)
         return True
 
+    def construct_yaml_timestamp(self, node: Any, values: Any = None) -> Any:
+        self.construct_scalar(node)  # raises for a list or a mapping
+        return super().construct_yaml_timestamp(node, values)
+
+    def construct_undefined(self, node: Any) -> None:
+        tag = node.tag.removeprefix(STANDARD)
+        if tag == "merge":
+            problem = "'<<' merges mappings and is no value: write '<<: *name', or quote it"
+        elif tag == "value":
+            problem = "'=' has a meaning of its own in YAML: quote it"
+        else:
+            problem = f"the tag {tag!r} is unknown here"
+        raise ConstructorError(None, None, problem, node.start_mark)
+
     def flatten_mapping(self, node: Any) -> Any:
         super().flatten_mapping(node)
         if len(node.value) > MERGED and getattr(node, "merge", None):
             problem = f"over {MERGED} keys after merging"
             raise ConstructorError(None, None, problem, node.start_mark)
+
+
+_Constructor.add_constructor(STANDARD + "timestamp", _Constructor.construct_yaml_timestamp)
+_Constructor.add_constructor(None, _Constructor.construct_undefined)
 
 
 @cache
@@ -202,7 +231,7 @@ def _yaml_problem(error: YAMLError, text: str) -> str:
         problem = getattr(error, "problem", None) or str(error)
     if isinstance(error, MaxDepthExceededError):
         problem = "nested too deeply"
-    return f"line {line + 1}, column {column + 1}: {' '.join(problem.split())[:200]}"
+    return f"line {line + 1}, column {column + 1}: {one_line(problem, 200)}"
 
 
 def _explain(problems: list[tuple[ErrorDetails, list[str]]]) -> str:
@@ -210,7 +239,7 @@ def _explain(problems: list[tuple[ErrorDetails, list[str]]]) -> str:
     problem, known = min(problems, key=lambda one: one[0]["type"] != "extra_forbidden")
     keys = _keys(problem)
     where = ".".join(keys)
-    where = where if len(where) <= 100 else f"{where[:97]}..."
+    where = one_line(where, 100)
     value = problem.get("input")
     match problem["type"]:
         case "extra_forbidden":
@@ -222,7 +251,7 @@ def _explain(problems: list[tuple[ErrorDetails, list[str]]]) -> str:
         case "missing":
             return f"key {where!r} is missing"
         case "value_error":
-            reason = str(problem["ctx"]["error"])
+            reason = one_line(problem["ctx"]["error"], 300)
             return f"{where}: {reason}" if where else reason
         case _:
             reason = problem["msg"].removeprefix("Input ")

@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Literal
 
 from gru_lm.core.errors import UserError
+from gru_lm.core.reading import read_bytes
 
 Normalize = Literal["letters", "none"]
 TokenLevel = Literal["char", "word"]
+
+LARGEST = 10**11  # bytes of a corpus, the highest fetch.max_bytes
 
 
 def read_text(path: Path) -> str:
     """Read a UTF-8 file without its byte order mark and with ``\\n`` as line end.
 
     Raises UserError if the file looks like UTF-16 or UTF-32, or with the first invalid byte if it
-    is not UTF-8.
+    is not UTF-8. Raises UnusableFile if it is missing, not a regular file or too large.
     """
-    data = path.read_bytes()
+    data = read_bytes(path, LARGEST)
     if encoding := wide_encoding(data):
         raise UserError(
             f"{path} is {encoding}, not UTF-8: convert it first, for example with "

@@ -18,6 +18,7 @@ from gru_lm.core.files import read_json, write_json
 from gru_lm.data.text import Normalize, TokenLevel, join, normalized_fragment, tokenize
 
 UNKNOWN = "<unk>"
+LARGEST = 1 << 26  # bytes of a vocabulary's file
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Vocabulary:
     @classmethod
     def load(cls, path: Path) -> Vocabulary:
         """Read a file that ``save`` wrote. Raises UnusableFile if it is missing or damaged."""
-        document = read_json(path)
+        document = read_json(path, LARGEST)
         tokens, level = document.get("tokens"), document.get("level")
         normalize = document.get("normalize")
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,8 +24,8 @@ def generate(
 
     ``temperature`` None is greedy: always the likeliest token. Otherwise tokens are drawn from
     softmax(logits / temperature), among the ``top_k`` likeliest if that is given, with
-    ``generator`` (a CPU generator). Raises UserError for a prefix without a single token, or a
-    temperature that is not above zero.
+    ``generator`` (a CPU generator). Raises UserError for a prefix without a single token, a
+    temperature that is not above zero, or a model whose logits are not finite.
     """
     if temperature is not None and not temperature > 0:
         raise UserError(f"temperature = {temperature:g}: must be greater than 0")
@@ -39,6 +40,11 @@ def generate(
         stepper.feed(token)
     for _ in range(length):
         logits = stepper.logits()
+        if not np.isfinite(logits.max()):  # NaN if one of them is
+            raise UserError(
+                f"the {model.variant} model predicts a logit of {logits.max():g}: its weights are "
+                "too large; train it again with a lower train.lr"
+            )
         if temperature is None:
             token = int(logits.argmax())
         else:

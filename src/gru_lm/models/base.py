@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
@@ -20,8 +19,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from gru_lm.core.errors import DamagedFile, MissingFile, UnusableFile
+from gru_lm.core.errors import DamagedFile, UnusableFile, UserError
 from gru_lm.core.files import read_json, write_bytes, write_json
+from gru_lm.core.reading import read_bytes
 from gru_lm.core.variants import checked
 
 if TYPE_CHECKING:  # imported at run time by their users only, so training does not depend on them
@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # imported at run time by their users only, so training does 
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 BEST = "best"  # in a model's folder, the same model with the weights of the best validation epoch
+HEADER = 1 << 20  # bytes that names, types and shapes may take in a file of tensors
 
 
 class LanguageModel(nn.Module, ABC):
@@ -108,8 +109,16 @@ class LanguageModel(nn.Module, ABC):
         """Write the weights and the configuration to ``folder``. ``load_model`` reads them.
 
         If ``weights``, by name, are given, they are written instead of the model's own.
+
+        Raises UserError, and writes nothing, if a weight is not finite.
         """
         weights = self.state_dict() if weights is None else weights
+        for name, weight in weights.items():
+            if not torch.isfinite(weight).all():
+                raise UserError(
+                    f"training diverged: {name} is no longer finite; lower train.lr or "
+                    "train.clip_norm"
+                )
         tensors = {name: weight.detach().cpu() for name, weight in weights.items()}
         data = safetensors.torch.save(tensors)
         write_bytes(folder / WEIGHTS, data)
@@ -132,15 +141,44 @@ class LanguageModel(nn.Module, ABC):
         return self
 
     def require_fitting(self, tensors: Mapping[str, Tensor]) -> None:
-        """Raise ValueError if names or shapes of ``tensors`` differ from this model's."""
+        """Raise ValueError if ``tensors`` cannot be this model's weights.
+
+        They must have the same names, shapes and types, and finite values.
+        """
         mine = self.state_dict()
         if unknown := sorted(tensors.keys() ^ mine.keys()):
             raise ValueError(f"missing or unknown weights: {', '.join(unknown)}")
         for name, weight in mine.items():
-            if tensors[name].shape != weight.shape:
-                raise ValueError(
-                    f"{name} has the shape {tuple(tensors[name].shape)}, not {tuple(weight.shape)}"
-                )
+            require_alike(name, tensors[name], weight.shape, weight.dtype)
+
+
+def require_alike(name: str, tensor: Tensor, shape: Sequence[int], dtype: torch.dtype) -> None:
+    """Raise ValueError if ``tensor`` has another shape or type, or a value that is not finite."""
+    if tensor.shape != shape:
+        raise ValueError(f"{name} has the shape {tuple(tensor.shape)}, not {tuple(shape)}")
+    if tensor.dtype != dtype:
+        found, expected = (str(one).removeprefix("torch.") for one in (tensor.dtype, dtype))
+        raise ValueError(f"{name} has the type {found}, not {expected}")
+    if not torch.isfinite(tensor).all():
+        raise ValueError(f"{name} has a value that is not finite")
+
+
+def tensors_in(data: bytes) -> dict[str, Tensor]:
+    """Return the tensors in ``data``, a file in the safetensors format, by name.
+
+    Raises ValueError if it is damaged, or has a type of numbers that is unknown.
+    """
+    try:
+        return safetensors.torch.load(data)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
+    except KeyError as error:
+        raise ValueError(f"the type of numbers {error} is unknown") from None
+
+
+def size_of(tensors: Iterable[Tensor]) -> int:
+    """Return the number of bytes that ``tensors`` take."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def build_model(variant: str, vocab_size: int, **options: Any) -> LanguageModel:
@@ -160,7 +198,7 @@ def load_model(
 
     The saved model determines the variant. Raises UnusableFile if a file is missing or damaged, if
     the model belongs to another vocabulary than ``vocabulary_fingerprint``, or if ``variant`` is
-    given and differs.
+    given and differs. The weights must be finite and of the model's type.
     """
     config = read_json(folder / CONFIG)
     if config.pop("vocabulary", None) != vocabulary_fingerprint:
@@ -175,15 +213,14 @@ def load_model(
         with torch.device("meta"):  # allocates no memory, as the sizes are not verified yet
             model = build_model(saved, **config)
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise DamagedFile(folder / CONFIG, str(error).split("\n")[0][:200]) from None
+        raise DamagedFile(folder / CONFIG, str(error).partition("\n")[0]) from None
     path = folder / WEIGHTS
+    data = read_bytes(path, HEADER + size_of(model.state_dict().values()))
     try:
-        tensors = safetensors.torch.load_file(path)
+        tensors = tensors_in(data)
         model.require_fitting(tensors)
-        if hashlib.sha256(path.read_bytes()).hexdigest() != checksum:
+        if hashlib.sha256(data).hexdigest() != checksum:
             raise ValueError(f"its checksum is not the one in {CONFIG}")
         return model.to_empty(device="cpu").load_weights(tensors)
-    except FileNotFoundError:
-        raise MissingFile(path) from None
-    except (SafetensorError, ValueError, json.JSONDecodeError) as error:
+    except ValueError as error:
         raise DamagedFile(path, str(error)) from None

@@ -19,7 +19,8 @@ from typing import Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from gru_lm.core.errors import DamagedFile, MissingFile
+from gru_lm.core.errors import DamagedFile
+from gru_lm.core.reading import read_bytes
 from gru_lm.report import conclusions, wording
 from gru_lm.report.dark import dark
 from gru_lm.report.figures import Figure
@@ -71,10 +72,7 @@ def pictures_of(inputs: Inputs, figures: Iterable[Figure]) -> list[Picture]:
 
 def read_png(path: Path) -> bytes:
     """Return the bytes of the PNG file ``path``. Raises UnusableFile."""
-    try:
-        png = path.read_bytes()
-    except FileNotFoundError:
-        raise MissingFile(path) from None
+    png = read_bytes(path)
     if png[:8] != PNG_SIGNATURE or len(png) < 24:
         raise DamagedFile(path, "it is not a PNG")
     return png

@@ -5,17 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from gru_lm.core.errors import DamagedFile, MissingFile
+from gru_lm.core.errors import DamagedFile
 from gru_lm.core.files import read_json, write_json
+from gru_lm.core.reading import DOCUMENT, read_bytes
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Whole = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0, lt=2**63)]
+Positive = Annotated[int, Field(ge=1, lt=2**63)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Share = Annotated[Finite, Field(ge=0, le=1)]
 Perplexity = Annotated[Finite, Field(ge=1)]
 NotNegative = Annotated[Finite, Field(ge=0)]
+
+ROUNDING = 1e-6  # by how much a mean or a sum of probabilities may leave its range
+Mean = Annotated[
+    Finite, Field(ge=0, le=1 + ROUNDING)
+]  # of probabilities, or a share after rounding
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("it contains characters that are not printable")
+    return text
+
+
+Words = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_printable)]
 
 Content = TypeVar("Content")
 
@@ -57,11 +73,12 @@ def checked(schema: TypeAdapter[Content], tree: dict[str, Any], path: Path) -> C
         raise DamagedFile(path, (f"{where}: {why}" if where else why)[:200]) from None
 
 
-def read_text(path: Path) -> str:
-    """Read the UTF-8 text in ``path``. Raises UnusableFile if it is missing or is not UTF-8."""
+def read_text(path: Path, limit: int = DOCUMENT) -> str:
+    """Read the UTF-8 text in ``path``, at most ``limit`` bytes.
+
+    Raises UnusableFile if it is missing, too large or not UTF-8.
+    """
     try:
-        return path.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        raise MissingFile(path) from None
+        return read_bytes(path, limit).decode("utf-8")
     except UnicodeDecodeError as error:
         raise DamagedFile(path, str(error)) from None

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from gru_lm.core.files import read_json, write_json
-from gru_lm.results import NotNegative, Perplexity, Positive, Result, checked
+from gru_lm.results import NotNegative, Perplexity, Positive, Result, Words, checked
 
 
 class BaselineScore(Result):
@@ -33,7 +33,7 @@ class BaselineScores(Result):
         return score
 
 
-_BY_NAME = TypeAdapter(dict[str, BaselineScores])
+_BY_NAME = TypeAdapter(dict[Words, BaselineScores])
 
 
 def write_baselines(path: Path, scores: Mapping[str, Any]) -> None:

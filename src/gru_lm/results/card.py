@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gru_lm.results import Result
+from gru_lm.results import Perplexity, Result, Words
 
 
 class Card(Result):
@@ -13,8 +13,8 @@ class Card(Result):
     gates can be read.
     """
 
-    variant: str
-    label: str
-    description: str
-    textbook_perplexity: float | None
+    variant: Words
+    label: Words
+    description: Words
+    textbook_perplexity: Perplexity | None
     has_gates: bool

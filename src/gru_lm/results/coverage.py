@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from gru_lm.results import NotNegative, Perplexity, Positive, Result, Share
+from gru_lm.results import Mean, NotNegative, Perplexity, Positive, Result, Share
 
 # The share of the epochs in which a target was trained. Ranges include their lower limit; the last
 # one includes 100 %.
@@ -22,7 +22,7 @@ class TrainedGroup(Result):
 
     tokens: Positive
     share: Share
-    loss_share: NotNegative  # may slightly exceed 1 by rounding
+    loss_share: Mean
     perplexity: Perplexity | None
     bits_per_token: NotNegative
 

@@ -12,7 +12,16 @@ from pydantic import Field, TypeAdapter, field_validator, model_validator
 
 from gru_lm.core.errors import DamagedFile
 from gru_lm.core.files import read_arrays, read_json, write_arrays
-from gru_lm.results import Finite, NotNegative, Positive, Result, Share, Whole, checked
+from gru_lm.results import (
+    ROUNDING,
+    Finite,
+    NotNegative,
+    Positive,
+    Result,
+    Share,
+    Whole,
+    checked,
+)
 
 PASSAGES: Final[tuple[Text, ...]] = ("train", "val")  # the splits on which gates are read
 MEASURES: Final[tuple[Measure, ...]] = ("calibrated_bits", "bits", "accuracy")
@@ -344,11 +353,15 @@ class GateArrays:
 
     def _require_fitting(self, vocab_size: int) -> None:
         """Raise ValueError if shapes, token numbers or gate values are impossible."""
+        self._require_types()
         units = self.mean_Z.shape
         if len(units) != 1 or {self.mean_R.shape, self.time_constant.shape} != {units}:
             raise ValueError("the units' means are not of one length")
         if not units[0] or not (self.time_constant >= 0).all():  # NaN is not
             raise ValueError("there is no unit, or a time constant is below 0")
+        for mean in (self.mean_Z, self.mean_R):
+            if not _between_0_and_1(mean):
+                raise ValueError("a mean gate is not between 0 and 1")
         for split, reading in self.readings.items():
             length, top = reading.tokens.shape, reading.top_tokens.shape
             if (
@@ -362,11 +375,33 @@ class GateArrays:
             for gate in (reading.Z, reading.R):
                 if not ((gate >= 0) & (gate <= 1)).all():
                     raise ValueError(f"a gate of {split} is not between 0 and 1")
+            # Only the first token of a passage can be without a prediction.
+            first = 1 if np.isnan(reading.surprise[0]) else 0
+            if not _between_0_and_1(reading.top_probabilities[first:]):
+                raise ValueError(f"a probability of {split} is not between 0 and 1")
+            surprise = reading.surprise[first:]
+            if not ((surprise >= -ROUNDING) & (surprise < np.inf)).all():
+                raise ValueError(f"a surprise of {split} is no number of bits")
             for numbers in (reading.tokens, reading.top_tokens):
-                if numbers.dtype.kind not in "iu":
-                    raise ValueError(f"the tokens of {split} are no whole numbers")
                 if not ((numbers >= 0) & (numbers < vocab_size)).all():
                     raise ValueError(f"a token of {split} is not in the vocabulary")
+
+    def _require_types(self) -> None:
+        """Raise ValueError if an array has not the type of numbers that ``write`` gets."""
+        arrays = {name: getattr(self, name) for name in ("mean_Z", "mean_R", "time_constant")}
+        for split, reading in self.readings.items():
+            arrays |= {f"{split}_{part}": getattr(reading, part) for part in _PARTS}
+        for name, array in arrays.items():
+            if name.endswith("tokens"):
+                if array.dtype.kind not in "iu":
+                    raise ValueError(f"{name}: the tokens are no whole numbers")
+            elif array.dtype.kind != "f":
+                raise ValueError(f"{name} has the type {array.dtype}, not a floating-point type")
+
+
+def _between_0_and_1(values: np.ndarray) -> bool:
+    """Return whether all of ``values`` are between 0 and 1, but for rounding. NaN is not."""
+    return bool(((values >= 0) & (values <= 1 + ROUNDING)).all())
 
 
 def write_no_arrays(path: Path, vocabulary: str) -> None:

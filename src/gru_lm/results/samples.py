@@ -12,6 +12,7 @@ so that the texts can be separated again::
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from pathlib import Path
 from gru_lm.core.errors import DamagedFile
 from gru_lm.core.files import write_text
 from gru_lm.results import read_text
+
+LARGEST = 1 << 28  # bytes of the file
 
 Samples = Mapping[str, Sequence[str]]  # by heading, the text after each prefix
 
@@ -45,7 +48,11 @@ def parse_samples(text: str) -> dict[str, list[str]]:
     texts: list[str] | None = None
     for number, line in enumerate(text.split("\n"), start=1):
         if re.fullmatch(r"greedy|temperature \S+", line):
-            texts = samples.setdefault(line, [])
+            if line in samples:
+                raise ValueError(f"line {number}: the heading '{line}' is there twice")
+            if not _is_heading(line):
+                raise ValueError(f"line {number}: the temperature is no number above zero")
+            texts = samples[line] = []
         elif texts is not None and line.startswith("  "):
             texts.append(line[2:])
         elif texts and line.startswith("\t"):
@@ -57,6 +64,15 @@ def parse_samples(text: str) -> dict[str, list[str]]:
     return samples
 
 
+def _is_heading(line: str) -> bool:
+    """Return whether ``heading`` returns ``line`` for some temperature."""
+    try:
+        temperature = None if line == "greedy" else float(line.removeprefix("temperature "))
+    except ValueError:
+        return False
+    return temperature is None or (0 < temperature < math.inf and heading(temperature) == line)
+
+
 def write_samples(path: Path, samples: Samples) -> None:
     """Write ``samples`` to ``path``, whole or not at all."""
     write_text(path, format_samples(samples))
@@ -65,6 +81,6 @@ def write_samples(path: Path, samples: Samples) -> None:
 def read_samples(path: Path) -> dict[str, list[str]]:
     """Read the samples that ``write_samples`` wrote to ``path``. Raises UnusableFile."""
     try:
-        return parse_samples(read_text(path))
+        return parse_samples(read_text(path, LARGEST))
     except ValueError as error:
         raise DamagedFile(path, str(error)) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import model_validator
+
 from gru_lm.results import NotNegative, Perplexity, Positive, Result
 
 
@@ -37,4 +39,10 @@ class Headline(Result):
     val_perplexity: Perplexity
     test_perplexity: Perplexity
     best_val_perplexity: Perplexity | None
-    best_epoch: int | None
+    best_epoch: Positive | None
+
+    @model_validator(mode="after")
+    def _best_is_whole(self) -> Headline:
+        if (self.best_val_perplexity is None) != (self.best_epoch is None):
+            raise ValueError("best_val_perplexity and best_epoch are not both given")
+        return self

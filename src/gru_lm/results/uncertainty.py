@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gru_lm.results import NotNegative, Perplexity, Positive, Result, Share, Whole
+from gru_lm.results import Mean, NotNegative, Perplexity, Positive, Result, Share, Whole
 
 Position = Literal["1", "2", "3", "4", "5", "6+", "end", "other"]
 CharacterClass = Literal[
@@ -20,16 +20,16 @@ class Bin(Result):
     low: Share
     high: Share
     count: Whole
-    confidence: NotNegative | None  # rounding may put a mean a hair above 1
+    confidence: Mean | None
     accuracy: Share | None
 
 
 class Calibration(Result):
     """Expected calibration error, means and reliability curve of a split's top predictions."""
 
-    ece: NotNegative  # as the mean confidence, it may be a hair above 1
+    ece: Mean
     accuracy: Share
-    confidence: NotNegative
+    confidence: Mean
     bins: Annotated[list[Bin], Field(min_length=1)]
 
 

@@ -111,7 +111,13 @@ class TrainingRun:
                 "torch": torch.__version__,
             },
         )
-        self.history = self.checkpoints.resume(self.model, self._optimizer, warn=say)
+        self.history = self.checkpoints.resume(
+            self.model,
+            self._optimizer,
+            warn=say,
+            most_epochs=settings.train.epochs,
+            with_best=True,
+        )
         if epochs_done := len(self.history.curve):
             say(f"going on after epoch {epochs_done} of a run that was interrupted")
 
