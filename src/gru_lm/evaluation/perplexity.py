@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gru_lm.core.errors import UserError
+from gru_lm.core.errors import UserError, require_at_least, require_tokens
 from gru_lm.models.base import LanguageModel
 
 
@@ -25,8 +25,10 @@ class Score:
     def as_metrics(self) -> dict[str, float | int]:
         """Perplexity, bits a token (a character, at that level) and the number of tokens.
 
-        Raises UserError where the perplexity is not a finite number, as after a bad training.
+        Raises UserError where the perplexity is not a finite number, as after a bad training, and
+        ValueError without a token.
         """
+        require_at_least(1, tokens=self.tokens)
         mean = self.nats / self.tokens
         if not mean < math.log(sys.float_info.max):
             raise UserError(
@@ -52,7 +54,10 @@ def evaluate(
     N - 1 tokens are scored, each exactly once; the first has nothing before it. ``chunk`` is the
     number of steps worked on at a time and changes nothing but memory. The sum is in float64.
     ``observe`` is shown every chunk in turn: the logits (T, V), in float64, and the targets (T,).
+    Raises ValueError if N is below 2, a token is outside the vocabulary, or ``chunk`` is below 1.
     """
+    require_tokens(tokens, model.vocab_size, least=2)
+    require_at_least(1, chunk=chunk)
     tokens = tokens.to(model.device)
     inputs, targets = tokens[:-1], tokens[1:]
     state = model.begin_state(1)

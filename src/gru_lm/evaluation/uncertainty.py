@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gru_lm.core.errors import OutOfRange, require_at_least, require_tokens
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.evaluation.words import POSITIONS, positions_in_word, token_categories
 
@@ -59,8 +60,9 @@ class Observations:
     def columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Surprise and entropy in nats, confidence, and 1 where the top prediction was right.
 
-        Each (N - 1,) for a stream of N tokens.
+        Each (N - 1,) for a stream of N tokens. Raises ValueError if there is no prediction.
         """
+        require_at_least(1, number_of_predictions=sum(rows.shape[1] for rows in self._rows))
         surprise, entropy, confidence, right = np.concatenate(self._rows, axis=1)
         return surprise, entropy, confidence, right
 
@@ -72,9 +74,13 @@ def uncertainty(
 
     ``observed`` holds its N - 1 predictions. Returns ``calibration`` (see there), ``overall`` and,
     of a vocabulary of characters, ``position_in_word`` and ``character_class``, each by group;
-    a group without a token is left out. At word level both are None: a word has neither.
+    a group without a token is left out. At word level both are None: a word has neither. Raises
+    ValueError if ``observed`` is of another number of tokens, or one of them is unknown.
     """
     surprise, entropy, confidence, right = observed.columns()
+    if len(tokens) != len(surprise) + 1:
+        raise OutOfRange("len(tokens)", len(tokens), f"{len(surprise) + 1}, as was observed")
+    require_tokens(tokens, len(vocabulary))
     everything = np.zeros(len(surprise), dtype=np.intp)
     result: dict[str, Any] = {
         "calibration": calibration(confidence, right),
@@ -97,10 +103,15 @@ def calibration(confidence: np.ndarray, right: np.ndarray) -> dict[str, Any]:
     that token came, else 0. Predictions fall into bins of equal width, (low, high]; the ECE is the
     gap between accuracy and confidence in a bin, averaged over the predictions. Only the top
     prediction counts: among all (position, token) pairs nearly every probability is close to 0, and
-    the curve would show nothing else. A bin without a prediction has None for its means.
+    the curve would show nothing else. A bin without a prediction has None for its means. Raises
+    ValueError if N is 0, the two differ in length or a confidence is below 0 or not a number.
 
     Source: Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv:1706.04599, section 2.
     """
+    require_at_least(1, number_of_predictions=len(confidence))
+    if len(right) != len(confidence):
+        raise OutOfRange("len(right)", len(right), f"{len(confidence)}, as confidence has")
+    require_at_least(0, confidence=float(np.min(confidence)))
     edges = np.linspace(0, 1, BINS + 1)
     # Rounding may put a probability a hair above 1, and no bin holds 0.
     bins = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, BINS - 1)

@@ -21,13 +21,13 @@ Source: Zhang et al., Dive into Deep Learning, section "Language Models and the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gru_lm.core.errors import UserError
+from gru_lm.core.errors import UserError, require_at_least, require_one_of
 
 Minibatch = tuple[Tensor, Tensor]
 Partition = Literal["sequential", "random"]
@@ -39,8 +39,11 @@ def sequential_minibatches(
     """Cut ``tokens`` (N,), from ``offset`` on, into minibatches that go on from each other.
 
     Yields inputs X and targets Y, each (batch_size, num_steps), views on two folded copies of the
-    stream. ``offset`` is 0 to num_steps inclusive.
+    stream. ``offset`` is 0 to num_steps inclusive. Raises ValueError if a size is below 1 or the
+    offset below 0.
     """
+    require_at_least(1, batch_size=batch_size, num_steps=num_steps)
+    require_at_least(0, offset=offset)
     num_columns = (len(tokens) - offset - 1) // batch_size
     num_tokens = num_columns * batch_size
     inputs = tokens[offset : offset + num_tokens].reshape(batch_size, -1)
@@ -55,8 +58,10 @@ def random_minibatches(
     """Cut ``tokens`` (N,), from ``offset`` on, into pieces and deal them out in random order.
 
     Yields inputs X and targets Y, each (batch_size, num_steps). ``offset`` is 0 to num_steps - 1
-    inclusive.
+    inclusive. Raises ValueError if a size is below 1 or the offset below 0.
     """
+    require_at_least(1, batch_size=batch_size, num_steps=num_steps)
+    require_at_least(0, offset=offset)
     num_pieces = (len(tokens) - offset - 1) // num_steps
     starts = torch.from_numpy(generator.permutation(num_pieces) * num_steps + offset)
     columns = torch.arange(num_steps)
@@ -71,8 +76,12 @@ def epoch_minibatches(
     """The minibatches of one epoch.
 
     All randomness comes from (seed, epoch): any epoch can be made again without those before it,
-    so a training that was interrupted goes on with the same minibatches.
+    so a training that was interrupted goes on with the same minibatches. Raises ValueError for
+    another partition, and if a size is below 1 or ``seed`` or ``epoch`` below 0.
     """
+    require_one_of(get_args(Partition), partition=partition)
+    require_at_least(1, batch_size=batch_size, num_steps=num_steps)
+    require_at_least(0, seed=seed, epoch=epoch)
     generator = np.random.default_rng([seed, epoch])
     if partition == "sequential":
         offset = int(generator.integers(num_steps, endpoint=True))
@@ -82,7 +91,11 @@ def epoch_minibatches(
 
 
 def require_enough_tokens(num_tokens: int, batch_size: int, num_steps: int) -> None:
-    """Raise UserError unless every epoch, whatever its offset, has at least one minibatch."""
+    """Raise UserError unless every epoch, whatever its offset, has at least one minibatch.
+
+    Raises ValueError if a size is below 1.
+    """
+    require_at_least(1, batch_size=batch_size, num_steps=num_steps)
     needed = num_steps + batch_size * num_steps + 1
     if num_tokens < needed:
         raise UserError(
