@@ -22,7 +22,7 @@ from gru_lm.models.base import LanguageModel, build_model
 from gru_lm.models.device import choose_device
 from gru_lm.models.gates import Intervention
 from gru_lm.preparation.settings import Split
-from gru_lm.preparation.splits import split_tokens
+from gru_lm.preparation.splits import split_places
 from gru_lm.training.loop import validate
 from gru_lm.training.minibatches import (
     epoch_minibatches,
@@ -84,7 +84,7 @@ REFUSED = [
     (lambda: join(["a"], "byte"), "level = 'byte': must be one of char, word"),
     # preparation: Split itself refuses all but counts of 2 and more, and fractions from 0 to 1
     (
-        lambda: split_tokens(ARRAY[:0], Split(train=2, val=2, test=2)),
+        lambda: split_places(0, Split(train=2, val=2, test=2)),
         "the corpus has 0 tokens, but prepare.split needs 6",
     ),
     (lambda: Split(train=1, val=2, test=2), "Input should be greater than or equal to 2"),
