@@ -11,7 +11,12 @@ from gru_lm.core.params import load_params
 from gru_lm.core.settings import CoreSettings
 from gru_lm.core.variants import Variant
 from gru_lm.data.prepared import Prepared
-from gru_lm.export.check import largest_differences, require_agreement, to_onnx
+from gru_lm.export.check import (
+    freshly_initialised,
+    largest_differences,
+    require_agreement,
+    to_onnx,
+)
 from gru_lm.models.base import load_model
 from gru_lm.results.export import ExportCheck
 from stages import add_variant, run_stage
@@ -27,15 +32,24 @@ def main() -> None:
     prepared = Prepared()
     vocabulary = prepared.vocabulary
     model = load_model(Path("models") / variant, vocabulary.fingerprint, variant)
+    tokens = prepared.tensor("val")
     data = to_onnx(model, vocabulary)
-    found = largest_differences(model, data, prepared.tensor("val"))
+    found = largest_differences(model, data, tokens)
     require_agreement(found)
+    initial_model = freshly_initialised(model)
+    initial = largest_differences(initial_model, to_onnx(initial_model, vocabulary), tokens)
+    require_agreement(initial)
     write_bytes(Path(f"exports/{variant}.onnx"), data)
-    ExportCheck.model_validate(found).write(Path(f"metrics/export/{variant}.json"))
+    ExportCheck.model_validate({**found, "initial": initial, "tokens_compared": len(tokens)}).write(
+        Path(f"metrics/export/{variant}.json")
+    )
     say(
         f"export@{variant}",
-        f"{len(data):,} bytes; ONNX Runtime's logits differ from torch's by at "
-        f"most {found['max_logit_difference']:.1e} (largest logit {found['max_logit']:.3g})",
+        f"{len(data):,} bytes; ONNX Runtime's logits differ from torch's by at most "
+        f"{found['max_logit_difference']:.1e}, which is "
+        f"{found['max_relative_logit_difference']:.1e} of a step's largest logit; with freshly "
+        f"initialised weights by {initial['max_logit_difference']:.1e} and "
+        f"{initial['max_relative_logit_difference']:.1e}",
     )
 
 

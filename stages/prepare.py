@@ -6,9 +6,8 @@ from gru_lm.core.errors import UserError, say
 from gru_lm.core.params import load_params
 from gru_lm.data.prepared import Prepared
 from gru_lm.data.text import dropped_letters, read_text, tokenize
-from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.preparation.settings import PreparationSettings
-from gru_lm.preparation.splits import split_tokens
+from gru_lm.preparation.splits import prepare
 from stages import run_stage
 
 RAW = Path("data/raw/corpus.txt")
@@ -23,9 +22,6 @@ def main() -> None:
             f"{RAW} has no tokens with prepare.normalize = {settings.normalize}: choose another "
             "corpus" + (" or prepare.normalize = none" if settings.normalize == "letters" else "")
         )
-    vocabulary = Vocabulary.build(
-        corpus, settings.tokens, settings.normalize, settings.min_freq, settings.reserved_tokens
-    )
     lost, examples = dropped_letters(text, settings.normalize)
     if lost > 0.01:
         say(
@@ -33,10 +29,15 @@ def main() -> None:
             f"prepare.normalize = letters drops {lost:.1%} of the letters (such as {examples}): "
             "set it to none to keep them",
         )
-    splits = split_tokens(vocabulary.encode_tokens(corpus), settings.split)
+    vocabulary, splits = prepare(corpus, settings)
     Prepared.write(vocabulary, splits)
     sizes = ", ".join(f"{len(tokens):,} {name}" for name, tokens in splits.items())
-    say("prepare", f"{len(corpus):,} tokens, {len(vocabulary)} in the vocabulary; split: {sizes}")
+    unknown = ", ".join(f"{(tokens == 0).mean():.1%} {name}" for name, tokens in splits.items())
+    say(
+        "prepare",
+        f"{len(corpus):,} tokens, {len(vocabulary)} in the vocabulary; split: {sizes}; "
+        f"<unk>: {unknown}",
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.gate_study.trainings import paired
 from gru_lm.results.card import Card
 from gru_lm.results.coverage import Coverage
-from gru_lm.results.export import ExportCheck
+from gru_lm.results.export import Differences, ExportCheck
 from gru_lm.results.gates import GateArrays, GateStudy, Reading, write_no_arrays
 from gru_lm.results.samples import write_samples
 from gru_lm.results.scores import Score, Scores
@@ -66,7 +66,17 @@ TIMING = Timing(
     tokens_per_second=33449.9, seconds=140.6, epochs_timed=3, device="CPU, 1 thread", torch="2"
 )
 EXPORT = ExportCheck(
-    max_logit_difference=5.9e-5, max_state_difference=0.0, max_logit=30.0, tokens_compared=9
+    max_logit_difference=5.9e-5,
+    max_relative_logit_difference=6.0e-6,
+    max_state_difference=0.0,
+    max_logit=30.0,
+    initial=Differences(
+        max_logit_difference=1.9e-9,
+        max_relative_logit_difference=1.1e-6,
+        max_state_difference=0.0,
+        max_logit=0.004,
+    ),
+    tokens_compared=9,
 )
 
 

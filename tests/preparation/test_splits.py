@@ -9,11 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gru_lm.core.errors import UserError
-from gru_lm.preparation.settings import Split
-from gru_lm.preparation.splits import split_tokens
+from gru_lm.data.text import tokenize
+from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.preparation.settings import Prepare, Split
+from gru_lm.preparation.splits import prepare, split_places
 
 few = settings(deadline=None, max_examples=60)
 sizes = st.integers(2, 40)
+
+
+def split_tokens(tokens, split):
+    return {name: tokens[place] for name, place in split_places(len(tokens), split).items()}
 
 
 @few
@@ -74,3 +80,95 @@ def test_too_short_a_corpus_names_both_numbers(length):
 def test_too_short_a_corpus_for_fractions():
     with pytest.raises(UserError, match=r"has 5 tokens, but prepare\.split needs 6"):
         split_tokens(np.zeros(5, np.uint8), Split(train=0.4, val=0.3, test=0.3))
+
+
+# ------------------------------------------------------------------ where the vocabulary is from
+
+
+def settings_of(tokens="char", normalize="none", split=(2, 2, 2), **changes):
+    sizes = dict(zip(("train", "val", "test"), split, strict=True))
+    given = {"normalize": normalize, "tokens": tokens, "min_freq": 0, "reserved_tokens": []}
+    return Prepare.model_validate({**given, "split": sizes, **changes})
+
+
+TEXT = "One two, one\nThree two! four\nfour Five one\nsix\n"
+
+
+@pytest.mark.parametrize("split", [(3, 3, 3), (0.3, 0.3, 0.3)])
+def test_a_vocabulary_of_the_training_split_at_word_level(split):
+    corpus = tokenize(TEXT, "letters", "word")  # one two one three two four four five one six
+    vocabulary, splits = prepare(corpus, settings_of("word", "letters", split, vocabulary="train"))
+    assert vocabulary.tokens == ("<unk>", "one", "two")
+    assert {name: numbers.tolist() for name, numbers in splits.items()} == {
+        "train": [1, 2, 1],
+        "val": [0, 2, 0],
+        "test": [0, 0, 1],
+    }
+    everything, _ = prepare(corpus, settings_of("word", "letters", split))
+    assert everything.tokens == ("<unk>", "one", "two", "four", "three", "five", "six")
+
+
+@pytest.mark.parametrize("split", [(4, 3, 3), (0.4, 0.3, 0.3)])
+def test_a_vocabulary_of_the_training_split_at_character_level(split):
+    corpus = tokenize("A-b\nAb cA", "letters", "char")  # "a b" and "ab ca": a, space, b, a, b, …
+    assert "".join(corpus) == "a bab ca"
+    vocabulary, splits = prepare(
+        [*corpus, "d", "a"], settings_of("char", "letters", split, vocabulary="train")
+    )
+    assert vocabulary.tokens == ("<unk>", "a", " ", "b")
+    assert vocabulary.decode(splits["train"]) == "a ba"
+    assert splits["val"].tolist() == [3, 2, 0]
+    assert splits["test"].tolist() == [1, 0, 1]
+
+
+def test_min_freq_counts_where_the_vocabulary_is_from():
+    corpus = list("aabbbbaba")
+    counted = {
+        source: prepare(corpus, settings_of(split=(3, 3, 3), vocabulary=source, min_freq=2))
+        for source in ("all", "train")
+    }
+    assert counted["all"][0].tokens == ("<unk>", "b", "a")
+    assert counted["train"][0].tokens == ("<unk>", "a")
+    assert counted["train"][1]["train"].tolist() == [1, 1, 0]
+
+
+def test_reserved_tokens_come_first_in_either():
+    changes = {"vocabulary": "train", "reserved_tokens": ["<pad>", "c"]}
+    vocabulary, splits = prepare(list("abcabc"), settings_of(**changes))
+    assert vocabulary.tokens == ("<unk>", "<pad>", "c", "a", "b")
+    assert splits["val"].tolist() == [2, 3]
+
+
+@few
+@given(st.text("abcdé ", min_size=30), st.integers(0, 4), st.data())
+def test_either_vocabulary_is_the_definition(text, min_freq, data):
+    source = data.draw(st.sampled_from(["all", "train"]))
+    split = data.draw(st.sampled_from([(5, 9, 7), (0.5, 0.2, 0.3)]))
+    given_settings = settings_of(split=split, vocabulary=source, min_freq=min_freq)
+    places = split_places(len(text), given_settings.split)
+    counted = text[places["train"]] if source == "train" else text
+    expected = Vocabulary.build(counted, "char", "none", min_freq)
+    if not expected.encode(text[places["train"]]).any():
+        with pytest.raises(UserError, match=r"<unk>: lower prepare\.min_freq"):
+            prepare(list(text), given_settings)
+        return
+    vocabulary, splits = prepare(list(text), given_settings)
+    assert vocabulary == expected
+    for name, place in places.items():
+        assert splits[name].tolist() == expected.encode(text[place]).tolist()
+
+
+@pytest.mark.parametrize("source, min_freq", [("train", 3), ("all", 5)])
+def test_nothing_but_unk_to_train_on_is_one_line(source, min_freq):
+    given_settings = settings_of(vocabulary=source, min_freq=min_freq)
+    with pytest.raises(UserError) as caught:
+        prepare(list("aabbcc"), given_settings)
+    assert str(caught.value) == (
+        f"every token of the training split is <unk>: lower prepare.min_freq ({min_freq}) "
+        "or choose another corpus"
+    )
+
+
+def test_too_few_tokens_are_refused_before_any_is_counted():
+    with pytest.raises(UserError, match=r"has 5 tokens, but prepare\.split needs 6"):
+        prepare(list("abcde"), settings_of(vocabulary="train"))

@@ -1,4 +1,4 @@
-"""The exceptions that a user can cause, and how a script reports them.
+"""The exceptions that a user can cause, the checks of arguments, and how a script reports both.
 
 Every message for the terminal goes through ``one_line``: those of errors, and the status lines that
 a stage prints with ``say``.
@@ -10,9 +10,9 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 EXIT_USER_ERROR = 1
 EXIT_UNREACHABLE = 3
@@ -103,6 +103,16 @@ class Interrupted(UserError):
     exit_code = EXIT_INTERRUPTED
 
 
+class OutOfRange(UserError, ValueError):
+    """The argument ``name`` has a ``value`` that is not ``allowed``.
+
+    It is a ValueError for whoever calls the library, and one line on stderr in a stage.
+    """
+
+    def __init__(self, name: str, value: object, allowed: str) -> None:
+        super().__init__(f"{name} = {value}: must be {allowed}")
+
+
 def run_main(
     name: str, main: Callable[[], None], made_by: Callable[[Path], str | None] | None = None
 ) -> None:
@@ -161,3 +171,39 @@ def _fault_of_the_machine(error: Exception) -> str:
             "params.yaml, or use a shorter corpus"
         )
     return ""
+
+
+def require_at_least(least: float, **arguments: float) -> None:
+    """Raise OutOfRange for the first of ``arguments`` that is below ``least`` or not a number."""
+    for name, value in arguments.items():
+        if not value >= least:  # so that NaN is refused too
+            raise OutOfRange(name, value, f"at least {least}")
+
+
+def require_above(bound: float, **arguments: float) -> None:
+    """Raise OutOfRange for the first of ``arguments`` that is not greater than ``bound``."""
+    for name, value in arguments.items():
+        if not value > bound:
+            raise OutOfRange(name, value, f"greater than {bound}")
+
+
+def require_one_of(choices: Sequence[str], **arguments: str) -> None:
+    """Raise OutOfRange for the first of ``arguments`` that is none of ``choices``."""
+    for name, value in arguments.items():
+        if value not in choices:
+            raise OutOfRange(name, repr(value), f"one of {', '.join(choices)}")
+
+
+def require_tokens(tokens: Any, vocab_size: int, least: int = 0, name: str = "tokens") -> None:
+    """Raise OutOfRange unless ``tokens`` are at least ``least`` numbers below ``vocab_size``.
+
+    ``tokens`` (N,) is an array of NumPy or a tensor of torch.
+    """
+    if len(tokens) < least:
+        raise OutOfRange(f"len({name})", len(tokens), f"at least {least}")
+    if (
+        len(tokens)
+        and not 0 <= (lowest := int(tokens.min())) <= (highest := int(tokens.max())) < vocab_size
+    ):
+        worst = lowest if lowest < 0 else highest
+        raise OutOfRange(f"a number in {name}", worst, f"0 to {vocab_size - 1}")

@@ -6,9 +6,9 @@ import codecs
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from gru_lm.core.errors import UserError
+from gru_lm.core.errors import UserError, require_one_of
 from gru_lm.core.reading import read_bytes
 
 Normalize = Literal["letters", "none"]
@@ -79,16 +79,21 @@ def normalized_lines(text: str, normalize: Normalize) -> list[str]:
     last word of a line merges with the first word of the next. The textbook's published numbers
     include this flaw. ``none`` keeps everything, including newlines.
 
-    Source: Zhang et al., Dive into Deep Learning, section "Text Preprocessing" (train_ch8
-    edition).
+    Raises ValueError for another ``normalize``. Source: Zhang et al., Dive into Deep Learning,
+    section "Text Preprocessing" (train_ch8 edition).
     """
+    require_one_of(get_args(Normalize), normalize=normalize)
     if normalize == "none":
         return text.splitlines(keepends=True)
     return [re.sub("[^A-Za-z]+", " ", line).strip().lower() for line in text.split("\n")]
 
 
 def tokenize(text: str, normalize: Normalize, level: TokenLevel) -> list[str]:
-    """Split ``text`` into characters, or into words separated by whitespace."""
+    """Split ``text`` into characters, or into words separated by whitespace.
+
+    Raises ValueError for an unknown ``normalize`` or ``level``.
+    """
+    require_one_of(get_args(TokenLevel), level=level)
     lines = normalized_lines(text, normalize)
     if level == "char":
         return list("".join(lines))
@@ -120,5 +125,9 @@ def dropped_letters(text: str, normalize: Normalize) -> tuple[float, str]:
 
 
 def join(tokens: list[str], level: TokenLevel) -> str:
-    """Join ``tokens`` to a text. This inverts ``tokenize``, except for whitespace between words."""
+    """Join ``tokens`` to a text. This inverts ``tokenize``, except for whitespace between words.
+
+    Raises ValueError for an unknown ``level``.
+    """
+    require_one_of(get_args(TokenLevel), level=level)
     return ("" if level == "char" else " ").join(tokens)

@@ -13,7 +13,7 @@ from typing import cast, get_args
 
 import numpy as np
 
-from gru_lm.core.errors import DamagedFile
+from gru_lm.core.errors import DamagedFile, OutOfRange, require_at_least, require_one_of
 from gru_lm.core.files import read_json, write_json
 from gru_lm.data.text import Normalize, TokenLevel, join, normalized_fragment, tokenize
 
@@ -27,6 +27,8 @@ class Vocabulary:
 
     Token 0 is ``<unk>``. ``level`` and ``normalize`` are saved, so later text is treated as the
     corpus was.
+
+    Raises ValueError if ``<unk>`` is not first, a token is duplicated or a rule is unknown.
     """
 
     tokens: tuple[str, ...]
@@ -40,6 +42,8 @@ class Vocabulary:
         ids = {token: number for number, token in enumerate(self.tokens)}
         if len(ids) < len(self.tokens):
             raise ValueError("duplicate token")
+        require_one_of(get_args(TokenLevel), level=self.level)
+        require_one_of(get_args(Normalize), normalize=self.normalize)
         object.__setattr__(self, "_ids", ids)
 
     @classmethod
@@ -56,7 +60,10 @@ class Vocabulary:
         The tokens are sorted by decreasing frequency, and equally frequent ones by first
         occurrence. Tokens that occur fewer than ``min_freq`` times are left out. They are encoded
         as ``<unk>``.
+
+        Raises ValueError if ``min_freq`` is negative, or if the class refuses the tokens or rules.
         """
+        require_at_least(0, min_freq=min_freq)
         special = (UNKNOWN, *reserved_tokens)
         frequent = (
             token
@@ -101,11 +108,11 @@ class Vocabulary:
         return (part,)
 
     def decode(self, numbers: Iterable[int]) -> str:
-        """Return the text of ``numbers``. Raises IndexError if a number is out of range."""
+        """Return the text of ``numbers``. Raises ValueError if a number is out of range."""
         tokens = []
         for number in numbers:
-            if number < 0:
-                raise IndexError(f"token number {number} is negative")
+            if not 0 <= number < len(self.tokens):
+                raise OutOfRange("token number", number, f"0 to {len(self.tokens) - 1}")
             tokens.append(self.tokens[number])
         return join(tokens, self.level)
 

@@ -25,6 +25,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gru_lm.core.errors import require_at_least, require_tokens
+
 # Used if the counts allow no estimate. The values are KenLM's (Heafield et al. 2013, lmplz).
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 
@@ -38,11 +40,13 @@ class KneserNey:
 
     ``tokens`` (N,) and the tokens passed to the methods are numbers below ``vocab_size``. Memory is
     proportional to N n and does not depend on the size of the vocabulary.
+    Raises ValueError for other tokens, and if ``vocab_size`` or ``order`` is below 1.
     """
 
     def __init__(self, tokens: Sequence[int] | np.ndarray, vocab_size: int, order: int) -> None:
+        require_at_least(1, vocab_size=vocab_size, order=order)
         self.vocab_size = vocab_size
-        last = np.asarray(tokens, np.int64)
+        last = self._numbers(tokens)
         contexts = np.zeros(len(last), np.int64)  # order 0 has one n-gram, the empty one
         n_grams = []
         for _ in range(order):
@@ -73,7 +77,7 @@ class KneserNey:
         The oldest token comes first.
         """
         V = self.vocab_size
-        history = np.asarray(context, np.int64)[-len(self._levels) :]
+        history = self._numbers(context)[-len(self._levels) :]
         contexts = np.zeros(len(history) + 1, np.int64)  # of each token in it, and of the next one
         p = np.full(V, 1 / V)
         for level in self._levels:
@@ -87,7 +91,7 @@ class KneserNey:
 
     def probabilities(self, stream: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return the probability (N - 1,) of each token of ``stream`` (N,) but the first."""
-        last = np.asarray(stream, np.int64)
+        last = self._numbers(stream)
         contexts = np.zeros(len(last), np.int64)
         p = np.full(len(last), 1 / self.vocab_size)
         for level in self._levels:
@@ -99,6 +103,12 @@ class KneserNey:
     def nats(self, stream: Sequence[int] | np.ndarray) -> float:
         """Return the summed cross-entropy in nats of all tokens of ``stream`` but the first."""
         return float(-np.log(self.probabilities(stream)).sum())
+
+    def _numbers(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
+        """``tokens`` (N,) as int64, each of them in the vocabulary."""
+        numbers = np.asarray(tokens, np.int64)
+        require_tokens(numbers, self.vocab_size)
+        return numbers
 
 
 @dataclass(frozen=True)

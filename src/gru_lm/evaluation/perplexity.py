@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gru_lm.core.errors import UserError
+from gru_lm.core.errors import UserError, require_at_least, require_tokens
 from gru_lm.models.base import LanguageModel
 
 
@@ -25,8 +25,10 @@ class Score:
     def as_metrics(self) -> dict[str, float | int]:
         """Return perplexity, bits per token (character or word) and the number of tokens.
 
-        Raises UserError if the perplexity is not finite, as after a diverged training.
+        Raises UserError if the perplexity is not finite, as after a diverged training, and
+        ValueError without tokens.
         """
+        require_at_least(1, tokens=self.tokens)
         mean = self.nats / self.tokens
         if not mean < math.log(sys.float_info.max):
             raise UserError(
@@ -52,7 +54,11 @@ def evaluate(
     N - 1 tokens are scored exactly once; the first is not predicted. ``chunk`` is the number of
     steps computed at a time and affects only memory. The sum is in float64. ``observe`` is called
     with the logits (T, V) in float64 and the targets (T,) of each chunk in order.
+
+    Raises ValueError if N is below 2, a token is outside the vocabulary, or ``chunk`` is below 1.
     """
+    require_tokens(tokens, model.vocab_size, least=2)
+    require_at_least(1, chunk=chunk)
     tokens = tokens.to(model.device)
     inputs, targets = tokens[:-1], tokens[1:]
     state = model.begin_state(1)

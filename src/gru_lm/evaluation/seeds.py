@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gru_lm.core.errors import require_at_least
 from gru_lm.data.prepared import SPLITS
 from gru_lm.results.scores import Scores
 from gru_lm.results.seeds import BestSpread, ModelSummary, SplitSpread, Spread
@@ -28,8 +29,9 @@ class Run:
 def summarise(runs: Sequence[Run]) -> ModelSummary:
     """Return the spread of each figure over ``runs`` of one variant on the same splits.
 
-    ``runs`` must not be empty.
+    Raises ValueError if there is no run.
     """
+    require_at_least(1, number_of_runs=len(runs))
     best = [run.best_val for run in runs if run.best_val is not None]
     return ModelSummary(
         **{name: _split(name, runs) for name in SPLITS},
@@ -54,7 +56,11 @@ def _split(name: str, runs: Sequence[Run]) -> SplitSpread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Return mean, sample standard deviation (n - 1; None for one value), range and median."""
+    """Return mean, sample standard deviation (n - 1; None for one value), range and median.
+
+    Raises ValueError if there is no value.
+    """
+    require_at_least(1, number_of_values=len(values))
     return Spread(
         mean=statistics.fmean(values),
         sd=statistics.stdev(values) if len(values) > 1 else None,

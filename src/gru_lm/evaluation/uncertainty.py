@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gru_lm.core.errors import OutOfRange, require_at_least, require_tokens
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.evaluation.words import POSITIONS, positions_in_word, token_categories
 
@@ -58,8 +59,9 @@ class Observations:
     def columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return surprise and entropy in nats, confidence, and 1 if the top prediction was right.
 
-        Each is (N - 1,) for a stream of N tokens.
+        Each is (N - 1,) for a stream of N tokens. Raises ValueError without predictions.
         """
+        require_at_least(1, number_of_predictions=sum(rows.shape[1] for rows in self._rows))
         surprise, entropy, confidence, right = np.concatenate(self._rows, axis=1)
         return surprise, entropy, confidence, right
 
@@ -72,8 +74,13 @@ def uncertainty(
     ``observed`` has its N - 1 predictions. The result is ``calibration`` (see the function of that
     name), ``overall`` and, by group, ``position_in_word`` and ``character_class``. A group without
     a token is left out. Both are None at word level.
+
+    Raises ValueError if ``observed`` has another number of tokens or a token is unknown.
     """
     surprise, entropy, confidence, right = observed.columns()
+    if len(tokens) != len(surprise) + 1:
+        raise OutOfRange("len(tokens)", len(tokens), f"{len(surprise) + 1}, as was observed")
+    require_tokens(tokens, len(vocabulary))
     everything = np.zeros(len(surprise), dtype=np.intp)
     result: dict[str, Any] = {
         "calibration": calibration(confidence, right),
@@ -98,8 +105,14 @@ def calibration(confidence: np.ndarray, right: np.ndarray) -> dict[str, Any]:
     the top prediction is used, because nearly all other probabilities are close to 0. The means of
     a bin without predictions are None.
 
+    Raises ValueError if N is 0, the lengths differ or a confidence is negative or NaN.
+
     Source: Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv:1706.04599, section 2.
     """
+    require_at_least(1, number_of_predictions=len(confidence))
+    if len(right) != len(confidence):
+        raise OutOfRange("len(right)", len(right), f"{len(confidence)}, as confidence has")
+    require_at_least(0, confidence=float(np.min(confidence)))
     edges = np.linspace(0, 1, BINS + 1)
     # A rounded probability may exceed 1 slightly, and no bin contains 0.
     bins = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, BINS - 1)

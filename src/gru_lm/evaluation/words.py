@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 
+from gru_lm.core.errors import require_tokens
 from gru_lm.data.vocabulary import Vocabulary
 
 LETTERS: Final = 6  # number of letter positions; the last one includes all later letters
@@ -26,7 +27,10 @@ def positions_in_word(tokens: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
     the whitespace character right after a word. ``other`` is punctuation, further whitespace and
     tokens of several characters. With ``normalize: letters`` the last word of a line and the first
     word of the next count as one word (see ``gru_lm.data.text``).
+
+    Raises ValueError for a token outside the vocabulary.
     """
+    require_tokens(tokens, len(vocabulary))
     categories = token_categories(vocabulary)
     space = np.array([category == "space" for category in categories])[tokens]
     letter = np.array([category[0] in "LMN" for category in categories])[tokens]

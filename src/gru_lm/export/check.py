@@ -18,13 +18,15 @@ from torch import Tensor
 
 from gru_lm.core.errors import UserError
 from gru_lm.data.vocabulary import Vocabulary
-from gru_lm.models.base import LanguageModel
+from gru_lm.models.base import LanguageModel, build_model
 
 MAX_BYTES = 2**31 - 2**26  # of weights: Protocol Buffers' limit of 2 GiB, less room for the tokens
 
 # Of the state, whose units lie within -1 and 1, and of the largest logit. Float32 keeps seven
 # digits, of which a sum over hundreds of units, carried through thousands of steps, loses two.
 TOLERANCE = 1e-4
+
+INITIAL_SEED = 0  # of the freshly initialised weights that are compared beside the trained ones
 
 
 def to_onnx(model: LanguageModel, vocabulary: Vocabulary) -> bytes:
@@ -65,12 +67,16 @@ def open_session(data: bytes) -> onnxruntime.InferenceSession:
 @torch.inference_mode()
 def largest_differences(
     model: LanguageModel, data: bytes, tokens: Tensor, chunk: int = 1000
-) -> dict[str, float | int]:
+) -> dict[str, float]:
     """How far the ONNX file ``data``, run by ONNX Runtime, is from ``model`` on the CPU.
 
     Both read ``tokens`` (N,) in chunks, each from its own last state on, so that a difference in
-    the state has consequences. Returns the largest absolute difference in a logit and in the state
-    after a chunk (not a number if a model gave none), and for scale the largest absolute logit.
+    the state has consequences. Returns the fields of ``results.export.Differences``: the largest
+    absolute difference in a logit; the largest relative one, which is a step's largest absolute
+    difference divided by the same step's largest absolute logit of ``model``; the largest absolute
+    difference in the state after a chunk; and for scale the largest absolute logit. They are not a
+    number if a model gave none. (A logit's difference is not divided by that logit, as the ratio
+    has no bound at a logit of almost zero.)
     """
     session = open_session(data)
     state = model.begin_state(1)
@@ -80,24 +86,39 @@ def largest_differences(
         logits, state = model(X, state)  # (T, 1, V), (1, H)
         onnx_logits, onnx_state = session.run(None, {"tokens": X.numpy(), "state": onnx_state})
         expected = logits[:, 0].numpy()  # (T, V)
-        differences = expected - onnx_logits[0], state.numpy() - onnx_state, expected
-        largest.append([np.abs(difference).max() for difference in differences])
-    max_logit_difference, max_state_difference, max_logit = np.max(largest, axis=0).tolist()
+        differences = np.abs(expected - onnx_logits[0]).max(axis=1)  # (T,)
+        scales = np.abs(expected).max(axis=1)  # (T,)
+        relative = np.divide(differences, scales, out=differences.copy(), where=scales != 0)
+        state_differences = np.abs(state.numpy() - onnx_state)
+        largest.append([x.max() for x in (differences, relative, state_differences, scales)])
+    logit, relative_logit, in_state, max_logit = np.max(largest, axis=0).tolist()
     return {
-        "max_logit_difference": max_logit_difference,
-        "max_state_difference": max_state_difference,
+        "max_logit_difference": logit,
+        "max_relative_logit_difference": relative_logit,
+        "max_state_difference": in_state,
         "max_logit": max_logit,
-        "tokens_compared": len(tokens),
     }
 
 
-def require_agreement(found: Mapping[str, float | int]) -> None:
+def freshly_initialised(model: LanguageModel) -> LanguageModel:
+    """A model with the variant, sizes and options of ``model``, its weights those before training.
+
+    They are drawn from the seed ``INITIAL_SEED``. Torch's global random state stays as it is.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(INITIAL_SEED)
+        options = {"hidden_size": model.hidden_size, **model.options}
+        return build_model(model.variant, model.vocab_size, **options)
+
+
+def require_agreement(found: Mapping[str, float]) -> None:
     """Raise UserError if ``largest_differences`` found more than rounding accounts for.
 
-    ``TOLERANCE`` is absolute for the state, and for logits below 1; larger ones it scales with.
+    ``TOLERANCE`` is absolute for the state, and for logits relative to the largest one of all
+    steps. (At a single step with logits near zero, rounding alone can be a larger share of them.)
     """
     logit, state = found["max_logit_difference"], found["max_state_difference"]
-    allowed = TOLERANCE * max(1.0, found["max_logit"])
+    allowed = TOLERANCE * found["max_logit"]
     if not (logit <= allowed and state <= TOLERANCE):  # so that NaN is refused too
         raise UserError(
             f"the ONNX file computes something else than the model: logits differ by {logit:.2g} "

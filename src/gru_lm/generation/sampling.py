@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gru_lm.core.errors import UserError
+from gru_lm.core.errors import UserError, require_above, require_at_least
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.models.base import LanguageModel
 
@@ -24,11 +24,16 @@ def generate(
 
     ``temperature`` None is greedy: always the likeliest token. Otherwise tokens are drawn from
     softmax(logits / temperature), among the ``top_k`` likeliest if that is given, with
-    ``generator`` (a CPU generator). Raises UserError for a prefix without a single token, a
-    temperature that is not above zero, or a model whose logits are not finite.
+    ``generator`` (a CPU generator).
+
+    Raises UserError for a prefix without tokens or a model whose logits are not finite, and
+    ValueError if ``length`` is below 0, ``temperature`` not above 0 or ``top_k`` below 1.
     """
-    if temperature is not None and not temperature > 0:
-        raise UserError(f"temperature = {temperature:g}: must be greater than 0")
+    require_at_least(0, length=length)
+    if temperature is not None:
+        require_above(0, temperature=temperature)
+    if top_k is not None:
+        require_at_least(1, top_k=top_k)
     numbers = vocabulary.encode_fragment(prefix).tolist()
     if not numbers or (prefix.strip() and not vocabulary.decode(numbers).strip()):
         raise UserError(

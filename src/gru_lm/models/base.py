@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from gru_lm.core.errors import DamagedFile, UnusableFile, UserError
+from gru_lm.core.errors import DamagedFile, UnusableFile, UserError, require_at_least
 from gru_lm.core.files import read_json, write_bytes, write_json
 from gru_lm.core.reading import read_bytes
 from gru_lm.core.variants import checked
@@ -41,12 +41,14 @@ class LanguageModel(nn.Module, ABC):
     ``variant`` is the name of its folder. ``options`` are the variant's own arguments.
 
     Shapes: B sequences, T steps, V tokens in the vocabulary, S numbers per state (``state_size``).
+    Raises ValueError if ``vocab_size`` or ``hidden_size`` is below 1.
     """
 
     variant: ClassVar[str]
 
     def __init__(self, vocab_size: int, hidden_size: int, **options: Any) -> None:
         super().__init__()
+        require_at_least(1, vocab_size=vocab_size, hidden_size=hidden_size)
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
         self.options = options
@@ -71,7 +73,8 @@ class LanguageModel(nn.Module, ABC):
         return next(self.parameters()).device
 
     def begin_state(self, batch_size: int) -> Tensor:
-        """Return the state before the first token: zeros (B, S)."""
+        """Return the state before the first token: zeros (B, S). Raises ValueError if B < 1."""
+        require_at_least(1, batch_size=batch_size)
         weight = next(self.parameters())
         return weight.new_zeros(batch_size, self.state_size)
 
@@ -79,7 +82,7 @@ class LanguageModel(nn.Module, ABC):
         """Return a stepper for one sequence on the CPU. The default runs ``forward`` per token."""
         from gru_lm.models.stepper import ForwardStepper
 
-        return ForwardStepper(self, self.begin_state(1))
+        return ForwardStepper(self, self.vocab_size, self.begin_state(1))
 
     def onnx_graph(self) -> onnx.ModelProto:
         """Return the model as an ONNX graph with float32 weights (see ``models/onnx_graph.py``).
@@ -185,7 +188,7 @@ def build_model(variant: str, vocab_size: int, **options: Any) -> LanguageModel:
     """Build a model of ``variant``, initialised from torch's global random state.
 
     Only the variant's own folder is imported, so training it depends on no other variant. Raises
-    ValueError if there is no such variant.
+    ValueError if there is no such variant or if a size or an option is out of range.
     """
     module = importlib.import_module(f"gru_lm.models.{checked(variant)}.model")
     return cast(LanguageModel, module.Model(vocab_size, **options))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
-from gru_lm.core.errors import UserError
+from gru_lm.core.errors import UserError, require_one_of
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 
@@ -16,9 +16,12 @@ DeviceChoice = Literal["auto", "cpu", "cuda"]
 def choose_device(choice: DeviceChoice) -> torch.device:
     """Return the device for ``choice``. Raises UserError if it is "cuda" and no GPU is usable.
 
+    Raises ValueError for another choice.
+
     On a GPU this also sets full float32 precision for all products, as torch uses TF32 in cuDNN's
     layers by default.
     """
+    require_one_of(get_args(DeviceChoice), device=choice)
     if choice == "cpu":
         return torch.device("cpu")
     fault = gpu_fault()

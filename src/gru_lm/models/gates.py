@@ -9,6 +9,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from gru_lm.core.errors import require_one_of
+
 
 @dataclass(frozen=True)
 class Intervention:
@@ -16,11 +18,15 @@ class Intervention:
 
     ``signal`` is the update gate Z, the reset gate R or the new state H. ``value`` and ``dose``
     are (H,). A dose of 1 replaces the signal of a unit, and a dose of 0 keeps it.
+    Raises ValueError for another signal.
     """
 
     signal: Literal["Z", "R", "H"]
     value: Tensor
     dose: Tensor
+
+    def __post_init__(self) -> None:
+        require_one_of(("Z", "R", "H"), signal=self.signal)
 
     def at(self, share: float) -> Intervention:
         """Return this intervention with every dose multiplied by ``share``."""

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gru_lm.core.errors import OutOfRange
+
 
 class Stepper(Protocol):
     """A model that reads one token at a time on the CPU, starting from a state of zeros.
@@ -18,7 +20,7 @@ class Stepper(Protocol):
     """
 
     def feed(self, token: int) -> None:
-        """Read one token."""
+        """Read one token. Raises ValueError if it is outside the vocabulary."""
         ...
 
     def logits(self) -> np.ndarray:
@@ -29,18 +31,22 @@ class Stepper(Protocol):
 class ForwardStepper(Stepper):
     """A stepper for any model, which calls ``forward`` with one token at a time.
 
-    ``model`` has the interface of ``LanguageModel.forward``. ``state`` (1, state_size) is the
-    initial state. A model on a GPU is copied to the CPU, which is faster for single tokens.
+    ``model`` has the interface of ``LanguageModel.forward`` and reads numbers below ``vocab_size``.
+    ``state`` (1, state_size) is the initial state. A model on a GPU is copied to the CPU, which is
+    faster for single tokens.
     """
 
-    def __init__(self, model: nn.Module, state: Tensor) -> None:
+    def __init__(self, model: nn.Module, vocab_size: int, state: Tensor) -> None:
         self._model = model if state.device.type == "cpu" else copy.deepcopy(model).cpu()
+        self._vocab_size = vocab_size
         self._state = state.cpu()
         self._logits = state.new_empty(0)
 
     @torch.inference_mode()
     def feed(self, token: int) -> None:
         """See ``Stepper.feed``."""
+        if not 0 <= token < self._vocab_size:
+            raise OutOfRange("token", token, f"0 to {self._vocab_size - 1}")
         logits, self._state = self._model(torch.tensor([[token]]), self._state)
         self._logits = logits[0, 0]
 

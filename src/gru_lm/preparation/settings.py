@@ -33,10 +33,17 @@ class Split(Section):
 
 
 class Prepare(Section):
-    """From text to tokens."""
+    """From text to tokens.
+
+    The text is normalised, cut into tokens and then into splits. ``vocabulary`` says where tokens
+    are counted after that: in the whole corpus (``all``, as the textbook does) or in the training
+    split only (``train``), so that the other splits' tokens which it lacks become ``<unk>``.
+    ``min_freq`` is a number of occurrences there.
+    """
 
     normalize: Literal["letters", "none"]
     tokens: Literal["char", "word"]
+    vocabulary: Literal["all", "train"] = "all"
     min_freq: Annotated[int, Field(ge=0, le=10**9)]
     reserved_tokens: Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=1000)]
     split: Split

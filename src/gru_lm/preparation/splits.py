@@ -1,36 +1,59 @@
-"""The training, validation and test splits, cut from the stream of tokens."""
+"""The vocabulary, and the training, validation and test splits of the stream of tokens."""
 
 from __future__ import annotations
 
 import math
+from itertools import accumulate, pairwise
 
 import numpy as np
 
 from gru_lm.core.errors import UserError
 from gru_lm.data.prepared import SPLITS
-from gru_lm.preparation.settings import Split
+from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.preparation.settings import Prepare, Split
 
 
-def split_tokens(tokens: np.ndarray, split: Split) -> dict[str, np.ndarray]:
-    """Cut ``tokens`` (N,) into consecutive pieces: train from the start, then val, then test.
+def prepare(corpus: list[str], settings: Prepare) -> tuple[Vocabulary, dict[str, np.ndarray]]:
+    """The vocabulary of ``corpus``, its N tokens, and the token numbers of each split.
+
+    The splits are cut first, so that the vocabulary can be that of the training split alone
+    (``settings.vocabulary``). Raises UserError if the corpus has too few tokens, or if the training
+    split holds nothing but ``<unk>``.
+    """
+    places = split_places(len(corpus), settings.split)
+    vocabulary = Vocabulary.build(
+        corpus if settings.vocabulary == "all" else corpus[places["train"]],
+        settings.tokens,
+        settings.normalize,
+        settings.min_freq,
+        settings.reserved_tokens,
+    )
+    splits = {name: vocabulary.encode_tokens(corpus[place]) for name, place in places.items()}
+    if not splits["train"].any():
+        raise UserError(
+            "every token of the training split is <unk>: lower prepare.min_freq "
+            f"({settings.min_freq:,}) or choose another corpus"
+        )
+    return vocabulary, splits
+
+
+def split_places(num_tokens: int, split: Split) -> dict[str, slice]:
+    """Where the splits are among ``num_tokens``: train from the start, then val, then test.
 
     Fractions are rounded down, each to at least 2 tokens (one to read and one to predict).
-    Raises UserError where the corpus holds too few tokens.
+    Raises UserError if there are too few tokens.
     """
     sizes = {
-        name: max(2, math.floor(size * len(tokens) + 1e-6)) if isinstance(size, float) else size
+        name: max(2, math.floor(size * num_tokens + 1e-6)) if isinstance(size, float) else size
         for name in SPLITS
         for size in (getattr(split, name),)
     }
     needed = sum(sizes.values())
-    if len(tokens) < needed:
+    if num_tokens < needed:
         raise UserError(
-            f"the corpus has {len(tokens):,} tokens, but prepare.split needs {needed:,} "
+            f"the corpus has {num_tokens:,} tokens, but prepare.split needs {needed:,} "
             f"({', '.join(f'{name} {size:,}' for name, size in sizes.items())}): "
             "choose a longer corpus or smaller splits"
         )
-    ends = np.cumsum([0, *sizes.values()])
-    return {
-        name: tokens[start:end]
-        for name, start, end in zip(SPLITS, ends[:-1], ends[1:], strict=True)
-    }
+    ends = [0, *accumulate(sizes.values())]
+    return {name: slice(*piece) for name, piece in zip(SPLITS, pairwise(ends), strict=True)}

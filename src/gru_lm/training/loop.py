@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gru_lm.core.errors import UserError
+from gru_lm.core.errors import UserError, require_at_least
 from gru_lm.models.base import LanguageModel
 from gru_lm.training.cuda_graph import CapturedStep, Snapshot, weights_of
 from gru_lm.training.minibatches import (
@@ -123,8 +123,10 @@ def validate(model: LanguageModel, tokens: Tensor, batch_size: int, num_steps: i
     is read from a state of zeros, ``num_steps`` tokens at a time. Products are in float32. Each
     token after the first is scored exactly once, and the padding of the last row is not scored. If
     the rows would be shorter than ``num_steps``, there are fewer rows. The perplexity can be
-    ``inf`` or ``nan``.
+    ``inf`` or ``nan``. Raises ValueError if N is below 2 or a size below 1.
     """
+    require_at_least(2, number_of_tokens=len(tokens))
+    require_at_least(1, batch_size=batch_size, num_steps=num_steps)
     # torch.inference_mode would create buffers in FusedGRU that cannot be used in training.
     num_targets = len(tokens) - 1
     num_rows = min(batch_size, math.ceil(num_targets / num_steps))

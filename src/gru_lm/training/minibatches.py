@@ -32,14 +32,14 @@ Source: Zhang et al., Dive into Deep Learning, section "Language Models and the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gru_lm.core.errors import UserError
+from gru_lm.core.errors import UserError, require_at_least, require_one_of
 
 Minibatch = tuple[Tensor, Tensor]
 Partition = Literal["sequential", "random"]
@@ -55,7 +55,11 @@ def sequential_minibatches(
     Yields inputs X and targets Y, each (batch_size, num_steps), views of two folded copies of the
     stream. ``offset`` is 0 to num_steps inclusive. Without ``drop_last`` the last minibatch may
     have fewer columns, and the last row or rows may end in UNSCORED targets.
+
+    Raises ValueError if a size is below 1 or the offset below 0.
     """
+    require_at_least(1, batch_size=batch_size, num_steps=num_steps)
+    require_at_least(0, offset=offset)
     num_targets = len(tokens) - offset - 1
     num_columns = num_targets // batch_size if drop_last else -(-num_targets // batch_size)
     inputs, targets = (
@@ -81,7 +85,11 @@ def random_minibatches(
     Yields inputs X and targets Y, each (batch_size, num_steps). ``offset`` is 0 to num_steps - 1
     inclusive. Without ``drop_last`` the last minibatch may have fewer pieces, and the stream's last
     piece, which may be in any minibatch, may end in UNSCORED targets.
+
+    Raises ValueError if a size is below 1 or the offset below 0.
     """
+    require_at_least(1, batch_size=batch_size, num_steps=num_steps)
+    require_at_least(0, offset=offset)
     num_targets = len(tokens) - offset - 1
     num_pieces = num_targets // num_steps if drop_last else -(-num_targets // num_steps)
     inputs, targets = (
@@ -118,7 +126,13 @@ def epoch_minibatches(
 
     All randomness comes from (seed, epoch). Any epoch can be made again without the ones before it,
     so a resumed training has the same minibatches.
+
+    Raises ValueError if the partition is unknown, a size is below 1, or ``seed`` or ``epoch`` is
+    negative.
     """
+    require_one_of(get_args(Partition), partition=partition)
+    require_at_least(1, batch_size=batch_size, num_steps=num_steps)
+    require_at_least(0, seed=seed, epoch=epoch)
     generator = np.random.default_rng([seed, epoch])
     if partition == "sequential":
         offset = int(generator.integers(num_steps, endpoint=True))
@@ -128,7 +142,11 @@ def epoch_minibatches(
 
 
 def require_enough_tokens(num_tokens: int, batch_size: int, num_steps: int) -> None:
-    """Raise UserError unless every epoch, whatever its offset, has at least one whole minibatch."""
+    """Raise UserError unless every epoch, whatever its offset, has at least one whole minibatch.
+
+    Raises ValueError if a size is below 1.
+    """
+    require_at_least(1, batch_size=batch_size, num_steps=num_steps)
     needed = num_steps + batch_size * num_steps + 1
     if num_tokens < needed:
         raise UserError(

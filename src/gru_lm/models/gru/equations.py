@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from gru_lm.core.errors import require_at_least
 from gru_lm.models.gates import Gates, Intervention
 
 
@@ -29,6 +30,7 @@ class Equations(Gates):
 
     def begin_state(self, batch_size: int) -> Tensor:
         """See ``Gates.begin_state``."""
+        require_at_least(1, batch_size=batch_size)
         return self._W_hh.new_zeros(batch_size, len(self._W_hh))
 
     def steps(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from torch import Tensor
 
+from gru_lm.core.errors import OutOfRange
 from gru_lm.models.base import LanguageModel
 
 if TYPE_CHECKING:
@@ -56,12 +57,13 @@ class TextbookGRU(GRU):
     """A GRU whose ``state_dict`` uses the textbook's names.
 
     ``reset`` applies the reset gate "before" or "after" the recurrent product.
+    Raises ValueError for another value.
     """
 
     def __init__(self, vocab_size: int, hidden_size: int, reset: Reset = "before") -> None:
         super().__init__(vocab_size, hidden_size, reset=reset)
         if reset not in ("before", "after"):
-            raise ValueError(f"reset = {reset!r}: should be 'before' or 'after'")
+            raise OutOfRange("reset", repr(reset), "'before' or 'after'")
         self.reset = reset
 
     @classmethod
@@ -72,6 +74,8 @@ class TextbookGRU(GRU):
         """
         if "W_hq" not in weights:
             raise ValueError("missing or unknown weights: W_hq")
+        if weights["W_hq"].dim() != 2:
+            raise ValueError(f"W_hq has the shape {tuple(weights['W_hq'].shape)}, not (H, V)")
         hidden_size, vocab_size = weights["W_hq"].shape
         return cls(vocab_size, hidden_size, reset).to(weights["W_hq"].dtype).load_weights(weights)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
+from gru_lm.core.errors import OutOfRange
 from gru_lm.models.stepper import Stepper
 
 
@@ -35,6 +36,8 @@ class GRUStepper(Stepper):
 
     def feed(self, token: int) -> None:
         """See ``Stepper.feed``. The equations are those of ``scratch/model.py``."""
+        if not 0 <= token < len(self._gate_inputs):
+            raise OutOfRange("token", token, f"0 to {len(self._gate_inputs) - 1}")
         H, C, N, ZR = self._H, self._C, self._N, self._ZR
         np.dot(self._W_zr, H, out=ZR)
         ZR += self._gate_inputs[token]
