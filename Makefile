@@ -14,7 +14,8 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
 # DVC commits experiments to git, which needs an identity. These are used if you have set none.
-ifeq ($(shell git config user.email),)
+# The exit status is 1 if the email is not set, and another one if git fails.
+ifeq ($(shell git config user.email >/dev/null; echo $$?),1)
 export GIT_AUTHOR_NAME ?= gru-lm
 export GIT_AUTHOR_EMAIL ?= gru-lm@localhost
 export GIT_COMMITTER_NAME ?= gru-lm

@@ -9,12 +9,13 @@ import argparse
 import shutil
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from dvclive import Live
+from scmrepo.exceptions import SCMError
 
 from gru_lm.core.errors import say
 from gru_lm.core.files import write_text
@@ -59,7 +60,7 @@ def train(variant: Variant) -> None:
         say=lambda line: say(f"train@{variant}", line),
     )
     start = time.perf_counter()
-    with followed(Path("live") / variant) as log:
+    with followed(Path("live") / variant, say) as log:
         speeds = run.train(log)
     seconds = time.perf_counter() - start
 
@@ -90,14 +91,23 @@ def train(variant: Variant) -> None:
 
 
 @contextmanager
-def followed(folder: Path) -> Iterator[Log]:
+def followed(folder: Path, say: Callable[[str], None]) -> Iterator[Log]:
     """Give what logs each epoch's figures for DVC in ``folder``, which goes with the block.
 
     DVC reads the folder's own dvc.yaml. So nothing that an earlier training left is touched before
-    this one has succeeded, and a finished one adds no columns to ``dvc exp show``.
+    this one has succeeded, and a finished one adds no columns to ``dvc exp show``. In a git
+    repository without a commit DVCLive does not start, and nothing is logged.
     """
     try:
-        with Live(str(folder), save_dvc_exp=False, dvcyaml=None) as live:
+        started = Live(str(folder), save_dvc_exp=False, dvcyaml=None)
+    except SCMError as error:
+        say(f"no live figures for dvc exp show ({error}): make a first commit to have them")
+        started = None
+    try:
+        if started is None:
+            yield lambda *_: None
+            return
+        with started as live:
             write_text(folder / "dvc.yaml", LIVE_PIPELINE)  # whole: DVC may read it at any moment
 
             def log(epoch: int, perplexity: float, val_perplexity: float | None) -> None:

@@ -5,6 +5,7 @@
     compare    compare settings over their seeds
     ci_report  report how a change affects metrics, curves, params, samples and stages
     gate       fail if held-out perplexity rises too far
+    markdown   write tables and inline code for compare and ci_report
     screenshot make docs/report.png, the README's picture of reports/index.html
     sweep      queue a grid of experiments, run it and list failures
     vega       install the scripts that the pages of ``dvc plots`` need without a network

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import html
 import json
 import math
 from collections.abc import Mapping
@@ -19,8 +18,9 @@ from typing import Any, Final
 
 from gru_lm.core.errors import run_main
 from gru_lm.core.files import write_bytes, write_text
-from tools.compare import markdown_table, show
+from tools.compare import show
 from tools.gate import Verdict, judge, rule
+from tools.markdown import code, table
 from tools.pictures import overlay
 from tools.revisions import WORKSPACE, Revision, find_revision, hashes, natural
 
@@ -40,15 +40,15 @@ def report(base: Revision, head: Revision, verdict: Verdict) -> str:
     """Return the text of report.md."""
     stages = compare_stages(base, head)
     stale = stale_files(head)
-    title = f"# {head.name} against {base.name}"
+    title = f"# {code(head.name)} against {code(base.name)}"
     if _all_alike(base, head, stages) and not stale:
         return f"{title}\n\nNothing changed: params, stages and results are the same.\n"
-    gate = f"**Gate: {'passed' if verdict.passed else 'failed'}.** {_value(verdict.reason)}."
+    gate = f"**Gate: {'passed' if verdict.passed else 'failed'}.** {code(verdict.reason)}"
     parts = [title, headline(base, head, stages), gate]
     if stale:
         parts.append(
             "**Results out of date.** They were made with other versions of: "
-            f"{', '.join(stale)}. Run `dvc repro -P` and commit the results."
+            f"{', '.join(map(code, stale))}. Run `dvc repro -P` and commit the results."
         )
     sections = {
         "Held-out perplexity over the seeds": gate_table(base, head, verdict),
@@ -77,7 +77,7 @@ def gate_table(base: Revision, head: Revision, verdict: Verdict) -> str:
     """Return a table of the gate's comparison, and notes on its tolerance."""
     rows = [
         [
-            change.variant,
+            code(change.variant),
             *(
                 f"{mean:.4g} (of {', '.join(f'{value:.4g}' for value in by_seed.values())})"
                 for mean, by_seed in zip(change.means, (change.base, change.head), strict=True)
@@ -88,9 +88,10 @@ def gate_table(base: Revision, head: Revision, verdict: Verdict) -> str:
         ]
         for change in verdict.changes
     ]
-    header = ["variant", f"mean of {base.name}", f"mean of {head.name}", "rise", "tolerance", ""]
-    parts = [markdown_table(header, rows)] if rows else ["Nothing was compared."]
-    return "\n\n".join([*parts, *map(_value, verdict.notes)])
+    names = [f"mean of {code(one.name)}" for one in (base, head)]
+    header = ["variant", *names, "rise", "tolerance", ""]
+    parts = [table(header, rows)] if rows else ["Nothing was compared."]
+    return "\n\n".join([*parts, *map(code, verdict.notes)])
 
 
 def metrics_table(base: Revision, head: Revision) -> str:
@@ -105,11 +106,11 @@ def metrics_table(base: Revision, head: Revision) -> str:
             same += 1
             continue
         rows.append(
-            [f"{name} {kind} {field}", _number(old), _number(new), *_change(field, old, new)]
+            [code(f"{name} {kind} {field}"), _number(old), _number(new), *_change(field, old, new)]
         )
     if not rows:
         return "None recorded." if not same else "All the same."
-    text = markdown_table(["metric", base.name, head.name, "change", "verdict"], rows)
+    text = table(["metric", *_names(base, head), "change", "verdict"], rows)
     return text + (f"\n\nThe other {same} values are the same." if same else "")
 
 
@@ -157,8 +158,8 @@ def curves_text(base: Revision, head: Revision) -> str:
     if not base.curves and not head.curves:
         return "None recorded."
     same = [name for name, curve in head.curves.items() if base.curves.get(name) == curve]
-    note = f"\n\nThe same to the last digit: {', '.join(same)}." if same else ""
-    return f"![Training perplexity of {base.name} and {head.name}](curves.png){note}"
+    note = f"\n\nThe same to the last digit: {', '.join(map(code, same))}." if same else ""
+    return f"![Training perplexity of both revisions by epoch](curves.png){note}"
 
 
 def curves_picture(base: Revision, head: Revision) -> bytes | None:
@@ -177,10 +178,10 @@ def curves_picture(base: Revision, head: Revision) -> bytes | None:
 
 def params_table(base: Mapping[str, Any], head: Mapping[str, Any]) -> str:
     rows = [
-        [f"`{key}`", _value(base.get(key, ABSENT)), _value(head.get(key, ABSENT))]
+        [code(key), _value(base.get(key, ABSENT)), _value(head.get(key, ABSENT))]
         for key in differences(base, head)
     ]
-    return markdown_table(["param", "base", "head"], rows) if rows else "None changed."
+    return table(["param", "base", "head"], rows) if rows else "None changed."
 
 
 def differences(base: Mapping[str, Any], head: Mapping[str, Any]) -> list[str]:
@@ -197,17 +198,18 @@ def samples_table(base: Revision, head: Revision) -> str:
         if not old and not new:
             continue
         if old == new:
-            parts.append(f"{variant}: the same.")
+            parts.append(f"{code(variant)}: the same.")
             continue
         rows = [
             [
-                heading,
+                code(heading),
                 _text(old.get(heading)),
                 "(the same)" if old.get(heading) == new.get(heading) else _text(new.get(heading)),
             ]
             for heading in dict.fromkeys([*new, *old])
         ]
-        parts.append(f"### {variant}\n\n{markdown_table(['drawn', base.name, head.name], rows)}")
+        text = table(["drawn", *_names(base, head)], rows)
+        parts.append(f"### {code(variant)}\n\n{text}")
     return "\n\n".join(parts) or "None recorded."
 
 
@@ -229,12 +231,12 @@ def _stage_changes(name: str, base: Revision, head: Revision) -> list[str]:
     reasons = [] if old.get("cmd") == new.get("cmd") else ["its command changed"]
     read = base.read_by(name), head.read_by(name)
     for key in differences(*read):
-        reasons.append(f"`{key}` {' → '.join(_value(side.get(key, ABSENT)) for side in read)}")
+        reasons.append(f"{code(key)} {' → '.join(_value(side.get(key, ABSENT)) for side in read)}")
     old_deps, new_deps = dict(hashes(old, "deps")), dict(hashes(new, "deps"))
     for path in sorted(old_deps.keys() | new_deps.keys()):
         if old_deps.get(path) != new_deps.get(path):
             what = _presence(old_deps.get(path), new_deps.get(path)) or "changed"
-            reasons.append(f"`{path}` {what}")
+            reasons.append(f"{code(path)} {what}")
     if not reasons and hashes(old, "outs") != hashes(new, "outs"):
         reasons.append("its outputs changed, with the same inputs")
     return reasons
@@ -279,12 +281,12 @@ def stages_table(stages: Mapping[str, str]) -> str:
     rows = []
     for name, what in stages.items():
         if what == SKIPPED:
-            rows.append([f"`{name}`", "skipped", "command, deps, params and outputs are the same"])
+            rows.append([code(name), "skipped", "command, deps, params and outputs are the same"])
         elif what in ("new", "gone"):
-            rows.append([f"`{name}`", what, ""])
+            rows.append([code(name), what, ""])
         else:
-            rows.append([f"`{name}`", "ran", what])
-    return markdown_table(["stage", "", "why"], rows) + (
+            rows.append([code(name), "ran", what])
+    return table(["stage", "", "why"], rows) + (
         "\n\nThis compares the lock files, so *ran* includes results restored from the run cache."
     )
 
@@ -295,16 +297,16 @@ def seconds_table(base: Revision, head: Revision, stages: Mapping[str, str]) -> 
         old, new = (side.metric("timing", variant, "seconds") for side in (base, head))
         if old is None and new is None:
             continue
-        where = head.metrics.get("timing", {}).get(variant, {}).get("device", "-")
+        where = head.metrics.get("timing", {}).get(variant, {}).get("device", ABSENT)
         note = " (earlier run)" if stages.get(f"train@{variant}") == SKIPPED else ""
         seconds = ["-" if value is None else f"{value:,.1f}" for value in (old, new)]
-        rows.append([f"`train@{variant}`", seconds[0], seconds[1] + note, _value(where)])
+        rows.append([code(f"train@{variant}"), seconds[0], seconds[1] + note, _value(where)])
     note = (
         "Only training records its time. Times are in DVC's cache, and missing ones are shown as -."
     )
     if not rows:
         return note
-    return f"{markdown_table(['stage', base.name, head.name, 'device of head'], rows)}\n\n{note}"
+    return f"{table(['stage', *_names(base, head), 'device of head'], rows)}\n\n{note}"
 
 
 def _all_alike(base: Revision, head: Revision, stages: Mapping[str, str]) -> bool:
@@ -336,16 +338,19 @@ def _number(value: Any) -> str:
 
 
 def _value(value: Any) -> str:
-    """Escape a value for a cell of a Markdown table."""
-    return "-" if value is ABSENT else html.escape(show(value), quote=False).replace("|", "\\|")
+    """Return a param's value for a cell. Texts and lists are code."""
+    if value is ABSENT:
+        return "-"
+    return show(value) if value is None or isinstance(value, int | float) else code(show(value))
 
 
 def _text(text: str | None) -> str:
-    """Escape a sample for a cell, so it is not rendered as Markdown."""
-    if text is None:
-        return "-"
-    escaped = html.escape(text, quote=False).replace("|", "&#124;").replace("`", "&#96;")
-    return "<br>".join(f"<code>{line}</code>" for line in escaped.split("\n") if line)
+    """Return a sample for a cell."""
+    return "-" if text is None else code(text)
+
+
+def _names(base: Revision, head: Revision) -> list[str]:
+    return [code(base.name), code(head.name)]
 
 
 def write_report(base: Revision, head: Revision, verdict: Verdict, output: Path) -> None:

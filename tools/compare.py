@@ -18,7 +18,7 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +26,7 @@ from typing import Any, Final
 from gru_lm.core.errors import UserError, run_main
 from gru_lm.core.files import write_bytes, write_text
 from tools.comparable import check_comparable
+from tools.markdown import code, table
 from tools.pictures import Row, comparison
 from tools.revisions import SEED, Revision, find_revisions, hashes, natural
 
@@ -174,22 +175,26 @@ def _param(revision: Revision, key: str) -> str:
     return show(revision.params[key]) if key in revision.params else "absent"
 
 
-def winner(groups: Sequence[Group], split: str) -> str:
-    """Describe the best of one variant's ``groups``, which are sorted by their means."""
+def winner(groups: Sequence[Group], split: str, quote: Callable[[str], str] = str) -> str:
+    """Describe the best of one variant's ``groups``, which are sorted by their means.
+
+    ``quote`` formats the names of variants and settings.
+    """
     best = groups[0]
+    variant, label = quote(best.variant), quote(best.label)
     unit = f"{SPLIT_NAMES[split]} perplexity"
     if len(groups) == 1:
-        return f"{best.variant}: only one setting ({best.label}), {unit} {best.mean:.4g}."
+        return f"{variant}: only one setting ({label}), {unit} {best.mean:.4g}."
     second = groups[1]
     gap = second.mean - best.mean
     found = (
-        f"has the lowest mean {unit}, {best.mean:.4g}; next is {second.label} with "
+        f"has the lowest mean {unit}, {best.mean:.4g}; next is {quote(second.label)} with "
         f"{second.mean:.4g}, {gap:.3g} higher"
     )
-    single = [group.label for group in (best, second) if group.deviation is None]
+    single = [quote(group.label) for group in (best, second) if group.deviation is None]
     if single:
         return (
-            f"{best.variant}: {best.label} {found}. There is only one seed of "
+            f"{variant}: {label} {found}. There is only one seed of "
             f"{single[0] if len(single) == 1 else 'both'}, so other seeds may give another order."
         )
     error = math.sqrt(sum(statistics.variance(g.values) / len(g.runs) for g in (best, second)))
@@ -200,17 +205,17 @@ def winner(groups: Sequence[Group], split: str) -> str:
     uncertainty += f" ({best.num_seeds} and {second.num_seeds} seeds)"
     if gap < 2 * error or gap == 0:
         return (
-            f"{best.variant}: no clear winner. {best.label} {found}, which is within the noise: "
+            f"{variant}: no clear winner. {label} {found}, which is within the noise: "
             f"{uncertainty}."
         )
-    return f"{best.variant}: **{best.label}** wins. It {found}, beyond the noise: {uncertainty}."
+    return f"{variant}: **{label}** wins. It {found}, beyond the noise: {uncertainty}."
 
 
 def markdown(groups: Sequence[Group], split: str, missing: Sequence[str]) -> str:
     """Return the report with the winner of each variant, the picture and the table."""
     lines = [f"# Settings by {SPLIT_NAMES[split]} perplexity", ""]
     for variant in _variants(groups):
-        lines.append(f"- {winner([g for g in groups if g.variant == variant], split)}")
+        lines.append(f"- {winner([g for g in groups if g.variant == variant], split, code)}")
     lines += ["", f"![Training curves, and {split} perplexity by setting](compare.png)", ""]
     header = ["variant", "setting", "seeds", "mean", "standard deviation", "min", "max", "tokens/s"]
     rows = []
@@ -218,11 +223,11 @@ def markdown(groups: Sequence[Group], split: str, missing: Sequence[str]) -> str
         numbers = [group.mean, group.deviation, min(group.values), max(group.values)]
         speed = group.tokens_per_second
         rows.append(
-            [group.variant, group.label.replace("|", "\\|"), str(group.num_seeds)]
+            [code(group.variant), code(group.label), str(group.num_seeds)]
             + ["-" if number is None else f"{number:.4g}" for number in numbers]
             + ["-" if speed is None else f"{speed:,.0f}"]
         )
-    lines.append(markdown_table(header, rows))
+    lines.append(table(header, rows))
     lines += [
         "",
         "Differences of at least two standard errors count as more than noise. With fewer than ten",
@@ -230,12 +235,8 @@ def markdown(groups: Sequence[Group], split: str, missing: Sequence[str]) -> str
         "a winner with new seeds.",
     ]
     if missing:
-        lines += ["", f"Without {SPLIT_NAMES[split]} perplexity: {', '.join(missing)}."]
+        lines += ["", f"Without {SPLIT_NAMES[split]} perplexity: {', '.join(map(code, missing))}."]
     return "\n".join(lines) + "\n"
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows])
 
 
 def csv_table(groups: Sequence[Group]) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import json
+import os
 import re
 import subprocess
 from collections.abc import Mapping
@@ -56,7 +57,8 @@ class Revision:
         """Return the file's bytes, or None if the revision has no such file."""
         if self.commit is None:
             return _content(Path(path))
-        return _git("cat-file", "blob", f"{self.commit}:./{path}")
+        blob = self._blobs.get(path)
+        return None if blob is None else _git("cat-file", "blob", blob)
 
     def output(self, path: str) -> bytes | None:
         """Return the bytes of a stage's output from git or DVC's cache, or None."""
@@ -72,8 +74,19 @@ class Revision:
             root = Path(folder)
             found = [path.relative_to(root) for path in root.rglob("*") if path.is_file()]
             return [path.as_posix() for path in found if "__pycache__" not in path.parts]
-        listed = _git("ls-tree", "-r", "-z", "--name-only", f"{self.commit}:./{folder}") or b""
-        return [name.decode() for name in listed.split(b"\0") if name]
+        start = f"{folder}/"
+        return [path.removeprefix(start) for path in self._blobs if path.startswith(start)]
+
+    @cached_property
+    def _blobs(self) -> dict[str, str]:
+        """The object names of all files of the commit by path.
+
+        A path that is not listed does not exist. Any failure of git is therefore an error.
+        """
+        listed = _git("ls-tree", "-r", "-z", str(self.commit))
+        entries = [entry.partition(b"\t") for entry in listed.split(b"\0") if entry]
+        files = [(os.fsdecode(path), about.decode().split()) for about, _, path in entries]
+        return {path: name for path, (_, kind, name) in files if kind == "blob"}
 
     @cached_property
     def files(self) -> list[str]:
@@ -296,15 +309,13 @@ def find_revision(name: str) -> Revision:
     known = experiments()
     if name in known:
         return _experiment(name, known[name])
-    commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+    commit = _commit(name)
     if commit is None:
-        if _git("rev-parse", "--git-dir") is None:
-            raise UserError(f"{Path.cwd()} is not in a git repository: run this in the project")
         names = [*known, *_branches_and_tags(), WORKSPACE]
         close = difflib.get_close_matches(name, names, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "see dvc exp list and git branch"
         raise UserError(f"{name!r} is not an experiment, branch, tag or commit: {hint}")
-    return Revision(name, commit.decode().split()[-1])
+    return Revision(name, commit)
 
 
 def find_revisions(names: list[str]) -> list[Revision]:
@@ -325,7 +336,7 @@ def find_revisions(names: list[str]) -> list[Revision]:
 def experiments() -> dict[str, dict[str, str]]:
     """Return the commits of experiments by name and by base commit."""
     found: dict[str, dict[str, str]] = {}
-    listed = _git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or b""
+    listed = _git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps")
     for line in listed.decode().splitlines():
         commit, reference = line.split(" ", 1)
         if match := _EXPERIMENT.fullmatch(reference):
@@ -362,24 +373,61 @@ def _experiment(name: str, by_start: Mapping[str, str]) -> Revision:
     """Return the experiment of this name. If there are several, return the one based on HEAD."""
     if len(by_start) == 1:
         return Revision(name, *by_start.values())
-    head = (_git("rev-parse", "HEAD") or b"").decode().strip()
-    if head not in by_start:
+    head = _commit("HEAD")
+    if head is None or head not in by_start:
         commits = ", ".join(commit[:7] for commit in by_start.values())
         raise UserError(f"{name!r} matches several experiments: use one of the commits {commits}")
     return Revision(name, by_start[head])
 
 
 def _branches_and_tags() -> list[str]:
-    listed = _git("for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/tags") or b""
+    listed = _git("for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/tags")
     return listed.decode().split()
 
 
-def _git(*arguments: str) -> bytes | None:
-    """Run git and return its output, or None if it fails. Raises UserError if git is missing."""
+def _commit(name: str) -> str | None:
+    """Return the commit that git resolves ``name`` to, or None if there is none."""
+    found = _git(
+        "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}", empty=1
+    )
+    return found.decode().split()[-1] if found.strip() else None
+
+
+def is_tracked(path: str) -> bool:
+    """Return whether git knows the file or folder: it is committed, or was added."""
+    return bool(_git("ls-files", "-z", "--", f":(literal){path}"))
+
+
+def _git(*arguments: str, empty: int = 0) -> bytes:
+    """Run git and return its output.
+
+    ``empty`` is an exit status that means an empty answer. Raises UserError with git's own words if
+    git fails with any other status, and if git is missing.
+    """
     try:
-        result = subprocess.run(["git", *arguments], capture_output=True, check=False)
+        result = subprocess.run(
+            ["git", *arguments],
+            env=os.environ | {"LC_ALL": "C"},  # the message is part of an English one
+            capture_output=True,
+            check=False,
+        )
     except FileNotFoundError:
         raise UserError(
             "git is not installed: install it to read the results of revisions"
         ) from None
-    return result.stdout if result.returncode == 0 else None
+    if result.returncode not in (0, empty):
+        raise UserError(_refusal(arguments[0], result))
+    return result.stdout if result.returncode == 0 else b""
+
+
+def _refusal(command: str, result: subprocess.CompletedProcess[bytes]) -> str:
+    """Return git's reason for a failure, and the command that it recommends."""
+    lines = result.stderr.decode("utf-8", "replace").splitlines()
+    own = [line for line in lines if line.startswith(("fatal: ", "error: "))]
+    reason = (own or lines or [f"exit status {result.returncode}"])[0]
+    reason = re.sub("^(fatal|error): ", "", reason)
+    if reason.startswith("not a git repository"):
+        return f"{Path.cwd()} is not in a git repository: run this in the project"
+    remedies = [line.strip() for line in lines if line.startswith("\t")]
+    remedy = f": run {remedies[0]}" if remedies else ""
+    return f"git {command} failed in {Path.cwd()}: {reason}{remedy}"

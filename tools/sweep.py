@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Final
 
 from gru_lm.core.errors import Interrupted, UserError, run_main
-from tools.revisions import experiments
+from tools.revisions import WORKSPACE, experiments, find_revision, is_tracked
 
 RESTARTS: Final = 3  # of the workers, and of each task that fails before its first stage
 PATIENCE: Final = 4  # polls without a worker before workers are restarted
@@ -129,6 +129,30 @@ def reached_a_stage(log: str) -> bool:
     return re.search(r"^(Running s|S)tage '[^']+'", log, re.MULTILINE) is not None
 
 
+def check_queue(points: Sequence[Experiment]) -> None:
+    """Raise UserError if DVC's queue cannot run ``points``.
+
+    A queued experiment runs in a copy of the project with the files that git knows. DVC writes the
+    path of its cache into the copy as ASCII.
+    """
+    params = find_revision(WORKSPACE).params
+    for point in points:
+        own = params | dict(param.split("=", 1) for param in point.params)
+        text = Path(str(own.get(f"corpora.{own.get('fetch.corpus')}.path", "")))
+        by_dvc = text.with_name(f"{text.name}.dvc") if text.name else text
+        if text.is_file() and not by_dvc.is_file() and not is_tracked(text.as_posix()):
+            raise UserError(
+                f"git does not know {text}: run git add {shlex.quote(text.as_posix())}, as queued "
+                "experiments run in a copy of the project that has only the files that git knows"
+            )
+    cache = _answer(["dvc", "cache", "dir"]).strip()
+    if not cache.isascii():
+        raise UserError(
+            f"DVC cannot run a queue with its cache in {cache}, a path with non-ASCII characters: "
+            "choose another folder with dvc cache dir --local FOLDER, or use dvc exp run"
+        )
+
+
 class Sweep:
     """A run of a grid of experiments in DVC's queue."""
 
@@ -144,6 +168,7 @@ class Sweep:
 
     def run(self) -> dict[str, str]:
         """Queue and run all experiments. Returns the reasons of failures by experiment name."""
+        check_queue(self.experiments)
         self._clear_names()
         for experiment in self.experiments:
             self._queue(experiment)
@@ -175,11 +200,7 @@ class Sweep:
             _dvc(["dvc", "queue", "remove", *tasks])
 
     def _queue(self, experiment: Experiment) -> None:
-        result = _dvc(experiment.queue)
-        if result.returncode:
-            raise UserError(
-                f"{shlex.join(experiment.queue)}: {failure(result.stderr + result.stdout)}"
-            )
+        _answer(experiment.queue)
 
     def _start_workers(self) -> None:
         """Start the workers, unless running workers have a task."""
@@ -252,7 +273,7 @@ class Sweep:
             return f"{state or 'not in the queue'}, and no worker is running: see dvc queue status"
         log = _log(name)
         if NO_LOG in log:
-            return "failed before its first stage: see .dvc/tmp/exps/celery/*.out"
+            return f"failed before its first stage: {worker_error()}see {WORKERS}/*.out"
         return failure(log)
 
 
@@ -274,13 +295,35 @@ def _lives(pid: int) -> bool:
     return True
 
 
+def worker_error() -> str:
+    """Return the last exception in the logs of DVC's workers and a colon, or "" without any."""
+    logs = sorted(WORKERS.glob("*.out"), key=lambda path: path.stat().st_mtime)
+    text = "\n".join(path.read_text("utf-8", errors="replace") for path in logs)
+    found = re.findall(r" raised unexpected: (.+)", text)
+    return f"{found[-1]:.200}: " if found else ""
+
+
 def _status() -> Queue:
-    return read_status(_dvc(["dvc", "queue", "status"]).stdout)
+    """Return the state of the queue. Raises UserError if DVC fails to tell it several times."""
+    command = ["dvc", "queue", "status"]
+    for _ in range(RESTARTS):
+        if (result := _dvc(command)).returncode == 0:
+            return read_status(result.stdout)
+        time.sleep(PAUSE)
+    return read_status(_answer(command))
 
 
 def _log(name: str) -> str:
     result = _dvc(["dvc", "queue", "logs", name])
     return result.stdout + result.stderr
+
+
+def _answer(command: Sequence[str]) -> str:
+    """Return the output of a DVC command. Raises UserError with DVC's own reason if it fails."""
+    result = _dvc(command)
+    if result.returncode:
+        raise UserError(f"{shlex.join(command)}: {failure(result.stderr + result.stdout)}")
+    return result.stdout
 
 
 def _dvc(command: Sequence[str]) -> subprocess.CompletedProcess[str]:

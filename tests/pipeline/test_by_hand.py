@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -154,3 +155,25 @@ def test_a_corpus_out_of_reach_stops_the_run(pipeline: Pipeline) -> None:
     assert "GRU_LM_CORPUS_MIRROR" in line
     assert "Traceback" not in output
     assert {path.name: path.read_bytes() for path in raw.iterdir()} == before
+
+
+def test_a_training_in_a_repository_without_a_commit_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVCLive does not start there, so the training logs nothing for ``dvc exp show``."""
+    from stages.train import followed  # here, as it imports torch
+
+    git = ["git", "-c", "user.name=Test", "-c", "user.email=test@example.org", "-C", str(tmp_path)]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    (tmp_path / ".dvc").mkdir()
+    monkeypatch.chdir(tmp_path)
+    said: list[str] = []
+    for lines in (1, 0):
+        said.clear()
+        with followed(Path("live/scratch"), said.append) as log:
+            log(1, 2.0, 3.0)
+            assert Path("live/scratch/metrics.json").exists() == (lines == 0)
+        assert not Path("live/scratch").exists()
+        assert len(said) == lines
+        assert not lines or ("Empty git repo" in said[0] and "make a first commit" in said[0])
+        subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "First"], check=True)

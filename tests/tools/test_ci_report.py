@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import Pipeline
+from rendered import OWN_TAGS, Rendered, without_spaces
 from repositories import Repository, size_of_png
 
 from gru_lm.evaluation.settings import Regression
@@ -23,10 +24,13 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
 
 
 def rows_of(text: str, heading: str) -> dict[str, list[str]]:
-    """Return the rows of the Markdown table under ``heading`` by their first cell."""
+    """Return the rows of the Markdown table under ``heading`` by their first cell.
+
+    Names are code in the report and are given without their backticks here.
+    """
     part = text.split(f"{heading}\n", 1)[1].split("\n##")[0]
     lines = [line for line in part.splitlines() if line.startswith("| ")]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    cells = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]
     return {row[0]: row[1:] for row in cells}
 
 
@@ -44,9 +48,9 @@ def test_the_report_of_a_change(repository: Repository, tmp_path: Path) -> None:
     repository.results({"scratch": (8.0, 30.0), "concise": (25.0, 30.0)}, params)
     text = make_report(tmp_path)
 
-    assert text.startswith("# workspace against main\n")
+    assert text.startswith("# `workspace` against `main`\n")
     assert "2 params changed; 4 of 6 stages ran, were added or were removed." in text
-    assert "**Gate: failed.** concise val perplexity 20 → 25 (+25.0%;" in text
+    assert "**Gate: failed.** `concise val perplexity 20 → 25 (+25.0%;" in text
 
     metrics = rows_of(text, "## Metrics")
     assert metrics["metric"] == ["main", "workspace", "change", "verdict"]
@@ -57,20 +61,20 @@ def test_the_report_of_a_change(repository: Repository, tmp_path: Path) -> None:
     assert metrics["concise timing tokens_per_second"][3] == "better"
     assert "scratch evaluate val.tokens" not in metrics
     assert "| `train.lr` | 1 | 0.5 |" in text
-    assert "| `gate.name` | - | a\\|b |" in text
+    assert "| `gate.name` | - | <code>a&#124;b</code> |" in text
 
-    greedy = rows_of(text, "### scratch")["greedy"]
-    assert greedy[0].endswith("<code>traveller 10.0</code>")
-    assert greedy[1].endswith("<code>traveller 8.0</code>")
-    assert rows_of(text, "### scratch")["temperature 0.5"][1] == "(the same)"
+    greedy = rows_of(text, "### `scratch`")["greedy"]
+    assert greedy[0].endswith("<br>`traveller 10.0")
+    assert greedy[1].endswith("<br>`traveller 8.0")
+    assert rows_of(text, "### `scratch`")["temperature 0.5"][1] == "(the same)"
 
     stages = rows_of(text, "## Stages")
-    assert stages["`fetch`"][0] == "skipped"
-    assert stages["`train@scratch`"][0] == "ran"
-    assert "`train.lr` 1 → 0.5" in stages["`train@scratch`"][1]
-    assert rows_of(text, "## Seconds by stage")["`train@concise`"][:2] == ["20.0", "25.0"]
+    assert stages["fetch"][0] == "skipped"
+    assert stages["train@scratch"][0] == "ran"
+    assert "train.lr` 1 → 0.5" in stages["train@scratch"][1]
+    assert rows_of(text, "## Seconds by stage")["train@concise"][:2] == ["20.0", "25.0"]
 
-    assert "![Training perplexity of main and workspace](curves.png)" in text
+    assert "![Training perplexity of both revisions by epoch](curves.png)" in text
     width, height = size_of_png((tmp_path / "curves.png").read_bytes())
     assert 800 < width < 3000
     assert 300 < height < 1500
@@ -80,7 +84,7 @@ def test_a_passed_gate_is_reported(repository: Repository, tmp_path: Path) -> No
     repository.results({"scratch": (10.0, 30.0)})
     repository.commit()
     repository.results({"scratch": (10.4, 30.0)})
-    assert "**Gate: passed.** scratch val perplexity 10 → 10.4" in make_report(tmp_path)
+    assert "**Gate: passed.** `scratch val perplexity 10 → 10.4" in make_report(tmp_path)
     assert "**Gate: failed.**" in make_report(tmp_path, tolerance=0.01)
 
 
@@ -105,8 +109,8 @@ def test_what_is_on_one_side_only_is_new_or_gone(repository: Repository, tmp_pat
     assert metrics["concise evaluate val.perplexity"] == ["-", "11", "-", "new"]
     assert metrics["scratch evaluate val.perplexity"] == ["10", "-", "-", "gone"]
     stages = rows_of(text, "## Stages")
-    assert (stages["`train@concise`"][0], stages["`train@scratch`"][0]) == ("new", "gone")
-    assert rows_of(text, "### concise")["greedy"][0] == "-"
+    assert (stages["train@concise"][0], stages["train@scratch"][0]) == ("new", "gone")
+    assert rows_of(text, "### `concise`")["greedy"][0] == "-"
 
 
 def test_a_base_without_any_result(repository: Repository, tmp_path: Path) -> None:
@@ -162,12 +166,61 @@ def test_results_older_than_the_code_are_flagged(repository: Repository, tmp_pat
     assert "src/model.py" in text
 
 
-def test_the_text_of_a_sample_is_no_markup(repository: Repository, tmp_path: Path) -> None:
-    repository.results({"scratch": (10.0, 30.0)})
+# For the names of variants and of a branch, so it has no slash and no character that git refuses.
+NAME = "@{}![x](y)`$z$|<b>"
+
+
+def test_everything_hostile_is_shown_as_code(repository: Repository, tmp_path: Path) -> None:
+    """Put "evil" and markup into everything that a pull request can choose."""
+    scratch, gone, branch = NAME.format("evil"), NAME.format("evilgone"), "@evil/x](y)`$z$|<b>"
+    marked = "![{}](/proc/self/environ) @octocat | \\| `a` ``b <img src=x>\n# evil\n"
+
+    def write(code: str, val: float) -> None:
+        params = {"train": {"lr": 1.0, "seed": 0}, "prepare": {"tokens": "char"}}
+        params |= {marked.format("evilkey" + code): 1, "a": marked.format("evilvalue" + code)}
+        scores = {scratch: [val, val]} | ({gone: [9.0, 9.0]} if code == "1" else {})
+        repository.seeds(scores, params=params, code=code)
+        lock = yaml.safe_load((repository.root / "dvc.lock").read_text("utf-8"))
+        stages = lock["stages"]
+        stages[f"![evilstage{code}](x)`|<b>"] = {"cmd": "x"}
+        stages["prepare"]["params"] = {"params.yaml": {"a": marked.format("evilread" + code)}}
+        stages["fetch"]["deps"] = [{"path": marked.format("evildep" + code), "md5": code}]
+        repository.write("src/evil`|<i>.py", code)
+        stages["fetch"]["deps"].append({"path": "src/evil`|<i>.py", "md5": "stale"})
+        repository.write("dvc.lock", lock)
+        text = "".join(f"  {line}\n" for line in marked.format("evilsample" + code).splitlines())
+        repository.write(f"samples/{scratch}.txt", f"greedy\n{text}")
+        timing = {"tokens_per_second": val, "seconds": val, "device": marked.format("evildevice")}
+        repository.write(f"metrics/timing/{scratch}.json", timing)
+        splits = {split: {"perplexity": val, "tokens": 9} for split in ("train", "val", "test")}
+        more = {marked.format("evilmetric"): marked.format("evilscore" + code)}
+        repository.write(f"metrics/evaluate/{scratch}.json", splits | more)
+
+    write("1", 10.0)
     repository.commit()
-    repository.write("samples/scratch.txt", "greedy\n  a|b <b>`c`\n")
-    text = make_report(tmp_path)
-    assert "<code>a&#124;b &lt;b&gt;&#96;c&#96;</code>" in text
+    repository.git("branch", branch)
+    write("2", 20.0)
+    rule = Regression(max_perplexity_rise=0.05, standard_errors=2.0)
+    base, head = find_revision(branch), find_revision("workspace")
+    ci_report.write_report(base, head, gate.judge(base, head, rule), tmp_path)
+    page = Rendered((tmp_path / "report.md").read_text("utf-8"))
+    assert page.tags <= OWN_TAGS
+    assert page.images == ["curves.png"]
+    assert "evil" not in page.text
+    assert "octocat" not in page.text
+    shown = [without_spaces(text) for text in page.code]
+    stages = [f"![evilstage{code}](x)`|<b>" for code in "12"]
+    for name in (scratch, branch, f"train@{scratch}", *stages):
+        assert name in shown
+    assert any("src/evil`|<i>.py" in one for one in shown)
+    for kind in ("key", "value", "sample", "score"):
+        for code in "12":
+            text = without_spaces(marked.format(f"evil{kind}{code}"))
+            assert any(text in one for one in shown), kind
+    for kind in ("read1", "read2", "dep1", "dep2", "device", "metric"):
+        text = without_spaces(marked.format(f"evil{kind}"))
+        assert any(text in one for one in shown), kind
+    assert size_of_png((tmp_path / "curves.png").read_bytes())
 
 
 def test_the_gates_rule_is_reported_with_its_numbers(
@@ -194,7 +247,7 @@ def test_what_is_not_comparable_is_reported(repository: Repository, tmp_path: Pa
     repository.corpus("sample")
     text = make_report(tmp_path)
     assert (
-        "**Gate: failed.** not comparable: main was trained on time_machine, workspace on" in text
+        "**Gate: failed.** `not comparable: main was trained on time_machine, workspace on" in text
     )
     assert "Nothing was compared." in text
 
@@ -204,11 +257,11 @@ def test_the_stages_of_both_lock_files_are_listed(repository: Repository, tmp_pa
     repository.commit()
     repository.seeds({"scratch": [10.0, 11.5]})
     stages = rows_of(make_report(tmp_path), "## Stages")
-    assert stages["`replicate@scratch-1`"] == [
+    assert stages["replicate@scratch-1"] == [
         "ran",
         "its outputs changed, with the same inputs",
     ]
-    assert stages["`train@scratch`"][0] == "skipped"
+    assert stages["train@scratch"][0] == "skipped"
 
 
 def test_a_folder_older_than_its_files_is_flagged(repository: Repository) -> None:
@@ -255,8 +308,8 @@ def test_the_report_of_the_real_pipeline(pipeline: Pipeline) -> None:
     assert f"(of {own}, " in table["fused"][1]
     stages = rows_of(text, "## Stages")
     for name in ("train@fused", "evaluate@fused", "replicate@fused-1", "draw"):
-        assert stages[f"`{name}`"][0] == "ran", name
-    assert stages["`prepare`"][0] == "skipped"
+        assert stages[name][0] == "ran", name
+    assert stages["prepare"][0] == "skipped"
     assert size_of_png((pipeline.root / "out/curves.png").read_bytes())
-    seconds = rows_of(text, "## Seconds by stage")["`train@fused`"]
+    seconds = rows_of(text, "## Seconds by stage")["train@fused"]
     assert all(float(value) > 0 for value in seconds[:2])  # main's from DVC's cache

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from repositories import Repository
 
-from gru_lm.core.errors import UserError
-from tools.revisions import find_revision, find_revisions, flatten
+from gru_lm.core.errors import UserError, run_main
+from tools.revisions import experiments, find_revision, find_revisions, flatten, is_tracked
 
 
 @pytest.fixture
@@ -57,6 +61,102 @@ def test_an_unknown_revision_gets_a_hint(repository: Repository) -> None:
         find_revision("--all")
     with pytest.raises(UserError, match=r"no experiment matches 'sweep-\*'"):
         find_revisions(["main", "sweep-*"])
+
+
+def test_a_refusal_of_git_is_passed_on(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Git trusts no folder of another user, as in a container with a mounted project."""
+    repository.results({"scratch": (10.0, 11.0)})
+    repository.commit()
+    known = find_revision("main")
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    message = (
+        r"^git [\w-]+ failed in \S+/project: detected dubious ownership in repository at "
+        r"'\S+': run git config --global --add safe\.directory \S+/project$"
+    )
+    calls: list[Callable[[], object]] = [
+        experiments,
+        lambda: find_revision("main"),
+        lambda: find_revisions(["sweep-*"]),
+        lambda: known.read("params.yaml"),
+        lambda: known.files,
+        lambda: is_tracked("params.yaml"),
+    ]
+    for call in calls:
+        with pytest.raises(UserError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("tool", ["compare", "gate", "ci_report"])
+def test_a_tool_ends_with_gits_line(
+    tool: str,
+    repository: Repository,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    repository.results({"scratch": (10.0, 11.0)})
+    repository.commit()
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    options = {"compare": ["main"], "gate": ["--base", "main"]}
+    options["ci_report"] = ["--base", "main", "--output", "out"]
+    monkeypatch.setattr(sys, "argv", [tool, *options[tool]])
+    with pytest.raises(SystemExit) as ended:
+        run_main(tool, importlib.import_module(f"tools.{tool}").main)
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "dubious ownership" in line
+    assert line.endswith(f": run git config --global --add safe.directory {repository.root}")
+
+
+def test_a_lost_object_is_not_a_missing_file(repository: Repository) -> None:
+    repository.results({"scratch": (10.0, 11.0)})
+    repository.commit()
+    lost = repository.git("rev-parse", "HEAD:metrics/evaluate/scratch.json")
+    (repository.root / ".git/objects" / lost[:2] / lost[2:]).unlink()
+    revision = find_revision("main")
+    assert revision.read("metrics/evaluate/concise.json") is None
+    assert revision.read("metrics/evaluate") is None
+    with pytest.raises(UserError, match=f"git cat-file failed in .*{lost}"):
+        revision.read("metrics/evaluate/scratch.json")
+    tree = repository.git("rev-parse", "HEAD:metrics")
+    (repository.root / ".git/objects" / tree[:2] / tree[2:]).unlink()
+    with pytest.raises(UserError, match=f"git ls-tree failed in .*{tree}"):
+        _ = find_revision("main").files
+
+
+def test_outside_of_a_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Repository
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=rf"^{tmp_path} is not in a git repository: run this in"):
+        find_revision("main")
+
+
+def test_a_repository_without_a_commit_has_no_revisions(repository: Repository) -> None:
+    with pytest.raises(UserError, match="'main' is not an experiment, branch, tag or commit"):
+        find_revision("main")
+    repository.results({"scratch": (10.0, 11.0)})
+    assert find_revision("workspace").perplexity("scratch", "val") == 10.0
+
+
+def test_a_project_in_a_folder_of_a_repository(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paths are relative to the current folder, not to the root of the repository."""
+    inner = Repository(repository.root / "inner é")
+    inner.root.mkdir()
+    inner.results({"scratch": (10.0, 11.0)})
+    repository.commit()
+    monkeypatch.chdir(inner.root)
+    main = find_revision("main")
+    assert main.perplexity("scratch", "val") == 10.0
+    assert main.files == find_revision("workspace").files != []
+    assert is_tracked("params.yaml") and not is_tracked("other.yaml")
 
 
 def test_an_experiment_of_two_commits_is_the_one_from_head(repository: Repository) -> None:

@@ -110,6 +110,7 @@ case "$1 $2" in
 "exp run") touch started ;;
 "queue kill") echo "Failed 0" > states ;;
 "queue logs") echo "Running stage 'train@scratch':" ;;
+"cache dir") cat cache_dir 2> /dev/null || echo /cache ;;
 esac
 """
 
@@ -123,6 +124,7 @@ def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{fake.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(sweep, "PAUSE", 0)
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -132,7 +134,9 @@ def run_sweep(played: Path, states: list[str]) -> tuple[dict[str, str], list[str
     (played / "states").write_text("".join(f"{state}\n" for state in states))
     failed = sweep.Sweep(sweep.grid(["lr=1"], "s"), jobs=1).run()
     calls = (played / "calls").read_text().splitlines()
-    return failed, [call for call in calls if call not in ("queue status", "queue logs")]
+    return failed, [
+        call for call in calls if call not in ("cache dir", "queue status", "queue logs")
+    ]
 
 
 def test_no_worker_is_started_while_a_task_is_running(played: Path) -> None:
@@ -147,6 +151,55 @@ def test_no_worker_is_started_beside_the_task_of_another_sweep(played: Path) -> 
     failed, calls = run_sweep(played, ["Running 0", "Running 0", "Success 0"])
     assert not failed
     assert calls == ["exp run"]
+
+
+def refusal_of_a_sweep(option: str) -> str:
+    with pytest.raises(UserError) as refusal:
+        sweep.Sweep(sweep.grid([option], "s"), jobs=1).run()
+    calls = Path("calls")
+    assert not calls.exists() or "exp run" not in calls.read_text(), "an experiment was queued"
+    return str(refusal.value)
+
+
+def test_a_text_that_git_does_not_know_is_refused(played: Path) -> None:
+    book = played / "corpora/my book.txt"
+    book.parent.mkdir()
+    book.write_text("Once upon a time")
+    corpora = {"old": {"path": "corpora/old.txt"}, "mine": {"path": "corpora/my book.txt"}}
+    params = {"fetch": {"corpus": "old"}, "corpora": corpora}
+    (played / "params.yaml").write_text(json.dumps(params))
+    message = "git does not know corpora/my book.txt: run git add 'corpora/my book.txt', as queued"
+    assert refusal_of_a_sweep("fetch.corpus=old,mine").startswith(message)
+    (played / ".gitignore").write_text("/corpora\n")
+    assert refusal_of_a_sweep("corpora.old.path=corpora/my book.txt").startswith(message)
+
+    assert run_sweep(played, ["Success 0"])[0] == {}, "its corpus is another one"
+    params["fetch"] = {"corpus": "mine"}
+    (played / "params.yaml").write_text(json.dumps(params))
+    subprocess.run(["git", "add", "--force", book], check=True)
+    assert run_sweep(played, ["Success 0"])[0] == {}, "added is enough"
+
+
+def test_a_cache_with_a_path_that_dvc_cannot_write_is_refused(played: Path) -> None:
+    (played / "cache_dir").write_text("/tmp/naïve/.dvc/cache\n")
+    assert refusal_of_a_sweep("lr=1").startswith(
+        "DVC cannot run a queue with its cache in /tmp/naïve/.dvc/cache, a path with non-ASCII"
+    )
+
+
+def test_a_queue_that_cannot_be_read_is_not_empty(played: Path) -> None:
+    (played / "bin/dvc").write_text(
+        '#!/bin/sh\n[ "$1" = cache ] || { echo "ERROR: no" >&2; exit 255; }'
+    )
+    assert refusal_of_a_sweep("lr=1") == "dvc queue status: ERROR: no"
+
+
+def test_the_error_of_a_worker_is_found(played: Path) -> None:
+    assert sweep.worker_error() == ""
+    log = played / sweep.WORKERS / "dvc-exp-worker-1.out"
+    log.parent.mkdir(parents=True)
+    log.write_text("[1] Task x[y] raised unexpected: ValueError('no')\nTraceback\n")
+    assert sweep.worker_error() == "ValueError('no'): "
 
 
 def record_worker(played: Path, pid: int) -> None:
