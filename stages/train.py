@@ -9,7 +9,7 @@ import argparse
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def train(variant: Variant) -> None:
         say=lambda line: say(f"train@{variant}", line),
     )
     start = time.perf_counter()
-    with followed(Path("live") / variant, say) as log:
+    with followed(variant) as log:
         speeds = run.train(log)
     seconds = time.perf_counter() - start
 
@@ -91,17 +91,21 @@ def train(variant: Variant) -> None:
 
 
 @contextmanager
-def followed(folder: Path, say: Callable[[str], None]) -> Iterator[Log]:
-    """Give what logs each epoch's figures for DVC in ``folder``, which goes with the block.
+def followed(variant: Variant) -> Iterator[Log]:
+    """Log each epoch's figures for DVC in live/<variant>/, which is deleted after the block.
 
     DVC reads the folder's own dvc.yaml. So nothing that an earlier training left is touched before
     this one has succeeded, and a finished one adds no columns to ``dvc exp show``. In a git
     repository without a commit DVCLive does not start, and nothing is logged.
     """
+    folder = Path("live") / variant
     try:
         started = Live(str(folder), save_dvc_exp=False, dvcyaml=None)
     except SCMError as error:
-        say(f"no live figures for dvc exp show ({error}): make a first commit to have them")
+        say(
+            f"train@{variant}",
+            f"no live figures for dvc exp show ({error}): make a first commit to have them",
+        )
         started = None
     try:
         if started is None:
