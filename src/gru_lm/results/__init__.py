@@ -20,9 +20,7 @@ Perplexity = Annotated[Finite, Field(ge=1)]
 NotNegative = Annotated[Finite, Field(ge=0)]
 
 ROUNDING = 1e-6  # by how much a mean or a sum of probabilities may leave its range
-Mean = Annotated[
-    Finite, Field(ge=0, le=1 + ROUNDING)
-]  # of probabilities, or a share after rounding
+Mean = Annotated[Finite, Field(ge=0, le=1 + ROUNDING)]  # or a share, after rounding
 
 
 def _printable(text: str) -> str:
