@@ -8,7 +8,7 @@
     markdown   write tables and inline code for compare and ci_report
     screenshot make docs/report.png, the README's picture of reports/index.html
     sweep      queue a grid of experiments, run it and list failures
-    vega       install the scripts that the pages of ``dvc plots`` need without a network
+    vega       make the pages of ``dvc plots`` work without a network
 
 compare, ci_report and gate read git and DVC's cache. sweep calls DVC. Like the stages, a tool
 imports the library from the ``src`` beside it and not from an installed copy.

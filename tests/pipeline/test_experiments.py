@@ -199,21 +199,24 @@ def test_plots_become_a_page(command: str, experiments: Experiments, tmp_path: P
 
 
 @pytest.mark.skipif(find_chromium() is None, reason="needs a Chromium or Chrome on the PATH")
-def test_the_page_of_plots_needs_no_network(finished_pipeline: Pipeline, tmp_path: Path) -> None:
-    finished_pipeline.dvc("plots", "show", "--out", tmp_path)
-
-    def check(curves: int) -> list[str]:
+def test_the_page_of_plots_needs_no_network(pipeline: Pipeline, tmp_path: Path) -> None:
+    def check(folder: Path, curves: int) -> list[str]:
         """Assert that the page draws this many Vega plots offline. Return its network requests."""
+        pipeline.dvc("plots", "show", "--out", folder)
         asked: list[str] = []
         with launch() as browser, browser.new_page(offline=True) as page:
             page.on("request", lambda request: asked.append(request.url))
-            page.goto((tmp_path / "index.html").as_uri())
+            page.goto((folder / "index.html").as_uri())
             expect(page.locator(".marks")).to_have_count(curves, timeout=60_000)
         return [url for url in asked if not url.startswith("file:")]
 
-    assert check(curves=0), "without Vega beside it, the page asks the network"
-    finished_pipeline.run("python", "-m", "tools.vega", tmp_path)
-    assert check(curves=2 * len(VARIANTS)) == []
+    assert check(tmp_path / "network", curves=0), "without Vega in it, the page asks the network"
+    pipeline.run("python", "-m", "tools.vega")
+    assert pipeline.git("status", "--short") == ""
+    assert check(tmp_path / "elsewhere", curves=2 * len(VARIANTS)) == []
+    pipeline.dvc("config", "--local", "plots.html_template", "mine.html")
+    pipeline.run("python", "-m", "tools.vega")
+    assert pipeline.dvc("config", "plots.html_template").strip() == "mine.html"
 
 
 def test_an_artifact_can_be_fetched_and_sampled_from(pipeline: Pipeline, tmp_path: Path) -> None:
