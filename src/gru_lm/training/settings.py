@@ -18,8 +18,8 @@ class Train(Section):
     matrix products, and in concise of the states; weights and losses stay in float32. ``threads``
     is the number that one training uses on a CPU; null takes all cores. ``deterministic`` asks for
     the same bytes in every run on a GPU too. ``validate_every`` is the number of epochs from one
-    look at the validation split to the next; ``select`` says whose weights are kept, the last
-    epoch's or those with the lowest perplexity at such a look.
+    look at the validation split to the next; ``select`` says which weights the model has, the last
+    epoch's or those with the lowest perplexity at such a look, which are kept in any case.
     """
 
     epochs: Count
