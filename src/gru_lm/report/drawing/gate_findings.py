@@ -94,7 +94,8 @@ def _reach(
     back = f" {unit}s back" if unit else ""
     if len(known) < len(curves):
         return f"beyond {max(one.lengths[-1] for one in curves)}{back}"
-    return f"up to {span(known, '{:.0f}'.format)}{back}" if max(known) else "hardly"
+    up_to = "up to " if unit else ""
+    return f"{up_to}{span(known, '{:.0f}'.format)}{back}" if max(known) else "hardly"
 
 
 def _harm(studies: Mapping[str, GateStudy], tolerance: float, unit: str) -> str:
@@ -124,13 +125,10 @@ def tested(study: GateStudy, text: Text) -> bool:
 
 def claim(studies: Mapping[str, GateStudy], unit: str) -> str:
     """What the trainings say of the textbook's claim, on the training text and on unseen text."""
-    return f"{_on_training_text(studies)};\n{_on_unseen_text(studies, unit)}"
-
-
-def _on_training_text(studies: Mapping[str, GateStudy]) -> str:
     if not any(tested(study, "train") for study in studies.values()):
         return "The claim about the gates cannot be tested: far context gains too little"
-    return f"Training text: {verdict(studies, 'train')}"
+    on_training_text = f"Training text: {verdict(studies, 'train')}"
+    return f"{on_training_text};\n{_on_unseen_text(studies, unit)}"
 
 
 def _on_unseen_text(studies: Mapping[str, GateStudy], unit: str) -> str:
