@@ -330,6 +330,26 @@ def test_what_the_committed_lock_files_name_is_pushed(ci: str, clone: Path):
         assert (clone / "dvc.lock").read_text("utf-8") == "computed\n"
 
 
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [("", "gru-lm"), ("[user]\nemail = a@example.org\n", ""), ("[[", "")],
+    ids=["none", "an identity", "a file that git refuses"],
+)
+def test_make_gives_git_an_identity_only_if_it_has_none(config: str, name: str, tmp_path: Path):
+    (tmp_path / "config").write_text(config, "utf-8")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    command = ["make", "--no-print-directory", "-f", str(PROJECT / "Makefile")]
+    result = subprocess.run(
+        [*command, "--eval", "name: ; @echo name=$$GIT_AUTHOR_NAME", "name"],
+        cwd=tmp_path,
+        env=kept | {"GIT_CONFIG_GLOBAL": str(tmp_path / "config"), "GIT_CONFIG_NOSYSTEM": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.stdout == f"name={name}\n"
+    assert ("bad config" in result.stderr) == (config == "[[")
+
+
 def test_the_hooks_use_the_projects_own_tools():
     config = load(PROJECT / ".pre-commit-config.yaml")
     hooks = [hook for repo in config["repos"] for hook in repo["hooks"]]

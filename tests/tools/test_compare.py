@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from rendered import OWN_TAGS, Rendered, without_spaces
 from repositories import Repository, size_of_png
 
 from gru_lm.core.errors import UserError
@@ -46,7 +47,7 @@ def test_runs_are_grouped_by_all_but_the_seed(repository: Repository, tmp_path: 
     assert float(first["tokens_per_second"]) == pytest.approx(13_000)
     assert second["revisions"] == "sweep-lr2.0-seed0 sweep-lr2.0-seed1"
     report = (tmp_path / "out/compare.md").read_text(encoding="utf-8")
-    assert "| scratch | train.lr=0.5 | 3 | 13 | 3.606 | 10 | 17 | 13,000 |" in report
+    assert "| `scratch` | `train.lr=0.5` | 3 | 13 | 3.606 | 10 | 17 | 13,000 |" in report
     width, height = size_of_png((tmp_path / "out/compare.png").read_bytes())
     assert 1000 < width < 3000
     assert 300 < height < 2000
@@ -180,4 +181,24 @@ def test_a_revision_without_results_refuses_no_comparison(
     repository.commit()
     compare.compare(["main", "empty"], "val", tmp_path)
     report = (tmp_path / "compare.md").read_text("utf-8")
-    assert "Without validation perplexity: empty." in report
+    assert "Without validation perplexity: `empty`." in report
+
+
+def test_names_and_params_are_shown_as_code(repository: Repository, tmp_path: Path) -> None:
+    variant, value = "@evil![x](y)`|<b>", "![evil](/proc/self/environ)\n# evil | `x` @octocat"
+    for name, lr in (("one", 1.0), ("two", value)):
+        repository.results({variant: (10.0 if name == "one" else 20.0, 30.0)}, {"train": {"a": lr}})
+        repository.commit()
+        repository.git("tag", name)
+    repository.git("rm", "-r", "-q", "metrics")
+    repository.commit()
+    repository.git("branch", "@evil|<b>")
+    compare.compare(["one", "two", "@evil|<b>"], "val", tmp_path)
+    page = Rendered((tmp_path / "compare.md").read_text("utf-8"))
+    assert page.tags <= OWN_TAGS
+    assert page.images == ["compare.png"]
+    assert "evil" not in page.text
+    assert "octocat" not in page.text
+    shown = [without_spaces(text) for text in page.code]
+    for text in (variant, f"train.a={value}", "@evil|<b>"):
+        assert any(without_spaces(text) in one for one in shown), text
