@@ -7,12 +7,12 @@ import pytest
 import torch
 from conftest import PROJECT
 
-from gru_lm.core.errors import UnusableFile
+from gru_lm.core.errors import DamagedFile, UnusableFile
 from gru_lm.core.files import write_array
 from gru_lm.data.prepared import Prepared
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.evaluation.perplexity import evaluate
-from gru_lm.models.base import build_model
+from gru_lm.models.base import BEST, build_model
 from gru_lm.results.coverage import Coverage
 from gru_lm.results.scores import Scores
 from gru_lm.results.training import TIMES_TRAINED, Timing, Training, write_curve
@@ -33,7 +33,8 @@ def project(tmp_path, monkeypatch):
     torch.manual_seed(0)
     folder = Path("training/scratch")
     model = build_model("scratch", 3, hidden_size=8, reset="before")
-    model.save(folder, vocabulary.fingerprint)
+    for of_training in (folder, folder / BEST):
+        model.save(of_training, vocabulary.fingerprint)
     for name in ("train", "val"):
         write_curve(folder / f"{name}.tsv", [(4, 2.0)])
     Training(
@@ -86,5 +87,15 @@ def test_a_model_of_another_training_split_is_refused_and_nothing_written(projec
     longer = np.resize(splits["val"], 91)
     Prepared.write(prepared.vocabulary, {"train": longer, **splits})
     with pytest.raises(UnusableFile, match="another training split than the present one"):
+        stage.main()
+    assert not Path("models").exists() and not Path("metrics").exists()
+
+
+@pytest.mark.parametrize(
+    "times", [np.zeros((89, 1), np.uint32), np.zeros(89), np.full(89, -1), np.full(89, True)]
+)
+def test_times_trained_that_are_no_counts_are_refused(project, times):
+    write_array(Path("training/scratch") / TIMES_TRAINED, times, Prepared().vocabulary.fingerprint)
+    with pytest.raises(DamagedFile, match=r"times_trained\.npy is damaged \(it is not a list"):
         stage.main()
     assert not Path("models").exists() and not Path("metrics").exists()
