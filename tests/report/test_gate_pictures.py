@@ -182,17 +182,17 @@ def test_the_title_of_the_context_says_each_reach(reach, train, unseen):
 
 UNDECIDED = (0.1, -0.2, 0.15)
 CONTRADICTED = tuple(-value for value in HOLDS)
-LEANS = "near context leans"
-OPEN = "it is undecided which gate near context leans on more"
+DEPENDS = "near context depends more"
+OPEN = "it is undecided which gate near context depends on more"
 
 
 @pytest.mark.parametrize(
     ("found", "verdict"),
     [
-        ((HOLDS,) * 3, f"{LEANS} more on the reset gate in all 3 variants"),
+        ((HOLDS,) * 3, f"{DEPENDS} on the reset gate in all 3 variants"),
         (
             (HOLDS, UNDECIDED, HOLDS),
-            f"{LEANS} on the reset gate in 2 of 3 variants, undecided in 1",
+            f"{DEPENDS} on the reset gate in 2 of 3 variants, undecided in 1",
         ),
         (
             (HOLDS, UNDECIDED, CONTRADICTED),
@@ -202,13 +202,13 @@ OPEN = "it is undecided which gate near context leans on more"
             (CONTRADICTED, HOLDS),
             "near context: reset gate in 1 of 2 variants, update gate in 1",
         ),
-        ((CONTRADICTED,) * 3, f"{LEANS} more on the update gate in all 3 variants"),
+        ((CONTRADICTED,) * 3, f"{DEPENDS} on the update gate in all 3 variants"),
         ((UNDECIDED,) * 3, OPEN),
         ((HOLDS[:2],) * 3, f"{OPEN} (2 trainings)"),
         ((HOLDS[:1],) * 3, f"{OPEN} (1 training)"),
-        ((HOLDS,), f"{LEANS} more on the reset gate"),
+        ((HOLDS,), f"{DEPENDS} on the reset gate"),
         ((UNDECIDED,), OPEN),
-        ((CONTRADICTED,), f"{LEANS} more on the update gate"),
+        ((CONTRADICTED,), f"{DEPENDS} on the update gate"),
     ],
 )
 def test_the_title_of_the_claim_says_each_outcome(found, verdict):
@@ -224,12 +224,15 @@ def test_the_title_of_the_claim_says_each_outcome(found, verdict):
 @pytest.mark.parametrize(
     ("found", "sentence"),
     [
-        ((HOLDS,), "Compared with a random tenth, holding the longest-memory tenth costs far"),
-        ((CONTRADICTED,), "costs far context less."),
+        ((HOLDS,), "Compared with a random tenth, holding the longest-memory tenth costs more"),
+        ((CONTRADICTED,), "costs less far context."),
         ((UNDECIDED,), "It is undecided whether the units with the longest memory matter more"),
         ((UNDECIDED,) * 3, "It is undecided whether"),
-        ((HOLDS, CONTRADICTED, UNDECIDED), "more in 1, less in 1, undecided in 1 of 3 variants."),
-        ((CONTRADICTED,) * 3, "costs far context less in 3 of 3 variants."),
+        (
+            (HOLDS, CONTRADICTED, UNDECIDED),
+            "costs more far context in 1, less in 1, undecided in 1 of 3 variants.",
+        ),
+        ((CONTRADICTED,) * 3, "costs less far context in 3 of 3 variants."),
     ],
 )
 def test_the_sentence_on_units_says_each_outcome(found, sentence):

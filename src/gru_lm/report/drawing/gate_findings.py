@@ -149,16 +149,16 @@ def _on_unseen_text(studies: Mapping[str, GateStudy], unit: str) -> str:
 
 
 def verdict(studies: Mapping[str, GateStudy], text: Text) -> str:
-    """Which gate near context leans on more on ``text``, over the variants that could be compared.
+    """Which gate near context depends on more on ``text``, over the variants compared there.
 
-    At equal damage far context then leans more on the other.
+    At equal damage far context then depends more on the other.
     """
     compared = [
         study.interventions.text(text).reset_against_update["fresh"]["calibrated_bits"].near
         for study in studies.values()
         if tested(study, text)
     ]
-    undecided = "it is undecided which gate near context leans on more"
+    undecided = "it is undecided which gate near context depends on more"
     most = max(len(one.differences) for one in compared)
     if most < FEWEST:
         return f"{undecided} ({most} training{'' if most == 1 else 's'})"
@@ -167,12 +167,12 @@ def verdict(studies: Mapping[str, GateStudy], text: Text) -> str:
     in_all = f" in all {n} variants" if n > 1 else ""
     for gate, count in (("reset", reset), ("update", update)):
         if count == n:
-            return f"near context leans more on the {gate} gate{in_all}"
+            return f"near context depends more on the {gate} gate{in_all}"
     if not reset + update:
         return undecided
     others = f", undecided in {n - reset - update}" if reset + update < n else ""
     if not update:
-        return f"near context leans on the reset gate in {reset} of {n} variants{others}"
+        return f"near context depends more on the reset gate in {reset} of {n} variants{others}"
     return f"near context: reset gate in {reset} of {n} variants, update gate in {update}{others}"
 
 
@@ -189,11 +189,12 @@ def units(studies: Mapping[str, GateStudy]) -> str:
         return (
             "It is undecided whether the units with the longest memory matter more to far context."
         )
-    what = "Compared with a random tenth, holding the longest-memory tenth costs far context"
+    what = "Compared with a random tenth, holding the longest-memory tenth costs"
     if len(outcomes) == 1:
-        return f"{what} {words[outcomes[0]]}."
+        return f"{what} {words[outcomes[0]]} far context."
     if "undecided" in outcomes:
         parts.append(f"undecided in {outcomes.count('undecided')}")
+    parts[0] = parts[0].replace(" in ", " far context in ")
     return f"{what} {', '.join(parts)} of {len(outcomes)} variants."
 
 
