@@ -174,6 +174,7 @@ def test_killed_training_keeps_the_same_best_weights(
     finish(calm, variant, seed)
     figures = "training/{}/training" if seed is None else "analysis/replicate/{}-3"
     selected = json.loads((calm / f"{figures.format(variant)}.json").read_text())["selected_epoch"]
+    assert selected < 120, "the best epoch must not be the last"
 
     stormy = copy_with_params(prepared, tmp_path / "stormy", **options)
     for moment in moments(seed=len(variant), kills=2):
