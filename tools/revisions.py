@@ -345,7 +345,9 @@ def experiments() -> dict[str, dict[str, str]]:
 
 
 def _content(path: Path) -> bytes | None:
-    """Return the bytes of ``path``, or None if there is no such file. Raises DamagedFile."""
+    """Return the bytes of ``path``, or None if it is no file. Raises DamagedFile."""
+    if path.is_dir():
+        return None
     try:
         return read_bytes(path, LARGEST)
     except MissingFile:
