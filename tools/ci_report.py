@@ -257,22 +257,15 @@ def stale_files(revision: Revision) -> list[str]:
 
 def _hash_now(revision: Revision, path: str) -> str | None:
     """Return DVC's hash of a file or folder, or None if git does not have all of it."""
-    data = revision.read(path)
-    if data is not None:
-        return _md5(data)
+    if (own := revision.md5(path)) is not None:
+        return own
     inside = revision.listing(path)
     made = [one.removeprefix(f"{path}/") for one in revision.outputs if one.startswith(f"{path}/")]
     if not inside or not {*made} <= {*inside}:
         return None
-    entries = [
-        {"md5": _md5(revision.read(f"{path}/{name}") or b""), "relpath": name}
-        for name in sorted(inside)
-    ]
-    return _md5(json.dumps(entries, sort_keys=True).encode()) + ".dir"
-
-
-def _md5(data: bytes) -> str:
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+    entries = [{"md5": revision.md5(f"{path}/{name}"), "relpath": name} for name in sorted(inside)]
+    listed = json.dumps(entries, sort_keys=True).encode()
+    return hashlib.md5(listed, usedforsecurity=False).hexdigest() + ".dir"
 
 
 def stages_table(stages: Mapping[str, str]) -> str:

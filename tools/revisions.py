@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import hashlib
 import json
 import os
 import re
@@ -26,7 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from gru_lm.core.errors import DamagedFile, MissingFile, UserError
 from gru_lm.core.params import parse_yaml
-from gru_lm.core.reading import read_bytes
+from gru_lm.core.reading import ANY, opened, read_bytes
 from gru_lm.results import Finite, Perplexity
 from gru_lm.results.samples import parse_samples
 from gru_lm.results.training import LARGEST, Curve, parse_curve
@@ -59,6 +60,21 @@ class Revision:
             return _content(Path(path))
         blob = self._blobs.get(path)
         return None if blob is None else _git("cat-file", "blob", blob)
+
+    def md5(self, path: str) -> str | None:
+        """Return the MD5 of a file of any size, or None if the revision has no such file."""
+        digest = hashlib.md5(usedforsecurity=False)
+        if self.commit is None:
+            if not Path(path).is_file():
+                return None
+            with opened(Path(path), ANY) as file:
+                while part := file.read(1 << 20):
+                    digest.update(part)
+        elif (data := self.read(path)) is None:
+            return None
+        else:
+            digest.update(data)
+        return digest.hexdigest()
 
     def output(self, path: str) -> bytes | None:
         """Return the bytes of a stage's output from git or DVC's cache, or None."""

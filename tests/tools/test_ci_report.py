@@ -14,7 +14,7 @@ from rendered import OWN_TAGS, Rendered, without_spaces
 from repositories import Repository, size_of_png
 
 from gru_lm.evaluation.settings import Regression
-from tools import ci_report, gate
+from tools import ci_report, gate, revisions
 from tools.revisions import find_revision
 
 
@@ -281,6 +281,20 @@ def test_a_folder_older_than_its_files_is_flagged(repository: Repository) -> Non
     assert ci_report.stale_files(find_revision("workspace")) == []
     repository.write("src/core/b/c.py", "D\n")
     assert ci_report.stale_files(find_revision("workspace")) == ["src/core"]
+
+
+def test_a_file_of_any_size_is_hashed(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository.write("big", "large enough\n")
+    digest = hashlib.md5(b"large enough\n").hexdigest()
+    repository.write("dvc.lock", {"stages": {"s": {"deps": [{"path": "big", "md5": digest}]}}})
+    workspace = find_revision("workspace")
+    assert workspace.lock  # read before the limit of files that are read at once is below all
+    monkeypatch.setattr(revisions, "LARGEST", 3)
+    assert ci_report.stale_files(workspace) == []
+    repository.write("big", "larger and changed\n")
+    assert ci_report.stale_files(workspace) == ["big"]
 
 
 @pytest.mark.timeout(600)
