@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.common import RESULTS, sample_corpus
+from benchmarks.common import PARAMS, RESULTS, sample_corpus
 from benchmarks.fidelity import seeds, trajectory
 from gru_lm.core.variants import Variant
 from gru_lm.data.prepared import Prepared
@@ -31,6 +31,57 @@ def test_the_committed_runs_are_in_order() -> None:
     assert seeds.merged(runs, [], VARIANTS) == runs
 
 
+def test_the_committed_summary_and_spikes_are_those_of_the_runs() -> None:
+    result = json.loads((RESULTS / "seeds.json").read_text())
+    assert result["held_out"] == list(seeds.held_out_spreads(result["runs"]))
+    assert all(one["ends_in_a_spike"] == seeds.ends_in_a_spike(one) for one in result["runs"])
+
+
+@pytest.mark.parametrize("last, spike", [(1.05, False), (1.0501, True), (0.9, False), (9, True)])
+def test_a_spike_is_five_percent_above_the_median_of_the_last_epochs(last, spike) -> None:
+    assert seeds.ends_in_a_spike({"final_perplexity": last, "median_of_last_50": 1.0}) == spike
+
+
+def test_the_best_weights_are_those_of_the_lowest_validation_perplexity(
+    tmp_path, monkeypatch
+) -> None:
+    """At a look every epoch; validated on other text than it memorises, a model gets worse."""
+    corpus = sample_corpus()
+    tokens = corpus.tokens.numpy().astype("uint8")
+    splits = {"train": tokens[:60], "val": tokens[4000:4300], "test": tokens[5000:5200]}
+    Prepared.write(corpus.vocabulary, splits, tmp_path)
+    document = PARAMS.read_text().replace("batch_size: 32 ", "batch_size: 2 ")
+    document = document.replace("num_steps: 35 ", "num_steps: 5 ").replace(
+        "hidden_size: 256", "hidden_size: 16"
+    )
+    (tmp_path / "params.yaml").write_text(
+        document.replace("validate_every: 5 ", "validate_every: 1 ")
+    )
+    monkeypatch.setattr(seeds, "PREPARED", tmp_path)
+    monkeypatch.setattr(seeds, "PARAMS", tmp_path / "params.yaml")
+    reached = seeds.run(Variant("concise"), "fp32", 0, epochs=60)
+    best, last = reached["best"], reached["last"]
+    assert 0 < best["epoch"] < last["epoch"] == 60
+    assert best["val"]["perplexity"] < 0.9 * last["val"]["perplexity"]
+    until_then = seeds.run(Variant("concise"), "fp32", 0, epochs=best["epoch"])
+    assert until_then["last"] == best
+
+
+def test_means_are_over_the_runs_that_were_measured() -> None:
+    def measured(seed: int, bits: float) -> dict[str, Any]:
+        calibration = {"ece": 0.5, "accuracy": 0.25, "confidence": 0.75}
+        split = {"bits_per_token": bits}
+        one = {"epoch": 5, "val": split, "test": split, "test_calibration": calibration}
+        return {**run("scratch", "fp32", seed), "last": one, "best": one}
+
+    runs = [measured(0, 3.0), run("scratch", "fp32", 1), measured(2, 4.0), run("fused", "fp32", 0)]
+    last, best = seeds.held_out_spreads(runs)
+    assert (last["weights"], best["weights"]) == ("last", "best")
+    assert last["seeds"] == [0, 2]
+    assert last["val_bits_per_token"] == {"mean": 3.5, "sd": pytest.approx(0.5**0.5)}
+    assert seeds.spread([2.0]) == {"mean": 2.0, "sd": None}
+
+
 @pytest.mark.parametrize(
     "differences, epoch", [([0.0, 0.0], 2), ([0.0, 1e-9, 0.0], 1), ([math.nan], 0)]
 )
@@ -41,12 +92,18 @@ def test_identical_up_to_the_last_epoch_before_a_difference(differences, epoch) 
 def test_a_run_from_a_seed_trains_the_default_experiment(tmp_path, monkeypatch) -> None:
     corpus = sample_corpus()
     tokens = corpus.tokens[:2000].numpy().astype("uint8")
-    Prepared.write(corpus.vocabulary, {"train": tokens}, tmp_path)
+    splits = {"train": tokens, "val": tokens[:300], "test": tokens[300:500]}
+    Prepared.write(corpus.vocabulary, splits, tmp_path)
     monkeypatch.setattr(seeds, "PREPARED", tmp_path)
     reached = seeds.run(Variant("fused"), "fp32", 3, epochs=2)
     assert reached["epochs"] == 2
     assert reached["final_perplexity"] < corpus.vocab_size + 1
     assert reached["share_above_1.1_of_last_50"] == 1.0
+    assert reached["last"]["epoch"] == reached["best"]["epoch"] == 2  # the only look is the last
+    assert reached["last"] == reached["best"]
+    assert [reached["last"][split]["tokens"] for split in ("val", "test")] == [299, 199]
+    assert reached["last"]["val"]["perplexity"] != reached["last"]["test"]["perplexity"]
+    assert 0 <= reached["last"]["test_calibration"]["ece"] < 1
     assert reached == seeds.run(Variant("fused"), "fp32", 3, epochs=2)
     assert (
         reached["final_perplexity"]
