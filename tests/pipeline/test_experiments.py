@@ -232,7 +232,7 @@ def test_an_artifact_can_be_fetched_and_sampled_from(pipeline: Pipeline, tmp_pat
     for variant in VARIANTS:
         elsewhere.dvc("artifacts", "get", url, variant)
         model = {path.name for path in (elsewhere.root / variant).iterdir()}
-        assert model == {"model.safetensors", "config.json", "card.json"}
+        assert model == {"model.safetensors", "config.json", "card.json", "best"}
     elsewhere.dvc("get", url, "data/prepared/vocab.json")
 
     page = (PROJECT / "docs/models.md").read_text(encoding="utf-8")
