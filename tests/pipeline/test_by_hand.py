@@ -25,10 +25,10 @@ def test_each_stage_runs_without_dvc(
     for stage in ("params", "fetch", "prepare"):
         plain.stage(stage)
     for variant in VARIANTS:
-        for stage in ("train", "evaluate", "sample", "export", "gates"):
-            plain.stage(stage, "--variant", variant)
         for seed in SMALL["replicate.seeds"]:
             plain.stage("replicate", "--variant", variant, "--seed", str(seed))
+        for stage in ("train", "evaluate", "sample", "export", "gates"):
+            plain.stage(stage, "--variant", variant)
     for stage in ("plot", "baseline", "summarise", "draw", "report"):
         plain.stage(stage)
     mine, other = output_files(plain.root), output_files(finished_pipeline.root)

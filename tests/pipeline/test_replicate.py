@@ -22,6 +22,7 @@ from gru_lm.data.prepared import SPLITS, Prepared
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.evaluation.perplexity import evaluate
 from gru_lm.models.base import BEST, CONFIG, WEIGHTS, load_model
+from gru_lm.results.training import TIMES_TRAINED
 from gru_lm.training.loop import Diverged
 from stages import replicate, train
 
@@ -128,7 +129,7 @@ def test_a_replicate_writes_its_figures_and_weights_and_nothing_else(
     weights = {f"{part}{name}" for part in ("", f"{BEST}/") for name in (WEIGHTS, CONFIG)}
     assert files(folder) - before == {
         "analysis/replicate/concise-0.json",
-        *(f"analysis/replicate/concise/0/{name}" for name in weights),
+        *(f"analysis/replicate/concise/0/{name}" for name in {*weights, TIMES_TRAINED}),
     }
 
 
