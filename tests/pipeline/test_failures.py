@@ -146,7 +146,7 @@ def test_a_run_that_is_killed_leaves_what_is_public_and_ends_the_same(
 def test_make_repro_that_is_killed_side_by_side_ends_the_same(
     unrun_pipeline: Pipeline, tmp_path: Path
 ) -> None:
-    changes = {"train.epochs": 1500, "variants": ["scratch", "concise"]}
+    changes = {"train.epochs": 300, "variants": ["scratch", "concise"]}
     calm, stormy = (unrun_pipeline.copy(tmp_path / name) for name in ("calm", "stormy"))
     calm.set_params(changes)
     calm.dvc("repro")
