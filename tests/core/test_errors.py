@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gru_lm.core.errors import (
@@ -48,6 +48,7 @@ ANYTHING = st.text(st.characters(exclude_categories=()), max_size=60)
 
 
 @given(ANYTHING, st.integers(30, 100))
+@example("0" * 15 + " " + "0" * 15, 30)  # cut beside a space
 def test_a_message_is_one_printable_line_of_bounded_length(text: str, longest: int) -> None:
     line = one_line(text, longest)
     assert line.isprintable() and len(line) <= longest

@@ -34,7 +34,8 @@ def one_line(text: object, longest: int = LONGEST) -> str:
     if len(line) <= longest:
         return line
     end = (longest - len(CUT)) // 3
-    return f"{line[: longest - len(CUT) - end]}{CUT}{line[len(line) - end :]}"
+    start = line[: longest - len(CUT) - end].rstrip(" ")  # CUT brings its own spaces
+    return f"{start}{CUT}{line[len(line) - end :].lstrip(' ')}"
 
 
 def printable(text: str, keep: str = "") -> str:
