@@ -1,1 +1,1 @@
-"""What the gates of a trained model do."""
+"""Analysis of the gates of trained models."""

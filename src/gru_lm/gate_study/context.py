@@ -1,18 +1,16 @@
-"""How well a model predicts from the last k tokens alone, by three measures.
+"""Predictions from the last k tokens only, scored by three measures.
 
-**Calibrated bits** are the measure of the gate study. A model that knows its text by heart is sure
-of what it predicts and, after a context that it has not seen, often wrong. Bits then grow with
-confidence and say little about what the model gets out of the context. So the logits are first
-divided by the temperature that suits them best (temperature scaling, Guo et al. 2017,
-arXiv:1706.04599), one for each context length, text and intervention. It is fitted on the tokens on
-which it is used. That is one number for some 600 tokens or more: it lowers the mean by about
-1 / 2n nats for n tokens, 0.001 bits for 600.
+**Calibrated bits** are the main measure of the gate study. A model that memorised its text is
+overconfident after a context that it has not seen, and its bits then measure confidence more than
+the use of context. So the logits are first divided by the best temperature (temperature scaling,
+Guo et al. 2017, arXiv:1706.04599), one for each context length, text and intervention. The
+temperature is fitted on the tokens that are scored, which lowers the mean of n tokens by about
+1 / 2n nats: 0.001 bits for 600 tokens.
 
-**Bits** are those of the probabilities as they are, and **accuracy** is the share of the tokens
-that were the likeliest. Both are reported beside.
+**Bits** are computed from the probabilities without recalibration. **Accuracy** is the share of the
+tokens that were predicted as the most probable.
 
-Only the first ``TEXT`` tokens of a split are used. The model starts from a state of zeros, as it
-does on every text.
+Only the first ``TEXT`` tokens of a split are used. The initial state is zero.
 """
 
 from __future__ import annotations
@@ -32,19 +30,19 @@ from gru_lm.results.gates import MEASURES, Measure
 TEXT: Final = 10_000  # tokens of a split
 STRIDE: Final = 4  # tokens between two that are predicted for a context curve
 LENGTHS: Final = (0, 1, 2, 3, 4, 6, *range(8, 49, 4))  # tokens of context
-TOLERANCE: Final = 0.05  # bits a token: context helps as far as it lowers the loss by more
+TOLERANCE: Final = 0.05  # bits per token; context helps only if it lowers the loss by more
 
-# By measure, the means over the tokens, one for each context length.
+# The means over the tokens by measure, one per context length.
 Scores = dict[Measure, list[float]]
 
 
 @dataclass(frozen=True)
 class Targets:
-    """Tokens at ``places`` (B,) of ``tokens`` (N,), each to be predicted from those before it.
+    """Targets at ``places`` (B,) of ``tokens`` (N,), each predicted from the tokens before it.
 
-    The places are evenly spaced by ``stride``. So what is read before one of them is also read
-    before the next, and every context whose length is a multiple of the stride comes from a single
-    pass over the text. ``unrelated`` (at least B, U) are U tokens to be read before the context.
+    The places are evenly spaced by ``stride``, so a single pass over the text gives all contexts
+    whose length is a multiple of the stride. The rows of ``unrelated`` (at least B, U) are read
+    before the contexts.
     """
 
     tokens: Tensor
@@ -56,11 +54,11 @@ class Targets:
     def of(
         cls, tokens: Tensor, longest: int, stride: int, offset: int = 0, unrelated: int = 0
     ) -> Targets:
-        """Every ``stride``-th of ``tokens`` (N,) that has ``longest`` before it.
+        """Return every ``stride``-th of ``tokens`` (N,) with at least ``longest`` tokens before it.
 
-        They start at the ``offset``-th; an offset of at least the stride begins again from 0. The
-        passage of ``unrelated`` tokens lies elsewhere in the text, a quarter to three quarters of
-        its length further on, round its end.
+        The first target is ``offset`` tokens later, modulo the stride. Each row of ``unrelated``
+        tokens is a passage from elsewhere in the text, a quarter to three quarters of its length
+        further on, modulo the length.
         """
         N = len(tokens)
         offset %= max(1, min(stride, N - longest))
@@ -73,18 +71,18 @@ class Targets:
         return cls(tokens, places, stride, windows)
 
     def every(self, n: int) -> Targets:
-        """Those at every ``n``-th of the places."""
+        """Return the targets at every ``n``-th place."""
         return Targets(self.tokens, self.places[::n], n * self.stride, self.unrelated)
 
     @property
     def wanted(self) -> Tensor:
-        """The tokens themselves: (B,)."""
+        """The tokens to predict: (B,)."""
         return self.tokens[self.places]
 
     def states(
         self, gates: Gates, lengths: Sequence[int], intervention: Intervention | None = None
     ) -> Iterator[tuple[int, Tensor]]:
-        """By context length, in any order, the states (B, H) from which to predict."""
+        """Yield each context length, in any order, and the states (B, H) after that context."""
         B, last = len(self.places), len(self.tokens) - 1
         shared = {k for k in lengths if k and k % self.stride == 0}
         longest = max(shared, default=self.stride)
@@ -97,8 +95,8 @@ class Targets:
             yield k, gates.last_state(windows, start[:B], intervention)
         if not shared:
             return
-        # Row r starts ``longest`` tokens before the first place, and r strides. The last rows would
-        # go on beyond the text's end, but they are used only as far as their places.
+        # Row r starts r strides after ``longest`` tokens before the first place. Tokens beyond the
+        # end of the text are clamped; the states after them are not used.
         starts = self.places[0] - longest + self.stride * torch.arange(rows)
         windows = self.tokens[(starts[:, None] + torch.arange(longest)).clamp(max=last)]
         for k, (_, _, H) in enumerate(gates.steps(windows, start, intervention), start=1):
@@ -114,7 +112,7 @@ def scores(
     lengths: Sequence[int],
     intervention: Intervention | None = None,
 ) -> Scores:
-    """How well ``targets`` are predicted from ``lengths`` tokens, by each measure."""
+    """Score the predictions of ``targets`` from ``lengths`` tokens, by each measure."""
     found = {
         k: score(gates.logits(states), targets.wanted)
         for k, states in targets.states(gates, lengths, intervention)
@@ -123,7 +121,7 @@ def scores(
 
 
 def score(logits: Tensor, wanted: Tensor) -> dict[Measure, float]:
-    """The mean of each measure over the tokens ``wanted`` (B,), by ``logits`` (B, V)."""
+    """Return the mean of each measure over the tokens ``wanted`` (B,) for ``logits`` (B, V)."""
     calibrated = logits * inverse_temperature(logits, wanted)
     return {
         "calibrated_bits": float(surprise(calibrated, wanted).mean()),
@@ -133,9 +131,9 @@ def score(logits: Tensor, wanted: Tensor) -> dict[Measure, float]:
 
 
 def inverse_temperature(logits: Tensor, wanted: Tensor) -> float:
-    """The factor for ``logits`` (B, V) with which the tokens ``wanted`` (B,) cost least.
+    """Return the factor of ``logits`` (B, V) that minimises the cross-entropy of ``wanted`` (B,).
 
-    The cross-entropy is convex in the factor: it is found by bisection between 1/64 and 4, to 1 %.
+    The cross-entropy is convex in the factor. Bisection between 1/64 and 4 finds it to 1 %.
     """
     low, high = -6.0, 2.0  # powers of 2
     of_wanted = logits.gather(1, wanted[:, None])[:, 0]
@@ -150,15 +148,15 @@ def inverse_temperature(logits: Tensor, wanted: Tensor) -> float:
 
 
 def lengths_for(text: Tensor) -> list[int]:
-    """Those of ``LENGTHS`` that leave at least half of ``text`` (N,) to be predicted."""
+    """Return the ``LENGTHS`` that are at most half the length of ``text`` (N,)."""
     return [k for k in LENGTHS if k <= max(1, len(text) // 2)]
 
 
 def reach(lengths: Sequence[int], bits: Sequence[float], whole: float) -> int | None:
-    """The least context with which the loss is within ``TOLERANCE`` of its lowest.
+    """Return the shortest context whose loss is within ``TOLERANCE`` of the lowest loss.
 
-    ``bits`` are by ``lengths``, ``whole`` are those with the whole context. None if the whole
-    context is needed.
+    ``bits`` has the loss by ``lengths``, ``whole`` the loss with the whole context. The result is
+    None if the whole context is needed.
     """
     lowest = min(*bits, whole)
     return next(

@@ -1,33 +1,30 @@
-"""What a model loses if its gates or some of its units are held fast, near and far.
+"""The rise of the loss on near and far context if gates or units are held at their mean.
 
-The claim under test is the textbook's (Zhang et al., Dive into Deep Learning, section "Gated
-Recurrent Units"): reset gates help capture short-term dependencies, update gates long-term ones.
-Cho et al. (2014, arXiv:1406.1078, section 2.3) say it of units: those that learn long-term
-dependencies have update gates that are mostly active. So each gate is pulled towards its own mean
-in every unit, which takes away the gating and leaves the amount of it; and units with a long memory
-are held at their mean state.
+The textbook claims that reset gates help capture short-term dependencies and update gates long-term
+ones (Zhang et al., Dive into Deep Learning, section "Gated Recurrent Units"). According to Cho et
+al. (2014, arXiv:1406.1078, section 2.3), units that learn long-term dependencies have update gates
+that are mostly active. To test this, each gate is blended towards its mean in every unit, and units
+with a long memory are held at their mean state.
 
-**Near and far.** Tokens are predicted from their last k tokens alone, for several k. Near context
-is the last ``NEAR`` tokens, far context those beyond it up to ``FAR``. The rise of the loss with
-k = ``NEAR`` is what an intervention costs of near context; the further rise up to k = ``FAR`` is
-what it costs of far context.
+**Near and far.** Tokens are predicted from their last k tokens only, for several k. Near context is
+the last ``NEAR`` tokens. Far context is the tokens before these, up to ``FAR``. The cost of an
+intervention on near context is the rise of the loss with k = ``NEAR``. Its cost on far context is
+the further rise up to k = ``FAR``.
 
-**Equal damage.** A gate that matters more costs more of both, which says nothing about distance. So
-each gate is pulled just so far that the loss with ``FAR`` tokens rises by a quarter (``SHARE``) of
-what these tokens gain, the same for both. The dose is found on a part of the tokens; a factor of
-nearly 1 makes the damage equal on all of them. Then what one gate costs more of near context it
-costs less of far context: the two halves of the claim are one comparison.
-Its result is a difference in bits a token, which has a meaning however little far context gains. By
-the other measures (see ``context``) the two gates' damage is not the same, and the halves can
-differ. If far context gains less than ``LEAST_GAIN``, there is nothing to compare; what the gates
-cost if they are held in full is always reported.
+**Equal damage.** A gate that matters more costs more on both, which does not depend on distance. So
+the dose of each gate is chosen to raise the loss with ``FAR`` tokens by a quarter (``SHARE``) of
+the gain from these tokens. The dose is found on a part of the tokens, and a factor close to 1
+makes the damage equal on all of them. If one gate then costs more on near context, it costs as much
+less on far context, so the two halves of the claim are one comparison.
+Its result is a difference in bits per token. By the other measures (see ``context``) the damage of
+the gates is not equal, and the halves can differ. There is no comparison if the gain from far
+context is below ``LEAST_GAIN``. The costs of the gates held in full are always reported.
 
-**What is before the near context.** A fresh state holds nothing that a gate could shut out. So the
-same is measured after ``PASSAGE`` tokens from elsewhere in the text, which have nothing to do with
-what follows. A model that knows its text by heart is misled by them, and a gate that is held may
-let it be misled less. So the fresh state is the main result, and the passage is reported beside.
+**Start.** A gate has nothing to shut out of a zero state. So the comparison is repeated after
+``PASSAGE`` unrelated tokens from elsewhere in the text. They mislead a model that memorised its
+text, and holding a gate may reduce this effect. So the zero state is the main result.
 
-**Units.** A tenth of the units has a counterpart, ``DRAWS`` random tenths. They are held in full.
+**Units.** A tenth of the units is held in full and compared with ``DRAWS`` random tenths.
 """
 
 from __future__ import annotations
@@ -50,23 +47,23 @@ from gru_lm.results.gates import MEASURES, Measure
 NEAR: Final = 8  # tokens
 FAR: Final = 32  # tokens, close to the depth of backpropagation through time
 LENGTHS: Final = (0, 1, 2, 4, 8, 16, 32)  # tokens of context
-SHARE: Final = 0.25  # of the gain of FAR tokens, that each gate is to cost
-LEAST_GAIN: Final = 0.05  # bits a token, of far context; a smaller one cannot be shared out
-LEAST_DAMAGE: Final = 0.01  # bits a token; less cannot be told from nothing
-SEARCHED: Final = 4  # every 4th of the tokens is enough to find a dose
+SHARE: Final = 0.25  # of the gain from FAR tokens, the wanted cost of each gate
+LEAST_GAIN: Final = 0.05  # bits per token from far context, for a comparison
+LEAST_DAMAGE: Final = 0.01  # bits per token; less is indistinguishable from zero
+SEARCHED: Final = 4  # the dose is found on every 4th target
 PASSAGE: Final = 16  # tokens of the unrelated passage
-STRIDE_AFTER_PASSAGE: Final = 8  # tokens between two that are predicted after it
+STRIDE_AFTER_PASSAGE: Final = 8  # tokens between two targets after it
 DRAWS: Final = 20  # random tenths of the units
-THINNED: Final = 8  # every 8th of the tokens is predicted with units held, for each of the draws
+THINNED: Final = 8  # units are held for every 8th target
 
 
 @dataclass(frozen=True)
 class Read:
-    """A training's model, and what it shows reading a text of at most ``context.TEXT`` tokens.
+    """A training's model and its results on a text of at most ``context.TEXT`` tokens.
 
-    ``plain`` are its scores on ``targets`` by the ``lengths`` of context. ``number`` counts the
-    trainings from 0: each predicts other tokens, as far as there are such, so that the interval
-    over the trainings holds the chance in the choice of the tokens as well.
+    ``plain`` has the scores on ``targets`` by the ``lengths`` of context. ``number`` counts the
+    trainings from 0. Each training has other targets if possible, so the interval over the
+    trainings includes the chance in the choice of targets.
     """
 
     gates: Gates
@@ -79,12 +76,12 @@ class Read:
 
     @property
     def too_short(self) -> bool:
-        """Whether the text has no far context to speak of."""
+        """Whether the text is too short for far context."""
         return FAR not in self.lengths
 
     @property
     def far_gain(self) -> float:
-        """What far context gains, in calibrated bits a token."""
+        """The gain from far context, in calibrated bits per token."""
         return gain_of(self.plain["calibrated_bits"], self.lengths, "calibrated_bits")[1]
 
 
@@ -92,7 +89,7 @@ class Read:
 
 
 def gate_interventions(trace: Trace) -> dict[str, Intervention]:
-    """Each gate held at its mean, in all units."""
+    """Return the interventions that hold one gate at its mean in all units."""
     mean_Z, mean_R = _float(trace.mean_Z), _float(trace.mean_R)
     all_units = torch.ones_like(mean_Z)
     return {
@@ -102,10 +99,11 @@ def gate_interventions(trace: Trace) -> dict[str, Intervention]:
 
 
 def of_gates(one: Read) -> dict[str, Any] | None:
-    """What one training loses with each gate held: a JSON tree.
+    """Return one training's losses with each gate held, as a JSON tree.
 
-    ``full`` are the rises with the gates held in full, ``equal`` those at equal damage; that is
-    None if far context or a gate matters too little. None altogether if the text is too short.
+    ``full`` has the rises with the gates held in full, ``equal`` those at equal damage, or None if
+    the gain from far context or the cost of a gate is too small. The result is None if the text is
+    too short.
     """
     if one.too_short:
         return None
@@ -159,10 +157,10 @@ def _rises(
 
 
 def dose_of(wanted: float, rise_at: Callable[[float], float], rise_at_1: float) -> float:
-    """The dose, 0 to 1, at which ``rise_at`` is ``wanted`` to within 3 %; at most 6 trials.
+    """Return the dose, 0 to 1, at which ``rise_at`` is ``wanted`` to within 3 %.
 
-    ``rise_at_1`` is at least ``wanted``. False position on the square of the dose, with which
-    small harm grows.
+    ``rise_at_1`` is at least ``wanted``. The method is false position on the square of the dose,
+    because a small rise is proportional to it. There are at most 6 steps.
     """
     low, high, rise_low, rise_high, dose = 0.0, 1.0, 0.0, rise_at_1, 1.0
     for _ in range(6):
@@ -179,9 +177,9 @@ def dose_of(wanted: float, rise_at: Callable[[float], float], rise_at_1: float) 
 
 
 def gains(trainings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """By measure, what near and far context gain over trainings, no gate held: a JSON tree.
+    """Return the gains from near and far context over trainings by measure, as a JSON tree.
 
-    That is what predictions would be worse by without it.
+    No gate is held.
     """
     return {
         measure: _halves(
@@ -192,14 +190,14 @@ def gains(trainings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def gain_of(values: Sequence[float], lengths: Sequence[int], measure: Measure) -> list[float]:
-    """What near context gains, and far context beyond it, by scores at ``lengths``."""
+    """Return the gains from near and from far context, from the scores at ``lengths``."""
     sign = 1 if measure == "accuracy" else -1
     without, near, both = (sign * values[list(lengths).index(k)] for k in (0, NEAR, FAR))
     return [near - without, both - near]
 
 
 def costs_in_full(trainings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """By measure and gate, what is lost over trainings with it held in full: a JSON tree."""
+    """Return the costs of each gate held in full over trainings, by measure, as a JSON tree."""
     return {
         measure: {
             gate: _halves([near_and_far(one["full"][gate][measure], LENGTHS) for one in trainings])
@@ -210,11 +208,11 @@ def costs_in_full(trainings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def compare_gates(trainings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """By start and measure, the two halves of the claim over trainings: a JSON tree.
+    """Return the two halves of the claim over trainings, by start and measure, as a JSON tree.
 
-    ``near`` is what the reset gate costs of near context less what the update gate costs of it,
-    ``far`` what the update gate costs of far context less what the reset gate costs of it. The
-    claim holds if both are above zero. Trainings without equal damage do not count.
+    ``near`` is the reset gate's cost on near context minus the update gate's. ``far`` is the update
+    gate's cost on far context minus the reset gate's. The claim is supported if both are above
+    zero. Trainings without equal damage are left out.
     """
     equal = [one["equal"] for one in trainings if one["equal"] is not None]
     return {
@@ -227,7 +225,7 @@ def compare_gates(trainings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def equalised(rises: Mapping[str, Scores]) -> dict[str, Scores]:
-    """``rises`` by gate, by a factor for each that makes their damage the same: its mean.
+    """Scale the ``rises`` of each gate by a factor, so that their damage equals its mean.
 
     The damage is the rise of the calibrated bits with the longest context.
     """
@@ -240,7 +238,7 @@ def equalised(rises: Mapping[str, Scores]) -> dict[str, Scores]:
 
 
 def differences(rises: Mapping[str, Scores], measure: Measure) -> list[float]:
-    """What one gate costs more than the other, near and far, by one training's ``rises``."""
+    """Return the differences between the gates' costs, near and far, for one training."""
     reset, update = (near_and_far(rises[gate][measure], LENGTHS) for gate in ("reset", "update"))
     return [reset[0] - update[0], update[1] - reset[1]]
 
@@ -249,11 +247,11 @@ def differences(rises: Mapping[str, Scores], measure: Measure) -> list[float]:
 
 
 def unit_interventions(trace: Trace, seed: int = 0) -> dict[str, Intervention]:
-    """A tenth of the units held at their mean state, chosen by their memory or at random.
+    """Return interventions that hold a tenth of the units at their mean state.
 
-    At the mean rather than at 0: that takes away what a unit says about the text, and leaves the
-    others the constant input that they are used to. ``long`` and ``short`` have the longest and the
-    shortest time constants. ``random_1``, ``random_2``, ... are drawn from all units.
+    The mean removes a unit's information about the text but, unlike 0, keeps its average input to
+    the other units. ``long`` and ``short`` hold the units with the longest and the shortest time
+    constants, ``random_1``, ``random_2``, ... units drawn from all.
     """
     by_memory = np.argsort(time_constants(trace.mean_Z), kind="stable")
     units = len(by_memory)
@@ -270,9 +268,9 @@ def unit_interventions(trace: Trace, seed: int = 0) -> dict[str, Intervention]:
 
 
 def of_units(one: Read) -> dict[str, Any] | None:
-    """What one training loses with a tenth of its units held: a JSON tree.
+    """Return one training's losses with a tenth of its units held, as a JSON tree.
 
-    None if the text is too short, or far context matters too little.
+    None if the text is too short or the gain from far context too small.
     """
     if one.too_short or one.far_gain < LEAST_GAIN:
         return None
@@ -291,9 +289,10 @@ def of_units(one: Read) -> dict[str, Any] | None:
 
 
 def compare_units(trainings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """By measure, what a tenth of the units costs beyond the mean of the random tenths.
+    """Return the cost of holding a tenth of the units minus the mean cost of random tenths.
 
-    A JSON tree over trainings, of the units with the longest and with the shortest memory.
+    The result is a JSON tree over trainings, by measure, for the units with the longest and with
+    the shortest memory.
     """
 
     def more(one: Mapping[str, Any], kind: str) -> list[float]:
@@ -312,16 +311,13 @@ def compare_units(trainings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def near_and_far(rises: Sequence[float], lengths: tuple[int, ...]) -> list[float]:
-    """What is lost of near and of far context, from ``rises`` by ``lengths`` of context."""
+    """Return the costs on near and on far context, from ``rises`` by ``lengths`` of context."""
     near, both = (rises[lengths.index(k)] for k in (NEAR, FAR))
     return [near, both - near]
 
 
 def rise(changed: Scores, plain: Scores) -> Scores:
-    """By measure and length, how much worse the predictions have become.
-
-    Bits have risen, accuracy has fallen.
-    """
+    """Return the rise of the bits and the fall of the accuracy, by measure and length."""
     return {
         measure: [
             (after - before) * (-1 if measure == "accuracy" else 1)
@@ -332,7 +328,7 @@ def rise(changed: Scores, plain: Scores) -> Scores:
 
 
 def _halves(pairs: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """From differences near and far by training, those of each."""
+    """Summarise (near, far) differences over trainings, each half separately."""
     return {"near": paired([near for near, _ in pairs]), "far": paired([far for _, far in pairs])}
 
 

@@ -1,10 +1,9 @@
-"""What the gates of a trained model do while it reads a text.
+"""The gates of a trained model while it reads a text.
 
-H' = Z * H + (1 - Z) * H~ is a leaky integrator whose leak is the update gate's: held at Z, it would
-forget all but 1/e of its state in -1 / ln Z tokens. Tallec and Ollivier (2018, arXiv:1804.11188)
-read gates as time constants in this way. It is the memory of the leak alone: what a unit tells the
-others through the recurrent weights, and they tell it again, can last longer. The module
-``context`` measures how far back a model really looks.
+H' = Z * H + (1 - Z) * H~ is a leaky integrator. With a constant update gate Z, its state decays to
+1/e in -1 / ln Z tokens. Tallec and Ollivier (2018, arXiv:1804.11188) interpret gates as time
+constants in this way. This is the memory of the leak only; information can last longer through the
+recurrent weights. The module ``context`` measures how many tokens of context a model uses.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from gru_lm.evaluation.words import PLACES
 from gru_lm.models.gates import Gates
 from gru_lm.results.gates import Reading
 
-LIKELIEST: Final = 5  # predictions kept for each token of a passage
+LIKELIEST: Final = 5  # predictions stored for each token of a passage
 
 
 def surprise(scores: Tensor, tokens: Tensor) -> Tensor:
-    """-log2 of the probability of ``tokens`` (B,) by logits (B, V): bits, in float64."""
+    """Return -log2 of the probability of ``tokens`` (B,) for logits (B, V), in bits and float64."""
     return F.cross_entropy(scores.double(), tokens, reduction="none") / math.log(2)
 
 
@@ -36,13 +35,13 @@ def surprise(scores: Tensor, tokens: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Trace:
-    """What one pass over a split of N tokens from its start, the state carried, has shown.
+    """Results of one pass over a split of N tokens, with the state carried.
 
-    ``bits`` (N,) is each token's surprise, -log2 of its probability given all before it; the first
-    has none (NaN). ``mean_Z``, ``mean_R`` and ``mean_H`` (H,) are means over the tokens;
-    ``Z_by_token`` and ``R_by_token`` (N,) means over the units. ``passage`` holds the tokens from
-    place ``start`` on in full, with the 5 likeliest (or all V) in the place of each. ``states``
-    (B, H) are those from which the tokens at the B places asked for are predicted.
+    ``bits`` (N,) is the surprise of each token, -log2 of its probability given all tokens before
+    it; the first is NaN. ``mean_Z``, ``mean_R`` and ``mean_H`` (H,) are means over the tokens,
+    ``Z_by_token`` and ``R_by_token`` (N,) means over the units. ``passage`` has the gates of each
+    of its tokens and the 5 (or all V) most probable tokens in its place. ``states`` (B, H) are the
+    states before the requested places.
     """
 
     bits: np.ndarray
@@ -64,13 +63,13 @@ def read(
     places: Tensor | None = None,
     chunk: int = 500,
 ) -> Trace:
-    """Read ``tokens`` (N,) once from a state of zeros, keeping the passage start:start + length.
+    """Read ``tokens`` (N,) once from a state of zeros and record the passage start:start + length.
 
-    A passage that goes beyond the split ends with it. ``places`` (B,), rising and above 0, are
-    those whose ``states`` are kept. ``chunk`` is the number of steps kept in memory at a time and
-    changes nothing else. Sums are in float64.
+    A passage longer than the rest of the split is cut. ``places`` (B,), ascending and above 0, are
+    those whose ``states`` are recorded. ``chunk`` is the number of steps computed at a time and
+    affects only memory. Sums are in float64.
 
-    Raises UserError where the passage starts beyond the split.
+    Raises UserError if the passage starts beyond the split.
     """
     N = len(tokens)
     if start >= N:
@@ -101,12 +100,12 @@ def read(
         inside = slice(max(0, start - first), max(0, start + length - first))
         Z_kept.append(Z[inside])
         R_kept.append(R[inside])
-        # Predictions are for the place after the one that was read last.
+        # The logits after a token predict the next one.
         before = slice(max(0, start - first - 1), max(0, start + length - first - 1))
         best = scores[before].double().softmax(-1).topk(K)
         top_tokens.append(best.indices)
         top_probabilities.append(best.values)
-    skipped = 0 if start == 0 else 1  # the row that stands for the split's first token
+    skipped = 0 if start == 0 else 1  # the placeholder of the split's first token
     mean_Z, mean_R, mean_H = (sums / N).numpy()
     Z_by_token, R_by_token = torch.cat(by_token, dim=1).numpy()
     all_bits = torch.cat(bits).numpy()
@@ -126,16 +125,16 @@ def read(
 
 
 def time_constants(mean_Z: np.ndarray) -> np.ndarray:
-    """-1 / ln(mean Z) of each unit (H,), in tokens: 0 for Z = 0, infinite for Z = 1."""
+    """Return -1 / ln(mean Z) of each unit (H,) in tokens, 0 for Z = 0 and infinite for Z = 1."""
     with np.errstate(divide="ignore"):
         result: np.ndarray = -1 / np.log(np.asarray(mean_Z, np.float64))
     return np.where(result < 0, np.inf, result) + 0.0  # a Z of 1 gives -1 / 0
 
 
 def describe_time_constants(values: np.ndarray) -> dict[str, float | None]:
-    """Least, 10th percentile, median, 90th percentile and greatest; None for an infinite one."""
+    """Return minimum, 10th percentile, median, 90th percentile and maximum; None for infinity."""
     points = {"min": 0, "p10": 10, "median": 50, "p90": 90, "max": 100}
-    # No interpolation, which has no value between a finite and an infinite constant.
+    # Interpolation between a finite and an infinite constant is undefined.
     found = {
         name: float(np.percentile(values, q, method="inverted_cdf")) for name, q in points.items()
     }
@@ -143,7 +142,7 @@ def describe_time_constants(values: np.ndarray) -> dict[str, float | None]:
 
 
 def activity(trace: Trace, where: np.ndarray | None) -> dict[str, Any] | None:
-    """Mean Z and R, over units and tokens, at each of ``PLACES``; None where there is none.
+    """Return the mean Z and R over units and tokens at each of ``PLACES``, None if it is absent.
 
     ``where`` is the result of ``places`` for the tokens read.
     """

@@ -1,4 +1,4 @@
-"""Where to look at the gates: the section ``gate_study`` of params.yaml."""
+"""Settings of the gate study: the section ``gate_study`` of params.yaml."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from gru_lm.core.params import Section, TopLevel
 
 
 class Passage(Section):
-    """The passage of each split, in tokens, on which gates and surprise are recorded."""
+    """The passage of each split, in tokens, for which gates and surprise are recorded."""
 
     start: Annotated[int, Field(ge=0, le=10**12)]
     length: Annotated[int, Field(ge=2, le=5000)]
 
 
 class GateStudySettings(TopLevel):
-    """The passage to read."""
+    """The settings of the gate study."""
 
     gate_study: Passage

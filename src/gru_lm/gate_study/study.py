@@ -17,21 +17,21 @@ from gru_lm.results.gates import MEASURES, Text, Weights
 
 WEIGHTS: Final[tuple[Weights, ...]] = ("selected", "best")
 
-# The text and the weights of the interventions: a model that knows its text by heart, and one that
-# predicts a text that it has not seen as well as it ever does.
+# The texts and weights of the interventions: a model that memorised its training text, and a model
+# at its best validation epoch on unseen text.
 STUDIED: Final[dict[Text, Weights]] = {"train": "selected", "val": "best"}
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The models of one training: with the selected weights, and with the best in validation."""
+    """The models of one training, with the selected weights and those of the best epoch."""
 
     seed: int
     gates: Mapping[Weights, Gates]
 
 
 def study(trainings: Sequence[Trained], texts: Mapping[Text, Tensor]) -> dict[str, Any]:
-    """Context curves and interventions on ``texts`` (N,): a JSON tree.
+    """Return context curves and interventions on ``texts`` (N,) as a JSON tree.
 
     Only the first ``context.TEXT`` tokens of a text are used.
     """
@@ -66,7 +66,7 @@ def study(trainings: Sequence[Trained], texts: Mapping[Text, Tensor]) -> dict[st
 
 
 def hold(reads: Sequence[Read]) -> dict[str, Any]:
-    """The interventions on one text over trainings: a JSON tree."""
+    """Return the interventions on one text over trainings as a JSON tree."""
     gates, units = (
         [found for one in reads if (found := measure(one)) is not None]
         for measure in (interventions.of_gates, interventions.of_units)

@@ -1,9 +1,8 @@
-"""What a difference is over several trainings: its mean, its interval, and whether it is one.
+"""The mean of a paired difference over several trainings, its interval and the outcome.
 
-The unit is the training. Its difference is one number, between two interventions on the same model
-and the same tokens. The interval is Student's t interval of the mean over the trainings; it takes
-them as drawn from a normal distribution. It is about further trainings on the same text, not about
-other texts.
+Each training gives one difference, between two interventions on the same model and tokens. The
+interval is Student's t interval of the mean over the trainings, which assumes a normal
+distribution. It covers further trainings on the same text, not other texts.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ from typing import Any, Final
 
 from gru_lm.results.gates import Outcome
 
-LEAST: Final = 3  # trainings, to decide by
+LEAST: Final = 3  # trainings for an interval
 CONFIDENCE: Final = 0.95
 
 
 def paired(differences: Sequence[float]) -> dict[str, Any]:
-    """A difference in each training, over them: a JSON tree.
+    """Summarise one difference per training as a JSON tree.
 
-    ``outcome`` is "supported" if the interval lies above zero, "contradicted" if it lies below,
-    and else "undecided", as it is of fewer than ``LEAST`` trainings.
+    ``outcome`` is "supported" if the interval is above zero, "contradicted" if it is below zero,
+    and "undecided" otherwise or with fewer than ``LEAST`` trainings.
     """
     low = high = None
     outcome: Outcome = "undecided"
@@ -40,17 +39,17 @@ def paired(differences: Sequence[float]) -> dict[str, Any]:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The t interval of the mean of at least two ``values``, with ``CONFIDENCE``."""
+    """Return the t interval of the mean of at least two ``values`` at level ``CONFIDENCE``."""
     mean, n = statistics.fmean(values), len(values)
     half = t_quantile(n - 1) * statistics.stdev(values) / math.sqrt(n)
     return mean - half, mean + half
 
 
 def t_quantile(freedom: int, confidence: float = CONFIDENCE) -> float:
-    """The t within which Student's variable with ``freedom`` degrees lies with ``confidence``.
+    """Return t such that P(|T| <= t) = ``confidence`` for ``freedom`` degrees of freedom.
 
-    By bisection of the angle whose tangent is t / sqrt(freedom), in which the probability is a
-    finite sum (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4).
+    It is found by bisection of the angle with tangent t / sqrt(freedom). The probability is a
+    finite sum in this angle (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4).
     """
     low, high = 0.0, math.pi / 2
     while (middle := (low + high) / 2) not in (low, high):
@@ -62,7 +61,7 @@ def t_quantile(freedom: int, confidence: float = CONFIDENCE) -> float:
 
 
 def _probability(angle: float, freedom: int) -> float:
-    """That Student's |t| is at most sqrt(freedom) tan(angle)."""
+    """Return P(|T| <= sqrt(freedom) tan(angle))."""
     sine, cosine = math.sin(angle), math.cos(angle)
     odd = freedom % 2
     term, total = cosine if odd else 1.0, 0.0
