@@ -145,10 +145,10 @@ FIGURES: Final = (
         pipeline="analysis",
         heading="Memory",
         draw=lambda of, _: memory.context(of.gated_looks, of.gates, of.unit),
-        alt="Line charts of the loss and of the share of right answers by the number of tokens "
-        "that the model is given, for each variant, on training and on unseen text.",
-        caption="Loss and share of right answers by the number of tokens that the model reads "
-        "before the one to predict. If a line is level, more context does not help; if a line of "
+        alt="Line charts of the loss and the accuracy by the number of tokens that the model is "
+        "given, for each variant, on training and on unseen text.",
+        caption="Loss and accuracy by the number of tokens that the model reads before the one to "
+        "predict. If a line is level, more context does not help; if a line of "
         "bits rises, more context misleads the model. Recalibrated means that one factor per point "
         "makes the probabilities less or more extreme, which removes the effect of overconfidence. "
         "Lines are means over the trainings, bands are ranges.",

@@ -1,4 +1,4 @@
-"""The sentences that the titles of the gates' pictures state, as in ``findings``."""
+"""Titles of the pictures of the gates, as in ``findings``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from gru_lm.report.wording import GATE_NAMES, capitalised, listed, percent, span
 from gru_lm.results.gates import Activity, Gate, GateStudy, Place, PlaceMeans, Text, Weights
 
-FEWEST: Final = 3  # trainings, to decide by
+FEWEST: Final = 3  # trainings for an outcome
 SELECTED: Final = {"last": "last-epoch", "best_val": "best-epoch"}
 PLACES_IN_TEXT: Final[dict[Place, str]] = {
     "first letter": "at a word's first letter",
@@ -22,7 +22,7 @@ PLACES_IN_TEXT: Final[dict[Place, str]] = {
 
 
 def heat_map(gates: Mapping[Gate, np.ndarray], variant: str) -> str:
-    """How open the gates are in a passage; ``gates`` (L, H) are by letter, Z and R."""
+    """State how often the gates are above 0.5; ``gates`` (L, H) are by letter, Z and R."""
     kept, let_in = (float((gates[gate] > 0.5).mean()) for gate in GATE_NAMES)
     return (
         f"{variant}: the update gate keeps more than half of a unit's state in {percent([kept])} "
@@ -31,7 +31,7 @@ def heat_map(gates: Mapping[Gate, np.ndarray], variant: str) -> str:
 
 
 def time_constants(constants: Mapping[str, np.ndarray], unit: str) -> str:
-    """How long the leak keeps what the units have read; ``constants`` (H,) in tokens."""
+    """State the median and the longest time constant; ``constants`` (H,) are in tokens."""
     medians = span((float(np.median(values)) for values in constants.values()), "{:.2f}".format)
     longest = max(float(values.max()) for values in constants.values())
     slowest = (
@@ -44,7 +44,7 @@ def time_constants(constants: Mapping[str, np.ndarray], unit: str) -> str:
 
 
 def activity(measured: Mapping[str, Activity]) -> str:
-    """Where each gate is lowest on the training split, if the variants agree."""
+    """State the place at which each gate is lowest on the training split, if variants agree."""
     places = {name: one.split("train") for name, one in measured.items()}
     if not all(places.values()):
         return "Words have no letters: there is no activity by place to show"
@@ -63,7 +63,7 @@ def activity(measured: Mapping[str, Activity]) -> str:
 
 
 def _lowest_place(measured: Iterable[dict[Place, PlaceMeans] | None], gate: Gate) -> Place | None:
-    """The place at which ``gate`` is lowest; None if the variants differ."""
+    """Return the place at which ``gate`` is lowest; None if the variants differ."""
     found = {min(one, key=lambda place: one[place].gate(gate)) for one in measured if one}
     return found.pop() if len(found) == 1 else None
 
@@ -72,9 +72,9 @@ def _lowest_place(measured: Iterable[dict[Place, PlaceMeans] | None], gate: Gate
 
 
 def context(studies: Mapping[str, GateStudy], unit: str) -> str:
-    """How far context helps on the training text and on unseen text, and whether more of it harms.
+    """State up to which length context helps on training and unseen text, and whether more harms.
 
-    By recalibrated bits, the mean over the trainings.
+    The measure is recalibrated bits, as means over the trainings.
     """
     unseen: list[Weights] = ["selected", "best"]
     tolerance = next(iter(studies.values())).context.tolerance
@@ -88,7 +88,7 @@ def context(studies: Mapping[str, GateStudy], unit: str) -> str:
 def _reach(
     studies: Mapping[str, GateStudy], text: Text, weights: Iterable[Weights], unit: str = ""
 ) -> str:
-    """Up to how many tokens back context helps, over the variants."""
+    """Return the number of tokens up to which context helps, over the variants."""
     curves = [study.context.curves(text, w) for study in studies.values() for w in weights]
     known = [one.reach for one in curves if one.reach is not None]
     back = f" {unit}s back" if unit else ""
@@ -99,7 +99,7 @@ def _reach(
 
 
 def _harm(studies: Mapping[str, GateStudy], tolerance: float, unit: str) -> str:
-    """What the whole context costs on unseen text, compared with the best length."""
+    """State the loss from reading the whole context on unseen text instead of the best length."""
     costs, best = {}, []
     for name, study in studies.items():
         curves = study.context.curves("val", "selected")
@@ -118,13 +118,13 @@ def _harm(studies: Mapping[str, GateStudy], tolerance: float, unit: str) -> str:
 
 
 def tested(study: GateStudy, text: Text) -> bool:
-    """Whether the gates could be compared at equal damage on ``text``."""
+    """Return whether the gates could be compared at equal damage on ``text``."""
     of = study.interventions.text(text)
     return bool(of.reset_against_update["fresh"]["calibrated_bits"].near.differences)
 
 
 def claim(studies: Mapping[str, GateStudy], unit: str) -> str:
-    """What the trainings say of the textbook's claim, on the training text and on unseen text."""
+    """State the outcome for the textbook's claim on the training text and on unseen text."""
     if not any(tested(study, "train") for study in studies.values()):
         return "The claim about the gates cannot be tested: far context gains too little"
     on_training_text = f"Training text: {verdict(studies, 'train')}"
@@ -149,9 +149,9 @@ def _on_unseen_text(studies: Mapping[str, GateStudy], unit: str) -> str:
 
 
 def verdict(studies: Mapping[str, GateStudy], text: Text) -> str:
-    """Which gate near context depends on more on ``text``, over the variants compared there.
+    """State the gate on which near context depends more on ``text``, over the compared variants.
 
-    At equal damage far context then depends more on the other.
+    At equal damage, far context then depends more on the other gate.
     """
     compared = [
         study.interventions.text(text).reset_against_update["fresh"]["calibrated_bits"].near
@@ -177,7 +177,7 @@ def verdict(studies: Mapping[str, GateStudy], text: Text) -> str:
 
 
 def units(studies: Mapping[str, GateStudy]) -> str:
-    """Whether the units with the longest memory matter more to far context than random ones."""
+    """State whether the units with the longest memory cost more far context than random ones."""
     outcomes = [
         study.interventions.train.more_than_random["calibrated_bits"].long.far.outcome
         for study in studies.values()
@@ -199,5 +199,5 @@ def units(studies: Mapping[str, GateStudy]) -> str:
 
 
 def _bits(value: float) -> str:
-    """Two decimals, without a minus before zero."""
+    """Write two decimals, without a minus sign before zero."""
     return f"{value + 0.0:.2f}".replace("-0.00", "0.00")

@@ -1,4 +1,4 @@
-"""The pictures of how far a model looks back, and of what it loses with a gate or units held."""
+"""Pictures of the use of context, and of the losses with a gate or units held."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from gru_lm.results.gates import ContextCurves, GateStudy, HeldGate, Measure, Pa
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# A text and the weights with which it is read: line style, marker, how it is called.
+# Line style, marker and label by text and weights.
 SHOWN: Final[dict[tuple[Text, Weights], tuple[str, str, str]]] = {
     ("train", "selected"): ("-", "o", "training text, {selected} weights"),
     ("val", "selected"): ("--", "s", "unseen text, {selected} weights"),
@@ -44,14 +44,14 @@ SHORT_TICKS: Final = (1, 4, 16, 64)
 
 
 def context(looks: Mapping[str, Look], studies: Mapping[str, GateStudy], unit: str) -> bytes:
-    """How well each variant predicts by the number of tokens that it has read: a PNG.
+    """Draw loss and accuracy by the number of tokens read, one column per variant.
 
-    A column is a variant, a row a measure; lines are means over the trainings.
+    A row is a measure, and lines are means over the trainings. Returns a PNG.
     """
     rows: dict[Measure, str] = {
         "calibrated_bits": f"bits per {unit},\nrecalibrated",
         "bits": f"bits per {unit},\nas they are",
-        "accuracy": "right answers",
+        "accuracy": "accuracy",
     }
     figure = empty_figure(height=7.4)
     grid = figure.subplots(len(rows), len(looks), sharex=True, sharey="row", squeeze=False)
@@ -95,7 +95,7 @@ def context(looks: Mapping[str, Look], studies: Mapping[str, GateStudy], unit: s
 def _draw_curve(
     axes: Axes, curves: ContextCurves, measure: Measure, colour: str, **look: str
 ) -> None:
-    """The mean over the trainings, their range, and the whole context apart at the right."""
+    """Draw the mean over the trainings and their range, with the whole context at the right."""
     known = [index for index, length in enumerate(curves.lengths) if length]
     lengths = [curves.lengths[index] for index in known]
     each = np.array([one.scores.by(measure) for one in curves.trainings])
@@ -118,7 +118,7 @@ def _draw_curve(
 
 
 def _whole_at(curves: ContextCurves) -> float:
-    """Where the whole context lies on the axis of lengths."""
+    """Return the position of the whole context on the axis of lengths."""
     return 2.2 * max(1, curves.lengths[-1])
 
 
@@ -137,10 +137,10 @@ def _length_ticks(axes: Axes, curves: ContextCurves, columns: int) -> None:
 
 
 def claim(looks: Mapping[str, Look], studies: Mapping[str, GateStudy], unit: str) -> bytes:
-    """What the gates and some units are worth, near and far, on the training text: a PNG.
+    """Draw the effects of holding gates and units, near and far, on the training text.
 
-    Above, how much worse predictions get with each gate held, by context length; below, the
-    differences in each training. If no variant has any, the picture says so.
+    The upper panels show the rise of the loss with each gate held by context length, the lower ones
+    the differences in each training. The picture is a notice if no variant has any. Returns a PNG.
     """
     shown = {name: look for name, look in looks.items() if findings.tested(studies[name], "train")}
     title = findings.claim(studies, unit)
@@ -234,7 +234,7 @@ def claim(looks: Mapping[str, Look], studies: Mapping[str, GateStudy], unit: str
 
 
 def _draw_rises(axes: Axes, study: GateStudy, look: Look, columns: int) -> None:
-    """The rise of the loss by context length: thin for each training, thick for their mean."""
+    """Draw the rise of the loss by context length, thin for each training, thick for the mean."""
     of = study.interventions.train
     places = range(len(of.lengths))
     for gate, (style, marker) in GATES.items():
@@ -257,7 +257,7 @@ def _trainings(look: Look, count: int, columns: int) -> str:
 def _draw_differences(
     axes: Axes, looks: Mapping[str, Look], found: Mapping[str, Sequence[Paired]]
 ) -> None:
-    """By variant, for each of two comparisons: a dot a training, and the mean with its interval."""
+    """Draw two comparisons per variant: a tick per training, and the mean with its interval."""
     styles: tuple[dict[str, Any], ...] = ({"marker": "o"}, {"marker": "D", "mfc": "white"})
     for row, (name, pair) in enumerate(found.items()):
         colour = looks[name].colour
