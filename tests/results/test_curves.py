@@ -87,5 +87,5 @@ def test_a_missing_curve_is_named(tmp_path):
 @pytest.mark.parametrize("value", [math.nan, math.inf, 0.5])
 def test_what_is_written_without_a_number_is_not_read_as_one(tmp_path, value):
     write_curve(tmp_path / "train.tsv", [(1, value)])
-    with pytest.raises(DamagedFile, match="no curve of perplexities"):
+    with pytest.raises(DamagedFile, match="not a curve of perplexities"):
         read_curve(tmp_path / "train.tsv")

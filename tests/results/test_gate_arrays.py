@@ -41,19 +41,19 @@ def test_what_is_read_is_what_was_written(path, tmp_path):
         ("val_R", lambda a: a * np.nan, "a gate of val is not between 0 and 1"),
         ("val_R", lambda a: a[:-1], "the arrays of val do not fit each other"),
         ("train_surprise", lambda a: a[:, None], "the arrays of train do not fit each other"),
-        ("mean_R", lambda a: a[:-1], "the units' means are not of one length"),
-        ("time_constant", lambda a: -a, "a time constant is below 0"),
+        ("mean_R", lambda a: a[:-1], "the units' means differ in length"),
+        ("time_constant", lambda a: -a, "a time constant is negative"),
         ("train_tokens", lambda a: a + 99, "a token of train is not in the vocabulary"),
         ("val_top_tokens", lambda a: a - 99, "a token of val is not in the vocabulary"),
-        ("val_top_tokens", lambda a: a / 2, "val_top_tokens: the tokens are no whole numbers"),
+        ("val_top_tokens", lambda a: a / 2, "val_top_tokens: the tokens must be whole numbers"),
         ("val_Z", lambda a: a + 0j, "val_Z has the type complex64, not a floating-point type"),
         ("val_R", lambda a: a > 0.5, "val_R has the type bool"),
         ("time_constant", lambda a: np.ones(a.shape, int), "time_constant has the type int64"),
-        ("time_constant", lambda a: a * np.nan, "a time constant is below 0"),
+        ("time_constant", lambda a: a * np.nan, "a time constant is negative"),
         ("train_surprise", lambda a: a.astype("U"), "train_surprise has the type <U"),
-        ("train_surprise", lambda a: -1 - a, "a surprise of train is no number of bits"),
-        ("train_surprise", lambda a: a * np.inf, "a surprise of train is no number of bits"),
-        ("train_surprise", lambda a: a * np.nan, "a surprise of train is no number of bits"),
+        ("train_surprise", lambda a: -1 - a, "a surprise of train is negative, infinite or NaN"),
+        ("train_surprise", lambda a: a * np.inf, "a surprise of train is negative, infinite"),
+        ("train_surprise", lambda a: a * np.nan, "a surprise of train is negative, infinite"),
         ("val_top_probabilities", lambda a: a + 5, "a probability of val is not between 0 and 1"),
         ("val_top_probabilities", lambda a: a * np.nan, "a probability of val is not between"),
         ("mean_Z", lambda a: a + 1, "a mean gate is not between 0 and 1"),
@@ -74,7 +74,7 @@ def test_arrays_that_cannot_be_are_refused(path, name, change, why):
 def test_an_array_too_many_is_refused(path):
     arrays = read_arrays(path, OWNER)
     write_arrays(path, {**arrays, "mean_H": np.zeros(3)}, OWNER)
-    with pytest.raises(DamagedFile, match="'mean_H' is no array of the gate study"):
+    with pytest.raises(DamagedFile, match="'mean_H' is not an array of the gate study"):
         read(path)
 
 

@@ -1,4 +1,4 @@
-"""How far an ONNX file is from the model that it was made of: ``metrics/export/``."""
+"""Differences between an ONNX file and its model, in ``metrics/export/``."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from gru_lm.results import NotNegative, Positive, Result
 
 
 class Differences(Result):
-    """ONNX Runtime against torch on the same tokens, in float32.
+    """Differences between ONNX Runtime and torch on the same tokens, in float32.
 
-    ``max_logit_difference`` and ``max_state_difference`` are the largest absolute differences in a
-    logit and in a number of the state. ``max_relative_logit_difference`` is the largest, over the
-    steps, of a step's largest absolute difference divided by that step's largest absolute logit.
-    ``max_logit`` is the largest absolute logit, for scale.
+    ``max_logit_difference`` and ``max_state_difference`` are the largest absolute differences of
+    logits and of state values. ``max_relative_logit_difference`` is the maximum over the steps of
+    the step's largest absolute difference divided by its largest absolute logit. ``max_logit`` is
+    the largest absolute logit.
     """
 
     max_logit_difference: NotNegative
@@ -21,10 +21,10 @@ class Differences(Result):
 
 
 class ExportCheck(Differences):
-    """``metrics/export/<variant>.json``: the differences on the validation split.
+    """Differences on the validation split, in ``metrics/export/<variant>.json``.
 
-    Those of the exported model, and in ``initial`` those of a model with freshly initialised
-    weights (``export.check.INITIAL_SEED``), exported and run in the same way.
+    ``initial`` has the differences of a model with initial weights
+    (``export.check.INITIAL_SEED``), exported and run in the same way.
     """
 
     initial: Differences

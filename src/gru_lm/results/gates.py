@@ -1,4 +1,4 @@
-"""What the gates of one variant do: the JSON file and the arrays of ``analysis/gates/``."""
+"""Results of the gate study of one variant, as JSON and arrays in ``analysis/gates/``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Outcome = Literal["supported", "contradicted", "undecided"]
 
 
 class TimeConstants(Result):
-    """Of the units, in tokens: least, percentiles and greatest; None for an infinite one."""
+    """Quantiles of the units' time constants in tokens; None if infinite."""
 
     min: NotNegative | None
     p10: NotNegative | None
@@ -49,7 +49,7 @@ class TimeConstants(Result):
 
 
 class PlaceMeans(Result):
-    """Both gates at one place of a word: their means over units and tokens."""
+    """The means of both gates over units and tokens at one place in a word."""
 
     Z: Share
     R: Share
@@ -61,45 +61,45 @@ class PlaceMeans(Result):
 
 
 class Activity(Result):
-    """By split, the gates at each place, None at a place that does not occur.
+    """Means of the gates at each place, by split; None for a place that does not occur.
 
-    A split is None at word level: a word has no places.
+    A split is None at word level.
     """
 
     train: dict[Place, PlaceMeans | None] | None
     val: dict[Place, PlaceMeans | None] | None
 
     def split(self, name: str) -> dict[Place, PlaceMeans] | None:
-        """The places that occur in the split ``name``; None if it has none."""
+        """Return the places that occur in the split ``name``, or None."""
         places: dict[Place, PlaceMeans | None] = getattr(self, name) or {}
         return {place: means for place, means in places.items() if means} or None
 
 
 class Measured(Result):
-    """By measure, a mean over tokens at each of several context lengths."""
+    """A mean over tokens per context length, by measure."""
 
     calibrated_bits: list[Finite]
     bits: list[Finite]
     accuracy: list[Finite]
 
     def by(self, measure: Measure) -> list[float]:
-        """The numbers of one measure."""
+        """Return the values of one measure."""
         values: list[float] = getattr(self, measure)
         return values
 
 
 class ContextCurve(Result):
-    """One training: how well it predicts from each length, and last from the whole context."""
+    """One training's scores by context length, followed by that of the whole context."""
 
     seed: Whole
     scores: Measured
 
 
 class ContextCurves(Result):
-    """One text, read with one choice of weights, over the trainings.
+    """Curves of the trainings for one text and one choice of weights.
 
-    ``reach`` is the least context with which the mean loss (in calibrated bits) is within the
-    study's ``tolerance`` of its lowest; None if that takes the whole context.
+    ``reach`` is the shortest context whose mean loss (in calibrated bits) is within the study's
+    ``tolerance`` of the lowest; None if that needs the whole context.
     """
 
     targets: Positive
@@ -111,24 +111,26 @@ class ContextCurves(Result):
     def _complete(self) -> ContextCurves:
         for one in self.trainings:
             if any(len(one.scores.by(m)) != len(self.lengths) + 1 for m in MEASURES):
-                raise ValueError("a curve has not one number for each length and the whole")
+                raise ValueError(
+                    "a curve must have one value per length and one for the whole context"
+                )
         return self
 
     def mean(self, measure: Measure) -> list[float]:
-        """The curve of ``measure``, the mean over the trainings."""
+        """Return the mean curve of ``measure`` over the trainings."""
         found: list[float] = np.mean([one.scores.by(measure) for one in self.trainings], 0).tolist()
         return found
 
 
 class Context(Result):
-    """By text, the curves by weights: the selected ones, and those of the best validation epoch."""
+    """Curves by text and weights, the selected ones and those of the best validation epoch."""
 
     tolerance: NotNegative
     train: dict[Weights, ContextCurves]
     val: dict[Weights, ContextCurves]
 
     def curves(self, text: Text, weights: Weights) -> ContextCurves:
-        """Those of ``text`` with ``weights``."""
+        """Return the curves of ``text`` with ``weights``."""
         found: dict[Weights, ContextCurves] = getattr(self, text)
         return found[weights]
 
@@ -141,9 +143,9 @@ class Context(Result):
 
 
 class Paired(Result):
-    """A difference in each training, its mean, and the mean's 95 % interval over the trainings.
+    """A difference in each training, its mean, and the 95 % interval of the mean.
 
-    There is no interval, and nothing decided, with too few trainings.
+    With too few trainings there is no interval, and the outcome is undecided.
     """
 
     differences: list[Finite]
@@ -154,19 +156,19 @@ class Paired(Result):
 
     @property
     def held(self) -> int:
-        """In how many trainings the difference is above zero."""
+        """The number of trainings in which the difference is above zero."""
         return sum(difference > 0 for difference in self.differences)
 
 
 class Halves(Result):
-    """A difference in what is lost of near context, and in what is lost of far context."""
+    """A difference for near context and one for far context."""
 
     near: Paired
     far: Paired
 
 
 class EqualDamage(Result):
-    """One training with each gate pulled by a dose that costs the same, from either start."""
+    """One training with each gate held at the dose of equal damage, from both starts."""
 
     dose: dict[HeldGate, Share]
     fresh: dict[HeldGate, Measured]
@@ -174,10 +176,10 @@ class EqualDamage(Result):
 
 
 class GatesHeld(Result):
-    """One training: its scores without, and how much worse they get with a gate held.
+    """One training's ``plain`` scores, and the losses with each gate held.
 
-    By measure and context length, in ``full`` and, unless too little can be lost, at ``equal``
-    damage.
+    The losses are by measure and context length, with the gate held in ``full`` and at ``equal``
+    damage, which is None if too little can be lost.
     """
 
     seed: Whole
@@ -188,7 +190,7 @@ class GatesHeld(Result):
 
 
 class UnitLosses(Result):
-    """What is lost of [near, far] context with each tenth of the units held."""
+    """The costs on [near, far] context of holding each tenth of the units."""
 
     long: list[Finite]
     short: list[Finite]
@@ -206,14 +208,14 @@ class UnitsHeld(Result):
 
 
 class MoreThanRandom(Result):
-    """What a tenth of the units costs beyond the mean of random tenths."""
+    """The cost of holding a tenth of the units minus the mean cost of random tenths."""
 
     long: Halves
     short: Halves
 
 
 class Interventions(Result):
-    """On one text, each training, and the comparisons over them by measure."""
+    """The trainings on one text, and the comparisons over them by measure."""
 
     near: Positive
     far: Positive
@@ -228,31 +230,31 @@ class Interventions(Result):
     @model_validator(mode="after")
     def _complete(self) -> Interventions:
         if self.reset_against_update.keys() != {"fresh", "passage"}:
-            raise ValueError("the gates are not compared from both starts")
+            raise ValueError("the keys must be fresh and passage")
         by_measure = [self.gain.keys(), self.held_in_full.keys(), self.more_than_random.keys()]
         by_measure += [one.keys() for one in self.reset_against_update.values()]
         if any(keys != set(MEASURES) for keys in by_measure):
-            raise ValueError("a comparison has not every measure")
+            raise ValueError("a comparison must have every measure")
         return self
 
 
 class InterventionsByText(Result):
-    """The training text with the selected weights, the validation text with the best ones."""
+    """Interventions on training text (selected weights) and validation text (best weights)."""
 
     train: Interventions
     val: Interventions
 
     def text(self, name: Text) -> Interventions:
-        """Those on one text."""
+        """Return the interventions on one text."""
         found: Interventions = getattr(self, name)
         return found
 
 
 class GateStudy(Result):
-    """``analysis/gates/<variant>.json``.
+    """Results of the gate study, in ``analysis/gates/<variant>.json``.
 
-    ``time_constant`` and ``activity`` are of the training from ``train.seed``, the rest of all
-    ``seeds``. ``selected`` is ``train.select``: whose weights the selected ones are.
+    ``time_constant`` and ``activity`` are results of the training with ``train.seed``, the others
+    of all ``seeds``. ``selected`` is ``train.select``.
     """
 
     seeds: Annotated[list[Whole], Field(min_length=1)]
@@ -264,7 +266,7 @@ class GateStudy(Result):
 
 
 class LeftOut(Result):
-    """The same file of a variant without gates: why it is left out."""
+    """The file of a variant without gates, with the reason."""
 
     left_out: Annotated[str, Field(min_length=1)]
 
@@ -274,7 +276,7 @@ _LEFT_OUT: Final = TypeAdapter[LeftOut](LeftOut)
 
 
 def read_gate_study(path: Path) -> GateStudy | LeftOut:
-    """What is in ``analysis/gates/<variant>.json``. Raises UnusableFile."""
+    """Read ``analysis/gates/<variant>.json``. Raises UnusableFile."""
     tree = read_json(path)
     if tree.keys() == {"left_out"}:
         return checked(_LEFT_OUT, tree, path)
@@ -286,11 +288,11 @@ def read_gate_study(path: Path) -> GateStudy | LeftOut:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a model did on L consecutive tokens with its H units, and K alternatives for each.
+    """The gates of H units on L consecutive tokens, and K alternatives for each token.
 
     ``Z`` and ``R`` are the gates of the step that reads the token. ``surprise`` is -log2 of the
-    probability that the token had before it was read, and ``top_tokens`` are the likeliest tokens
-    in its place. A split's first token is not predicted: NaN, and top tokens 0.
+    token's predicted probability, and ``top_tokens`` are the most probable tokens in its place. The
+    first token of a split is not predicted, so its surprise is NaN and its top tokens are 0.
     """
 
     tokens: np.ndarray  # (L,)
@@ -306,10 +308,10 @@ _PARTS: Final = ("tokens", "Z", "R", "surprise", "top_tokens", "top_probabilitie
 
 @dataclass(frozen=True)
 class GateArrays:
-    """``analysis/gates/<variant>.npz``: a passage of each split, and the units' means.
+    """A passage of each split, and the units' means, in ``analysis/gates/<variant>.npz``.
 
-    ``readings`` are by split, ``train`` and ``val``. ``time_constant`` is in tokens; that of a
-    unit which never forgets is infinite.
+    ``readings`` are by split, ``train`` and ``val``. ``time_constant`` is in tokens and infinite
+    for a mean Z of 1.
     """
 
     readings: Mapping[Text, Reading]
@@ -318,7 +320,7 @@ class GateArrays:
     time_constant: np.ndarray  # (H,)
 
     def write(self, path: Path, vocabulary: str) -> None:
-        """Write the arrays to ``path``; ``vocabulary`` is the fingerprint of its tokens'."""
+        """Write the arrays to ``path``; ``vocabulary`` is the fingerprint of the vocabulary."""
         arrays = {
             f"{split}_{part}": getattr(reading, part)
             for split, reading in self.readings.items()
@@ -329,10 +331,10 @@ class GateArrays:
 
     @classmethod
     def read(cls, path: Path, vocabulary: str, vocab_size: int) -> GateArrays:
-        """What ``write`` wrote to ``path`` for tokens of the same ``vocabulary``.
+        """Read the arrays that ``write`` wrote to ``path`` for the same ``vocabulary``.
 
-        Raises UnusableFile if the file is missing, belongs to another vocabulary, or holds arrays
-        that do not fit each other or the ``vocab_size``.
+        Raises UnusableFile if the file is missing, belongs to another vocabulary, or contains
+        arrays that do not fit each other or the ``vocab_size``.
         """
         arrays = read_arrays(path, owner=vocabulary)
         try:
@@ -348,17 +350,17 @@ class GateArrays:
         except (ValueError, TypeError) as error:
             raise DamagedFile(path, str(error)) from None
         if arrays:
-            raise DamagedFile(path, f"{next(iter(arrays))!r:.40} is no array of the gate study")
+            raise DamagedFile(path, f"{next(iter(arrays))!r:.40} is not an array of the gate study")
         return found
 
     def _require_fitting(self, vocab_size: int) -> None:
-        """Raise ValueError if shapes, token numbers or gate values are impossible."""
+        """Raise ValueError if shapes, token numbers or gate values are invalid."""
         self._require_types()
         units = self.mean_Z.shape
         if len(units) != 1 or {self.mean_R.shape, self.time_constant.shape} != {units}:
-            raise ValueError("the units' means are not of one length")
+            raise ValueError("the units' means differ in length")
         if not units[0] or not (self.time_constant >= 0).all():  # NaN is not
-            raise ValueError("there is no unit, or a time constant is below 0")
+            raise ValueError("there is no unit, or a time constant is negative or NaN")
         for mean in (self.mean_Z, self.mean_R):
             if not _between_0_and_1(mean):
                 raise ValueError("a mean gate is not between 0 and 1")
@@ -375,35 +377,35 @@ class GateArrays:
             for gate in (reading.Z, reading.R):
                 if not ((gate >= 0) & (gate <= 1)).all():
                     raise ValueError(f"a gate of {split} is not between 0 and 1")
-            # Only the first token of a passage can be without a prediction.
+            # Only the first token of a passage may have no prediction.
             first = 1 if np.isnan(reading.surprise[0]) else 0
             if not _between_0_and_1(reading.top_probabilities[first:]):
                 raise ValueError(f"a probability of {split} is not between 0 and 1")
             surprise = reading.surprise[first:]
             if not ((surprise >= -ROUNDING) & (surprise < np.inf)).all():
-                raise ValueError(f"a surprise of {split} is no number of bits")
+                raise ValueError(f"a surprise of {split} is negative, infinite or NaN")
             for numbers in (reading.tokens, reading.top_tokens):
                 if not ((numbers >= 0) & (numbers < vocab_size)).all():
                     raise ValueError(f"a token of {split} is not in the vocabulary")
 
     def _require_types(self) -> None:
-        """Raise ValueError if an array has not the type of numbers that ``write`` gets."""
+        """Raise ValueError if an array has another type of numbers than ``write`` expects."""
         arrays = {name: getattr(self, name) for name in ("mean_Z", "mean_R", "time_constant")}
         for split, reading in self.readings.items():
             arrays |= {f"{split}_{part}": getattr(reading, part) for part in _PARTS}
         for name, array in arrays.items():
             if name.endswith("tokens"):
                 if array.dtype.kind not in "iu":
-                    raise ValueError(f"{name}: the tokens are no whole numbers")
+                    raise ValueError(f"{name}: the tokens must be whole numbers")
             elif array.dtype.kind != "f":
                 raise ValueError(f"{name} has the type {array.dtype}, not a floating-point type")
 
 
 def _between_0_and_1(values: np.ndarray) -> bool:
-    """Return whether all of ``values`` are between 0 and 1, but for rounding. NaN is not."""
+    """Return whether all of ``values`` are between 0 and 1 within rounding. NaN is not."""
     return bool(((values >= 0) & (values <= 1 + ROUNDING)).all())
 
 
 def write_no_arrays(path: Path, vocabulary: str) -> None:
-    """The file of arrays of a variant without gates, which holds none."""
+    """Write the file of a variant without gates, which contains no arrays."""
     write_arrays(path, {}, owner=vocabulary)

@@ -49,18 +49,18 @@ def parse_samples(text: str) -> dict[str, list[str]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if re.fullmatch(r"greedy|temperature \S+", line):
             if line in samples:
-                raise ValueError(f"line {number}: the heading '{line}' is there twice")
+                raise ValueError(f"line {number}: duplicate heading '{line}'")
             if not _is_heading(line):
-                raise ValueError(f"line {number}: the temperature is no number above zero")
+                raise ValueError(f"line {number}: the temperature is not a number above zero")
             texts = samples[line] = []
         elif texts is not None and line.startswith("  "):
             texts.append(line[2:])
         elif texts and line.startswith("\t"):
             texts[-1] += "\n" + line[1:]
         elif line:
-            raise ValueError(f"line {number}: it is neither a heading nor a text below one")
+            raise ValueError(f"line {number}: this is neither a heading nor a text below one")
     if not any(samples.values()):
-        raise ValueError("it holds no text below a heading such as 'greedy'")
+        raise ValueError("it has no text below a heading such as 'greedy'")
     return samples
 
 
@@ -74,7 +74,7 @@ def _is_heading(line: str) -> bool:
 
 
 def write_samples(path: Path, samples: Samples) -> None:
-    """Write ``samples`` to ``path``, whole or not at all."""
+    """Write ``samples`` to ``path``, atomically."""
     write_text(path, format_samples(samples))
 
 

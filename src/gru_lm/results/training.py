@@ -24,7 +24,7 @@ from gru_lm.results import (
     read_text,
 )
 
-Curve = list[tuple[int, float]]  # (epoch, perplexity), by rising epochs
+Curve = list[tuple[int, float]]  # (epoch, perplexity), by ascending epochs
 
 TIMES_TRAINED = "times_trained.npy"  # of each target of the training split, for the kept weights
 MOST_EPOCHS = 10_000_000  # the highest train.epochs
@@ -99,7 +99,7 @@ def parse_curve(text: str, path: Path) -> Curve:
         for row in csv.DictReader(io.StringIO(text), delimiter="\t"):
             step, value = int(row["step"]), float(row["perplexity"])
             if not (last < step <= MOST_EPOCHS and 1 <= value < math.inf):
-                raise ValueError("it is no curve of perplexities by rising epochs")
+                raise ValueError("it is not a curve of perplexities by ascending epochs")
             curve.append((step, value))
             last = step
     except (KeyError, TypeError, ValueError, csv.Error) as error:
