@@ -1,7 +1,7 @@
 """The loss on the training split by how often its targets were trained.
 
-A perplexity on the training split is higher than that of the last minibatches, not only because
-those were read from another state: targets that no minibatch held count as well.
+The perplexity on the training split is higher than that of the last minibatches. One reason is the
+different initial states, another that it includes targets that were in no minibatch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ GROUPS: Final = ("never", "<25%", "25-50%", "50-75%", "75-100%")  # of gru_lm.re
 
 
 def coverage(surprise: np.ndarray, times: np.ndarray, epochs: int) -> dict[str, Any]:
-    """What ``gru_lm.results.coverage.Coverage`` holds.
+    """Return the fields of ``gru_lm.results.coverage.Coverage``.
 
     ``surprise`` (M,) is the cross-entropy of each target of the training split in nats, ``times``
     (M,) the number of the ``epochs`` in which it was trained.
@@ -25,7 +25,7 @@ def coverage(surprise: np.ndarray, times: np.ndarray, epochs: int) -> dict[str, 
     groups = np.where(times == 0, 0, quarters + 1)  # indices into GROUPS
 
     def group(of: np.ndarray) -> dict[str, float | int | None] | None:
-        """The targets ``of`` (M,), True or False."""
+        """Return the entry of the targets selected by the mask ``of`` (M,)."""
         count, nats, total = int(of.sum()), float(surprise[of].sum()), float(surprise.sum())
         if count == 0:
             return None

@@ -105,7 +105,7 @@ class KneserNey:
         return float(-np.log(self.probabilities(stream)).sum())
 
     def _numbers(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
-        """``tokens`` (N,) as int64, each of them in the vocabulary."""
+        """Return ``tokens`` (N,) as int64. Raises ValueError for one outside the vocabulary."""
         numbers = np.asarray(tokens, np.int64)
         require_tokens(numbers, self.vocab_size)
         return numbers
