@@ -1,8 +1,8 @@
-"""Measure one trained variant on every split, and put it where everything else finds it.
+"""Evaluate one trained variant on every split and publish its model and results.
 
-What a training leaves in training/ becomes public only here, once it has been measured: the model,
-its curves and its figures always belong together, and a training that fails leaves the earlier
-ones as they are.
+The outputs of a training in training/ are copied to their final folders after the evaluation. So a
+model, its curves and its scores always belong together, and a failed training leaves the earlier
+ones unchanged.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main() -> None:
     add_variant(parser)
     variant: Variant = parser.parse_args().variant
 
-    torch.set_num_threads(1)  # the order of a sum, so its last digit, must not depend on the cores
+    torch.set_num_threads(1)  # a sum's last digit depends on the number of threads
     device = choose_device(load_params(CoreSettings).device)
     say(f"evaluate@{variant}", f"on {describe_device(device)}")
     prepared, trained = Prepared(), Path("training") / variant
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def card(variant: Variant, has_gates: bool) -> Card:
-    """What the variant's settings.py says of it."""
+    """Return the card of ``variant``, from its settings.py."""
     about = importlib.import_module(f"gru_lm.models.{variant}.settings")
     return Card(
         variant=variant,

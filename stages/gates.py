@@ -1,8 +1,8 @@
-"""What one variant's gates do: their activity, and what it loses without them, over all trainings.
+"""Study one variant's gates: their activity, and the losses with gates held, over all trainings.
 
-The passages to read along, the units' time constants and the activity are of the training from
-``train.seed``. For a variant without such gates the JSON file says so under ``left_out``, and there
-are no arrays.
+The passages, the units' time constants and the activity are those of the training with
+``train.seed``. For a variant without gates, the JSON file contains the reason under ``left_out``,
+and there are no arrays.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def main() -> None:
     add_variant(parser)
     variant: Variant = parser.parse_args().variant
 
-    torch.set_num_threads(1)  # a sum's last bit depends on the number of threads
+    torch.set_num_threads(1)  # a sum's last digit depends on the number of threads
     passage = load_params(GateStudySettings).gate_study
     train = load_params(TrainingSettings).train
     prepared = Prepared()
