@@ -1,4 +1,4 @@
-"""The tools' pictures. Nothing here knows where numbers come from."""
+"""Pictures of the tools, drawn from their arguments alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gru_lm.report.style import (
 )
 from tools.revisions import natural
 
-# Neighbours differ in all three; a colour that returns has another dash and marker.
+# Neighbours differ in all three. A repeated colour has another dash and marker.
 STYLES: Final = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
 WIDTH: Final = 12.5  # inches, of a comparison
 PANEL: Final = 5.6  # inches, of one panel of an overlay
@@ -35,7 +35,7 @@ Look = tuple[str, str, str]  # colour, dash, marker
 
 @dataclass(frozen=True)
 class Row:
-    """A setting: its name, and of each of its runs the held-out perplexity and the curve."""
+    """A setting, with the held-out perplexity and the curve of each of its runs."""
 
     label: str
     values: Sequence[float]
@@ -43,9 +43,9 @@ class Row:
 
 
 def comparison(rows: Mapping[str, Sequence[Row]], unit: str) -> bytes:
-    """By variant, the curves of its settings and their held-out perplexity: a PNG.
+    """Draw the curves and the held-out perplexity of the settings, one row per variant.
 
-    A setting has one colour and dash in both; each run is a dot and the mean a bar.
+    A setting has one colour and dash in both. Each run is a dot and the mean a bar. Returns a PNG.
     """
     names = sorted({row.label for settings in rows.values() for row in settings}, key=natural)
     looks = {name: _look(index) for index, name in enumerate(names)}
@@ -69,7 +69,7 @@ def comparison(rows: Mapping[str, Sequence[Row]], unit: str) -> bytes:
 
 
 def overlay(curves: Mapping[str, Mapping[str, Curve]]) -> bytes:
-    """Training perplexity by epoch, one panel a variant, base and head over each other: a PNG."""
+    """Draw training perplexity by epoch for base and head, one panel per variant. Returns a PNG."""
     figure = empty_figure(4.2, PANEL * len(curves))
     (panels,) = figure.subplots(1, len(curves), squeeze=False)
     for axes, (variant, by_revision) in zip(panels, curves.items(), strict=True):
@@ -85,7 +85,7 @@ def overlay(curves: Mapping[str, Mapping[str, Curve]]) -> bytes:
 
 
 def _title(axes: Axes, text: str, width: float) -> None:
-    """``text`` above ``axes``, in lines of at most ``width`` inches."""
+    """Write ``text`` above ``axes``, in lines of at most ``width`` inches."""
     axes.set_title(wrap(text, width, PANEL_TITLE), fontsize=PANEL_TITLE)
 
 
@@ -135,7 +135,7 @@ def _finish_curves(axes: Axes, values: Sequence[float]) -> None:
 
 
 def _scale(axis: Axis, values: Sequence[float]) -> bool:
-    """A log scale, written 1, 2, 5, 10, where the values span enough; says whether it is one."""
+    """Set a log scale labelled 1, 2, 5, 10 if the range is large; return whether it was set."""
     finite = [value for value in values if math.isfinite(value) and value > 0]
     if not finite or max(finite) < 3 * min(finite):
         return False
@@ -147,7 +147,7 @@ def _scale(axis: Axis, values: Sequence[float]) -> bool:
 
 
 def _median(curves: Sequence[Curve]) -> list[tuple[int, float]]:
-    """The median perplexity of each epoch, over the curves that reach it."""
+    """Return the median perplexity of each epoch over the curves that reach it."""
     by_epoch: dict[int, list[float]] = {}
     for curve in curves:
         for epoch, value in curve:
@@ -156,7 +156,7 @@ def _median(curves: Sequence[Curve]) -> list[tuple[int, float]]:
 
 
 def _look(index: int) -> Look:
-    """The colour, dash and marker of a setting; all differ up to 28 settings."""
+    """Return the colour, dash and marker of a setting; up to 28 settings all differ."""
     rounds, place = divmod(index, len(PALETTE))
     style, marker = STYLES[(place + rounds) % len(STYLES)]
     return PALETTE[place], style, marker

@@ -1,22 +1,23 @@
-"""The default experiment from several seeds: does every run reach the textbook's perplexity?
+"""Train the default experiment with several seeds and compare with the textbook's perplexity.
 
     python -m benchmarks.fidelity.seeds --seeds 0 1 2
     python -m benchmarks.fidelity.seeds --seeds 0 1 2 --variants fused --precision bf16
 
-Needs ``data/prepared`` (``dvc repro prepare``). Runs are independent of each other: as many as
-there are cores run side by side (``--jobs``), one thread each. The result file holds for each
-variant, precision and seed
+This needs ``data/prepared`` (``dvc repro prepare``). Runs are independent. One run per core is
+trained at a time (``--jobs``), with one thread each. For each variant, precision and seed, the
+result file contains
 
 * the training perplexity after the last epoch, the median of the last 50 epochs, and the share of
   those 50 above the textbook's 1.1;
-* ``ends_in_a_spike``: the last epoch's perplexity is more than 5 % above that median;
-* ``last`` and ``best``: the weights of the last epoch, and of the epoch with the lowest validation
-  perplexity (a look every ``train.validate_every`` epochs, as for ``train.select`` = best_val),
-  with the exact perplexity of the validation and the test split and the calibration on the latter.
+* ``ends_in_a_spike``: whether the last epoch's perplexity is more than 5 % above that median;
+* ``last`` and ``best``: for the weights of the last epoch and of the epoch with the lowest
+  validation perplexity (measured every ``train.validate_every`` epochs, as for
+  ``train.select: best_val``), the exact perplexity on the validation and test split and the
+  calibration on the test split.
 
 ``held_out`` has the means and sample standard deviations of ``last`` and ``best`` over the seeds.
-Runs that the file already holds stay unless repeated; those of an earlier version of this program
-have no ``last`` and no ``best``.
+Runs already in the file are kept unless repeated. Runs of an earlier version of this program have
+no ``last`` and ``best``.
 """
 
 from __future__ import annotations
@@ -94,10 +95,10 @@ def run(variant: Variant, precision: Precision, seed: int, epochs: int | None = 
 
 
 def held_out(model: LanguageModel, prepared: Prepared) -> dict[str, Any]:
-    """The exact scores of ``model`` on the validation and test split, and its calibration there.
+    """Return the exact scores of ``model`` on the validation and test split.
 
     ``test_calibration`` has the expected calibration error (``ece``) of the test split, and the
-    mean ``accuracy`` and ``confidence`` of the likeliest character.
+    mean ``accuracy`` and ``confidence`` of the most probable character.
     """
     observed = Observations()
     val = evaluate(model, prepared.tensor("val")).as_metrics()
@@ -109,17 +110,17 @@ def held_out(model: LanguageModel, prepared: Prepared) -> dict[str, Any]:
 
 
 def ends_in_a_spike(run: Run) -> bool:
-    """Whether the last epoch's perplexity is more than 5 % above the median of the last 50."""
+    """Return whether the last perplexity is more than 5 % above the median of the last 50."""
     return bool(run["final_perplexity"] > SPIKE * run["median_of_last_50"])
 
 
 def kind_of(run: Run) -> tuple[str, str]:
-    """What the runs from several seeds have in common: variant and precision."""
+    """Return variant and precision, which the runs of several seeds share."""
     return run["variant"], run["precision"]
 
 
 def merged(earlier: list[Run], new: list[Run], variants: list[Variant]) -> list[Run]:
-    """All runs, a new one in place of an earlier one, in the order of ``variants``."""
+    """Return all runs in the order of ``variants``. A new run replaces an earlier one."""
     runs = {(*kind_of(run), run["seed"]): run for run in [*earlier, *new]}
     place = {str(variant): number for number, variant in enumerate(variants)}
     return [
@@ -128,7 +129,7 @@ def merged(earlier: list[Run], new: list[Run], variants: list[Variant]) -> list[
 
 
 def held_out_spreads(runs: list[Run]) -> Iterator[dict[str, Any]]:
-    """For each kind of ``runs`` and for ``last`` and ``best``, the means over the seeds.
+    """Yield the means over the seeds for each kind of ``runs``, for ``last`` and ``best``.
 
     ``runs`` are in the order of ``merged``. Those without ``last`` and ``best`` are left out.
     """
@@ -152,7 +153,7 @@ def held_out_spreads(runs: list[Run]) -> Iterator[dict[str, Any]]:
 
 
 def spread(values: list[float]) -> dict[str, float | None]:
-    """The mean and the sample standard deviation of ``values``; None of a single one."""
+    """Return the mean and the sample standard deviation of ``values``; None for one value."""
     deviation = statistics.stdev(values) if len(values) > 1 else None
     return {"mean": statistics.fmean(values), "sd": deviation}
 
@@ -198,7 +199,7 @@ def parse_arguments(variants: list[Variant]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", choices=known_variants(), default=variants)
     parser.add_argument("--precision", choices=get_args(Precision), default="fp32")
-    parser.add_argument("--epochs", type=int, help="in place of train.epochs")
+    parser.add_argument("--epochs", type=int, help="replaces train.epochs")
     parser.add_argument("--jobs", type=positive, metavar="N", help="default: one per core")
     parser.add_argument("--output", type=Path, default=RESULTS / "seeds.json")
     return parser.parse_args()
@@ -207,7 +208,7 @@ def parse_arguments(variants: list[Variant]) -> argparse.Namespace:
 def main() -> None:
     variants = [Variant(name) for name in load_params(CoreSettings, PARAMS).variants]
     given = parse_arguments(variants)
-    for split in SPLITS:  # an error here is one line; in a process of the pool, many
+    for split in SPLITS:  # an error here is one line, in a process of the pool a traceback
         Prepared(PREPARED).tokens(split)
     earlier: list[Run] = read_json(given.output)["runs"] if given.output.exists() else []
     jobs = list(product(given.variants, [given.precision], given.seeds, [given.epochs]))
