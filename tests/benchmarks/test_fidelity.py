@@ -20,32 +20,30 @@ def run(variant: str, precision: str, seed: int, final: float = 1.0) -> dict[str
     return {"variant": variant, "precision": precision, "seed": seed, "final_perplexity": final}
 
 
-def test_new_runs_take_the_place_of_earlier_ones() -> None:
+def test_new_runs_replace_earlier_ones() -> None:
     earlier = [run("fused", "fp32", 0), run("scratch", "fp32", 10), run("scratch", "fp32", 2)]
     new = [run("scratch", "fp32", 2, final=3.0), run("concise", "bf16", 0)]
     assert seeds.merged(earlier, new, VARIANTS) == [new[0], earlier[1], new[1], earlier[0]]
 
 
-def test_the_committed_runs_are_in_order() -> None:
+def test_committed_runs_are_sorted() -> None:
     runs = json.loads((RESULTS / "seeds.json").read_text())["runs"]
     assert seeds.merged(runs, [], VARIANTS) == runs
 
 
-def test_the_committed_summary_and_spikes_are_those_of_the_runs() -> None:
+def test_committed_summary_matches_runs() -> None:
     result = json.loads((RESULTS / "seeds.json").read_text())
     assert result["held_out"] == list(seeds.held_out_spreads(result["runs"]))
     assert all(one["ends_in_a_spike"] == seeds.ends_in_a_spike(one) for one in result["runs"])
 
 
 @pytest.mark.parametrize("last, spike", [(1.05, False), (1.0501, True), (0.9, False), (9, True)])
-def test_a_spike_is_five_percent_above_the_median_of_the_last_epochs(last, spike) -> None:
+def test_spike_threshold(last, spike) -> None:
     assert seeds.ends_in_a_spike({"final_perplexity": last, "median_of_last_50": 1.0}) == spike
 
 
-def test_the_best_weights_are_those_of_the_lowest_validation_perplexity(
-    tmp_path, monkeypatch
-) -> None:
-    """At a look every epoch; validated on other text than it memorises, a model gets worse."""
+def test_best_weights_have_lowest_validation_perplexity(tmp_path, monkeypatch) -> None:
+    """The validation text is different, so its perplexity rises while the model memorises."""
     corpus = sample_corpus()
     tokens = corpus.tokens.numpy().astype("uint8")
     splits = {"train": tokens[:60], "val": tokens[4000:4300], "test": tokens[5000:5200]}
@@ -67,7 +65,7 @@ def test_the_best_weights_are_those_of_the_lowest_validation_perplexity(
     assert until_then["last"] == best
 
 
-def test_means_are_over_the_runs_that_were_measured() -> None:
+def test_means_skip_unmeasured_runs() -> None:
     def measured(seed: int, bits: float) -> dict[str, Any]:
         calibration = {"ece": 0.5, "accuracy": 0.25, "confidence": 0.75}
         split = {"bits_per_token": bits}
@@ -85,11 +83,11 @@ def test_means_are_over_the_runs_that_were_measured() -> None:
 @pytest.mark.parametrize(
     "differences, epoch", [([0.0, 0.0], 2), ([0.0, 1e-9, 0.0], 1), ([math.nan], 0)]
 )
-def test_identical_up_to_the_last_epoch_before_a_difference(differences, epoch) -> None:
+def test_last_identical_epoch(differences, epoch) -> None:
     assert trajectory._last_within(differences, 0.0) == epoch
 
 
-def test_a_run_from_a_seed_trains_the_default_experiment(tmp_path, monkeypatch) -> None:
+def test_run_trains_default_experiment(tmp_path, monkeypatch) -> None:
     corpus = sample_corpus()
     tokens = corpus.tokens[:2000].numpy().astype("uint8")
     splits = {"train": tokens, "val": tokens[:300], "test": tokens[300:500]}
@@ -99,7 +97,9 @@ def test_a_run_from_a_seed_trains_the_default_experiment(tmp_path, monkeypatch) 
     assert reached["epochs"] == 2
     assert reached["final_perplexity"] < corpus.vocab_size + 1
     assert reached["share_above_1.1_of_last_50"] == 1.0
-    assert reached["last"]["epoch"] == reached["best"]["epoch"] == 2  # the only look is the last
+    assert (
+        reached["last"]["epoch"] == reached["best"]["epoch"] == 2
+    )  # the only validation is the last
     assert reached["last"] == reached["best"]
     assert [reached["last"][split]["tokens"] for split in ("val", "test")] == [299, 199]
     assert reached["last"]["val"]["perplexity"] != reached["last"]["test"]["perplexity"]

@@ -59,7 +59,7 @@ def peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "a_peer"
 
 
-def test_a_worker_trains_and_keeps_its_model(peer):
+def test_worker_trains_and_keeps_model(peer):
     worker = Worker(Path(sys.executable), peer, JOB)
     try:
         assert worker.versions == {"numpy": "2"}
@@ -74,12 +74,12 @@ def test_a_worker_trains_and_keeps_its_model(peer):
     assert first["seconds"] > 0
 
 
-def test_a_worker_that_cannot_train_says_why(peer):
+def test_untrainable_worker_gives_reason(peer):
     with pytest.raises(PeerMissingError, match=r"^RuntimeError: no such GPU$"):
         Worker(Path(sys.executable), peer, Job(**{**JOB.__dict__, "seed": 9}))
 
 
-def test_a_worker_that_dies_is_missing_with_its_last_line(peer):
+def test_dead_worker_reports_last_line(peer):
     worker = Worker(Path(sys.executable), peer, Job(**{**JOB.__dict__, "seed": 8}))
     try:
         with pytest.raises(PeerMissingError, match=r"^its process ended: out of luck$"):
@@ -88,7 +88,7 @@ def test_a_worker_that_dies_is_missing_with_its_last_line(peer):
         worker.close()
 
 
-def test_the_chapters_equations_are_scratchs_bit_for_bit():
+def test_chapter_equals_scratch_bit_for_bit():
     V, H, B, T = 5, 16, 3, 7
     model = build_model("scratch", V, hidden_size=H, reset="before")
     weights = model.state_dict()
@@ -101,7 +101,7 @@ def test_the_chapters_equations_are_scratchs_bit_for_bit():
     assert torch.equal(last, final)
 
 
-def test_a_folder_without_d2l_is_refused(tmp_path):
+def test_folder_without_d2l_is_refused(tmp_path):
     with pytest.raises(PeerMissingError, match="does not contain d2l"):
         load_d2l(tmp_path)
     assert not list(tmp_path.iterdir())

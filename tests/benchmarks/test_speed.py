@@ -53,7 +53,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
-def test_the_committed_page_follows_from_the_committed_result(path: Path, tmp_path: Path) -> None:
+def test_committed_page_matches_result(path: Path, tmp_path: Path) -> None:
     copy = tmp_path / path.name
     shutil.copy(path, copy)
     command = [sys.executable, "-m", "benchmarks.speed.redraw", str(copy)]
@@ -64,13 +64,13 @@ def test_the_committed_page_follows_from_the_committed_result(path: Path, tmp_pa
 
 
 @pytest.mark.parametrize("path", CURVES, ids=lambda path: path.stem)
-def test_the_committed_curves_can_be_drawn_again(path: Path, tmp_path: Path) -> None:
+def test_committed_curves_can_be_redrawn(path: Path, tmp_path: Path) -> None:
     write_scaling(tmp_path / path.name, read(path))
     drawn = (tmp_path / path.name).with_suffix(".png").read_bytes()
     assert drawn.startswith(b"\x89PNG")
 
 
-def test_a_ratio_is_of_medians_and_its_range_of_the_alternations() -> None:
+def test_ratio_of_medians_and_range_of_alternations() -> None:
     assert report.ratio([2.0, 6.0, 4.0], [1.0, 2.0, 4.0]) == {
         "of_medians": 2.0,
         "min": 1.0,
@@ -78,7 +78,7 @@ def test_a_ratio_is_of_medians_and_its_range_of_the_alternations() -> None:
     }
 
 
-def test_targets_are_judged_on_their_device_only() -> None:
+def test_targets_are_judged_on_their_device() -> None:
     speeds = {"textbook-scratch": [100.0], "fused-fp32": [199.0], "scratch-fp32": [2000.0]}
     verdicts = {row["target"]: row["verdict"] for row in report.judge("cpu", speeds, {})}
     assert verdicts["CPU, fused in fp32, textbook scratch"] == "no"
@@ -88,7 +88,7 @@ def test_targets_are_judged_on_their_device_only() -> None:
     assert verdicts["CPU, fused in fp32, textbook scratch"] == "unmeasured"
 
 
-def test_a_warm_up_is_not_kept_and_one_that_fails_is_left_out(capsys) -> None:
+def test_warm_up_is_dropped_and_failure_left_out(capsys) -> None:
     turns = iter(range(1, 10))
 
     def fail() -> Turn:
@@ -105,7 +105,7 @@ def test_a_warm_up_is_not_kept_and_one_that_fails_is_left_out(capsys) -> None:
     assert "missing: broken (its process ended: killed)" in capsys.readouterr().out
 
 
-def test_a_turn_counts_the_tokens_of_its_epochs(experiment) -> None:
+def test_turn_counts_tokens(experiment) -> None:
     epochs = all_epochs(experiment, CPU)
     seen = []
 
@@ -119,7 +119,7 @@ def test_a_turn_counts_the_tokens_of_its_epochs(experiment) -> None:
     assert turn.perplexity == 7.0
 
 
-def test_each_variant_trains_at_every_size(experiment) -> None:
+def test_variants_train_at_every_size(experiment) -> None:
     sizes = {"hidden_size": 8, "batch_size": 2, "num_steps": 3}
     speeds = measure_point(list(OURS), None, experiment, sizes, seconds=0.0, device=CPU)
     assert list(speeds) == ["scratch", "concise", "fused"]
