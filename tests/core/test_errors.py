@@ -49,7 +49,7 @@ ANYTHING = st.text(st.characters(exclude_categories=()), max_size=60)
 
 @given(ANYTHING, st.integers(30, 100))
 @example("0" * 15 + " " + "0" * 15, 30)  # cut beside a space
-def test_a_message_is_one_printable_line_of_bounded_length(text: str, longest: int) -> None:
+def test_messages_are_one_short_printable_line(text: str, longest: int) -> None:
     line = one_line(text, longest)
     assert line.isprintable() and len(line) <= longest
     line.encode("utf-8")
@@ -57,7 +57,7 @@ def test_a_message_is_one_printable_line_of_bounded_length(text: str, longest: i
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), max_size=60))
-def test_a_plain_message_stays_as_it_is(text: str) -> None:
+def test_plain_message_is_unchanged(text: str) -> None:
     assert one_line(text) == printable(text) == text
 
 
@@ -77,7 +77,7 @@ def test_control_characters_are_escaped(text: str, line: str) -> None:
 
 
 @pytest.mark.parametrize(("length", "cut"), [(LONGEST, False), (LONGEST + 1, True)])
-def test_a_long_message_keeps_its_start_and_its_end(length: int, cut: bool) -> None:
+def test_long_message_keeps_start_and_end(length: int, cut: bool) -> None:
     message = ("a" * (length - 1)) + "z"
     line = str(UserError(message))
     assert len(line) == LONGEST
@@ -85,7 +85,7 @@ def test_a_long_message_keeps_its_start_and_its_end(length: int, cut: bool) -> N
     assert line.startswith("aaa") and line.endswith("az")
 
 
-def test_a_status_line_can_forge_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_line_cannot_forge_another(capsys: pytest.CaptureFixture[str]) -> None:
     say("train@scratch", "checkpoint\ntrain@scratch: done \x1b[1A")
     say("fetch", "warning: slow", file=sys.stderr)
     printed = capsys.readouterr()
@@ -93,7 +93,7 @@ def test_a_status_line_can_forge_no_other(capsys: pytest.CaptureFixture[str]) ->
     assert printed.err == "fetch: warning: slow\n"
 
 
-def test_a_path_can_forge_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_path_cannot_forge_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     path = Path("a\nfetch: done\x1b[2K")
     for error in (MissingFile(path), DamagedFile(path, "it\nis\x00empty")):
         _, printed = outcome(error, capsys)
@@ -103,13 +103,13 @@ def test_a_path_can_forge_no_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert printed.startswith(r"train: error: a fetch: done\x1b[2K: Permission denied")
 
 
-def test_the_reason_of_a_damage_is_short() -> None:
+def test_damage_reason_is_short() -> None:
     error = DamagedFile(Path("a"), "x" * 10**6)
     assert len(str(error)) < 400
     assert error.why in str(error)
 
 
-def test_text_for_a_terminal_keeps_what_it_is_told_to() -> None:
+def test_terminal_text_keeps_listed_characters() -> None:
     assert printable("a\n\tb\x1b", keep="\n\t") == "a\n\tb\\x1b"
 
 
@@ -122,7 +122,7 @@ def test_text_for_a_terminal_keeps_what_it_is_told_to() -> None:
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
-def test_a_users_error_is_one_line(
+def test_user_error_is_one_line(
     error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert outcome(error, capsys) == (code, f"train: error: {line}\n")
@@ -137,7 +137,7 @@ def test_a_users_error_is_one_line(
     ],
 )
 @pytest.mark.parametrize("name", ["models/a", None])
-def test_a_full_disk_is_one_line_even_where_nobody_says_where(
+def test_full_disk_without_path_is_one_line(
     number: int, remedy: str, name: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reason = os.strerror(number)
@@ -147,7 +147,7 @@ def test_a_full_disk_is_one_line_even_where_nobody_says_where(
     assert printed == f"train: error: {place}: {reason}: {remedy} and run the stage again\n"
 
 
-def test_a_file_that_cannot_be_opened_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unopenable_file_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     code, printed = outcome(PermissionError(errno.EACCES, "Permission denied", "models/a"), capsys)
     assert code == 1
     assert printed.startswith("train: error: models/a: Permission denied: check the path")
@@ -171,7 +171,7 @@ def test_a_file_that_cannot_be_opened_is_one_line(capsys: pytest.CaptureFixture[
     ],
     ids=["missing", "damaged", "unusable"],
 )
-def test_a_file_that_cannot_be_used_is_one_line_with_the_command_that_makes_it(
+def test_unusable_file_names_its_command(
     error: UnusableFile, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def main() -> None:
@@ -191,14 +191,14 @@ def test_a_file_that_cannot_be_used_is_one_line_with_the_command_that_makes_it(
     assert asked == [Path("a/b.json")] * 2
 
 
-def test_without_anybody_who_knows_the_command_the_file_and_the_fault_are_named(
+def test_unusable_file_without_known_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     code, printed = outcome(DamagedFile(Path("a"), "it is empty"), capsys)
     assert (code, printed) == (1, "train: error: a is damaged (it is empty)\n")
 
 
-def test_what_cannot_be_used_is_a_users_error_with_a_path() -> None:
+def test_unusable_file_is_user_error_with_path() -> None:
     for error in (MissingFile(Path("a/b")), DamagedFile(Path("a/b"), "why")):
         assert isinstance(error, UnusableFile) and isinstance(error, UserError)
         assert error.path == Path("a/b")
@@ -224,7 +224,7 @@ def no_room_for_cublas() -> None:
 @pytest.mark.parametrize(
     "allocate", [too_large_for_numpy, too_large_for_torch, too_large_for_a_gpu, no_room_for_cublas]
 )
-def test_a_full_memory_is_one_line(allocate, capsys: pytest.CaptureFixture[str]) -> None:
+def test_out_of_memory_is_one_line(allocate, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises((MemoryError, RuntimeError)) as full:
         allocate()
     code, printed = outcome(full.value, capsys)
@@ -242,7 +242,7 @@ def test_a_full_memory_is_one_line(allocate, capsys: pytest.CaptureFixture[str])
         OSError("of no number"),
     ],
 )
-def test_a_defect_keeps_its_traceback(error: Exception) -> None:
+def test_bug_keeps_traceback(error: Exception) -> None:
     def main() -> None:
         raise error
 
@@ -251,7 +251,7 @@ def test_a_defect_keeps_its_traceback(error: Exception) -> None:
     assert raised.value is error
 
 
-def test_the_exception_is_gone_when_the_process_ends() -> None:
+def test_exception_is_released_before_exit() -> None:
     """Objects held by its frames can print warnings while the interpreter shuts down."""
 
     def main() -> None:
@@ -278,7 +278,7 @@ def run_in_a_process(body: str, **options: Any) -> subprocess.Popen[bytes]:
 @pytest.mark.parametrize(
     "many", ["print('x' * 10**6)", "[print('x', flush=True) for _ in '1' * 10**5]"]
 )
-def test_a_reader_that_goes_away_is_one_line(many: str) -> None:
+def test_closed_output_pipe_is_one_line(many: str) -> None:
     process = run_in_a_process(many)
     assert process.stdout is not None and process.stderr is not None
     process.stdout.read(1)
@@ -287,7 +287,7 @@ def test_a_reader_that_goes_away_is_one_line(many: str) -> None:
     assert process.wait(30) == 1
 
 
-def test_a_terminal_that_knows_no_umlaut_gets_it_spelt_out() -> None:
+def test_unencodable_characters_are_escaped() -> None:
     process = run_in_a_process(
         "print('Z\\xfcrich \\U0001f600')", env=os.environ | {"PYTHONIOENCODING": "ascii"}
     )

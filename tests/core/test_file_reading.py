@@ -107,7 +107,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("make", PLACES)
 @pytest.mark.parametrize("name", READERS)
-def test_every_reader_refuses_what_is_no_file_of_its_size(
+def test_readers_refuse_non_files_and_large_files(
     name: str, make: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -120,7 +120,7 @@ def test_every_reader_refuses_what_is_no_file_of_its_size(
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_every_reader_names_a_missing_file(name: str, tmp_path: Path) -> None:
+def test_readers_name_missing_file(name: str, tmp_path: Path) -> None:
     if name in ("split", "weights", "config", "params"):
         pytest.skip("their tests are beside them")
     with pytest.raises(MissingFile) as caught:
@@ -129,7 +129,7 @@ def test_every_reader_names_a_missing_file(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size, fits", [(0, True), (9, True), (10, True), (11, False)])
-def test_the_limit_is_the_largest_size(tmp_path: Path, size: int, fits: bool) -> None:
+def test_limit_is_inclusive(tmp_path: Path, size: int, fits: bool) -> None:
     path = tmp_path / "it"
     path.write_bytes(b"x" * size)
     if fits:
@@ -142,7 +142,7 @@ def test_the_limit_is_the_largest_size(tmp_path: Path, size: int, fits: bool) ->
                 read(path, 10)
 
 
-def test_a_file_without_a_size_is_read_up_to_the_limit() -> None:
+def test_file_without_size_is_read_to_limit() -> None:
     path = Path("/proc/self/maps")
     whole = read_bytes(path)
     assert path.stat().st_size == 0 and len(whole) > 10_000 and whole.count(b"\n") > 10
@@ -150,7 +150,7 @@ def test_a_file_without_a_size_is_read_up_to_the_limit() -> None:
         read_bytes(path, 1000)
 
 
-def test_files_are_closed_again(tmp_path: Path) -> None:
+def test_files_are_closed(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"12345")
     (tmp_path / "folder").mkdir()
     before = len(list(Path("/proc/self/fd").iterdir()))
@@ -161,7 +161,7 @@ def test_files_are_closed_again(tmp_path: Path) -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_a_document_may_be_read_through_a_link(tmp_path: Path) -> None:
+def test_symlink_is_followed(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"a": 1})
     (tmp_path / "b.json").symlink_to("a.json")
     assert read_json(tmp_path / "b.json") == {"a": 1}

@@ -48,7 +48,7 @@ def listing(folder):
 
 
 @pytest.mark.parametrize("fault", [Fault, KeyboardInterrupt, SystemExit])
-def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path, fault):
+def test_exception_keeps_old_file(tmp_path, fault):
     path = tmp_path / "file.txt"
     write_bytes(path, b"old")
     with pytest.raises(fault), atomic_writer(path) as file:
@@ -60,14 +60,14 @@ def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path, fault):
     assert listing(tmp_path) == ["file.txt"]
 
 
-def test_an_exception_leaves_no_new_file(tmp_path):
+def test_exception_leaves_no_new_file(tmp_path):
     with pytest.raises(Fault), atomic_writer(tmp_path / "file.txt") as file:
         file.write(b"new")
         raise Fault
     assert listing(tmp_path) == []
 
 
-def test_the_old_file_stands_until_the_block_ends(tmp_path):
+def test_old_file_is_kept_until_block_ends(tmp_path):
     path = tmp_path / "file.txt"
     write_bytes(path, b"a long old content")
     with atomic_writer(path) as file:
@@ -78,7 +78,7 @@ def test_the_old_file_stands_until_the_block_ends(tmp_path):
     assert listing(tmp_path) == ["file.txt"]
 
 
-def test_a_rename_that_fails_leaves_nothing(tmp_path):
+def test_failed_rename_leaves_nothing(tmp_path):
     path = tmp_path / "taken"
     (path / "inside").mkdir(parents=True)
     with pytest.raises(OSError):
@@ -87,16 +87,14 @@ def test_a_rename_that_fails_leaves_nothing(tmp_path):
     assert listing(path) == ["inside"]
 
 
-def test_the_temporary_file_is_hidden_beside_its_target(tmp_path):
+def test_temporary_file_is_hidden_beside_target(tmp_path):
     with atomic_writer(tmp_path / "file.txt"):
         [name] = listing(tmp_path)
     assert re.fullmatch(r"\.file\.txt\.\w+\.tmp", name)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="folders are flushed on POSIX systems only")
-def test_the_bytes_are_on_the_disk_before_the_name_and_the_name_before_the_end(
-    tmp_path, monkeypatch
-):
+def test_bytes_are_synced_before_rename(tmp_path, monkeypatch):
     real, flushed = os.fsync, []
 
     def fsync(handle):
@@ -113,7 +111,7 @@ def test_the_bytes_are_on_the_disk_before_the_name_and_the_name_before_the_end(
             os.fstat(handle)  # closed
 
 
-def test_an_error_of_the_system_names_the_target_unless_it_names_another_file(tmp_path):
+def test_system_error_names_target(tmp_path):
     path = tmp_path / "file.txt"
     with pytest.raises(OSError) as caught, atomic_writer(path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -126,31 +124,31 @@ def test_an_error_of_the_system_names_the_target_unless_it_names_another_file(tm
     assert not hasattr(fault.value, "filename")
 
 
-def test_where_the_temporary_file_is_gone_the_first_error_is_the_one_reported(tmp_path):
+def test_first_error_is_reported_if_temporary_file_is_gone(tmp_path):
     with pytest.raises(Fault), atomic_writer(tmp_path / "file.txt"):
         next(tmp_path.iterdir()).unlink()
         raise Fault
 
 
-def test_missing_folders_are_made(tmp_path):
+def test_missing_folders_are_created(tmp_path):
     write_text(tmp_path / "a" / "b" / "file.txt", "x")
     assert (tmp_path / "a" / "b" / "file.txt").read_text("utf-8") == "x"
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o027, 0o077, 0o002])
-def test_permissions_are_those_of_any_new_file(tmp_path, mask):
+def test_permissions_follow_umask(tmp_path, mask):
     old = os.umask(mask)
     try:
         write_bytes(tmp_path / "ours", b"")
         (tmp_path / "plain").write_bytes(b"")
-        assert os.umask(mask) == mask, "the mask was not put back"
+        assert os.umask(mask) == mask, "the mask was not restored"
     finally:
         os.umask(old)
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("ours", "plain")]
     assert modes[0] == modes[1] == 0o666 & ~mask
 
 
-def test_text_is_utf8_without_newline_translation(tmp_path):
+def test_text_is_utf8_with_unchanged_newlines(tmp_path):
     write_text(tmp_path / "file.txt", "caf\u00e9\r\n\n")
     assert (tmp_path / "file.txt").read_bytes() == b"caf\xc3\xa9\r\n\n"
 
@@ -168,21 +166,21 @@ json_values = st.recursive(
 
 @settings(deadline=None, max_examples=50)
 @given(st.dictionaries(st.text(), json_values, max_size=4))
-def test_json_comes_back(tmp_path_factory, value):
+def test_json_round_trip(tmp_path_factory, value):
     path = tmp_path_factory.mktemp("json") / "value.json"
     write_json(path, value)
     assert read_json(path) == value
     assert json.loads(path.read_text("utf-8")) == value
 
 
-def test_json_is_written_for_people_to_read(tmp_path):
+def test_json_is_indented(tmp_path):
     write_json(tmp_path / "value.json", {"a": ["\u00e9"]})
     written = (tmp_path / "value.json").read_text("utf-8")
     assert written == '{\n  "a": [\n    "\u00e9"\n  ]\n}\n'
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
-def test_json_refuses_what_is_no_number(tmp_path, number):
+def test_json_refuses_nan_and_infinity(tmp_path, number):
     path = tmp_path / "value.json"
     write_json(path, {"perplexity": 1.5})
     with pytest.raises(ValueError):
@@ -219,7 +217,7 @@ def test_json_refuses_what_is_no_number(tmp_path, number):
         "nested",
     ],
 )
-def test_damaged_json_is_one_line_that_names_the_file(tmp_path, content):
+def test_damaged_json_names_file_on_one_line(tmp_path, content):
     path = tmp_path / "value.json"
     path.write_bytes(content)
     with pytest.raises(DamagedFile) as caught:
@@ -231,7 +229,7 @@ def test_damaged_json_is_one_line_that_names_the_file(tmp_path, content):
     assert len(message) < 500
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_missing_file_is_named(tmp_path):
     for read in (
         read_json,
         lambda path: read_array(path, owner="me"),
@@ -245,7 +243,7 @@ def test_a_missing_file_is_named(tmp_path):
     assert listing(tmp_path) == []
 
 
-def test_a_copy_has_the_same_bytes_and_the_permissions_of_any_new_file(tmp_path):
+def test_copy_has_same_bytes_and_default_permissions(tmp_path):
     content = random.Random(0).randbytes(300_000)
     (tmp_path / "cached").write_bytes(content)
     (tmp_path / "cached").chmod(0o400)
@@ -257,7 +255,7 @@ def test_a_copy_has_the_same_bytes_and_the_permissions_of_any_new_file(tmp_path)
     assert modes[0] == modes[1]
 
 
-def test_a_copy_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+def test_failed_copy_keeps_old_file(tmp_path, monkeypatch):
     (tmp_path / "source").write_bytes(b"new")
     write_bytes(tmp_path / "copy", b"old")
 
@@ -272,7 +270,7 @@ def test_a_copy_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     assert listing(tmp_path) == ["copy", "source"]
 
 
-def test_arrays_come_back(tmp_path):
+def test_arrays_round_trip(tmp_path):
     array = np.arange(12, dtype=np.uint16).reshape(3, 4)
     write_array(tmp_path / "a.npy", array, owner="me")
     loaded = np.load(tmp_path / "a.npy", allow_pickle=False)
@@ -284,7 +282,7 @@ def test_arrays_come_back(tmp_path):
 
 
 @pytest.mark.parametrize("owner, comes_back", [("me", True), ("you", False), ("", False)])
-def test_an_array_is_for_its_owner_only(tmp_path, owner, comes_back):
+def test_array_of_another_owner_is_refused(tmp_path, owner, comes_back):
     array = np.arange(5)
     write_array(tmp_path / "a.npy", array, owner="me")
     write_arrays(tmp_path / "a.npz", {"a": array}, owner="me")
@@ -299,7 +297,7 @@ def test_an_array_is_for_its_owner_only(tmp_path, owner, comes_back):
                 read()
 
 
-def test_the_same_arrays_give_the_same_bytes(tmp_path):
+def test_same_arrays_give_same_bytes(tmp_path):
     arrays = {"a": np.arange(5), "b": np.array([1.5, np.nan], np.float32)}
     for name in ("first", "second"):
         write_arrays(tmp_path / name, {key: a.copy() for key, a in arrays.items()}, owner="me")
@@ -316,7 +314,7 @@ class Trap:
         return Path.touch, (Path("unpickled"),)
 
 
-def test_no_array_is_unpickled(tmp_path, monkeypatch):
+def test_pickled_arrays_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez(tmp_path / "a.npz", a=np.array([Trap()], dtype=object), owner=np.array("me"))
     with pytest.raises(UserError, match="Object arrays cannot be loaded"):
@@ -325,7 +323,7 @@ def test_no_array_is_unpickled(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("digits, fits", [(300, True), (301, False)])
-def test_a_number_of_endless_digits_is_no_json_of_ours(tmp_path, digits, fits):
+def test_json_number_with_many_digits_is_refused(tmp_path, digits, fits):
     path = tmp_path / "value.json"
     path.write_text(f'{{"a": {"9" * digits}}}', encoding="utf-8")
     if fits:
@@ -335,7 +333,7 @@ def test_a_number_of_endless_digits_is_no_json_of_ours(tmp_path, digits, fits):
             read_json(path)
 
 
-def test_arrays_cut_off_or_changed_anywhere_are_damaged(tmp_path):
+def test_truncated_or_changed_arrays_are_refused(tmp_path):
     path = tmp_path / "a.npz"
     write_arrays(path, {"a": np.arange(50)}, owner="me")
     whole = path.read_bytes()
@@ -353,7 +351,7 @@ def test_arrays_cut_off_or_changed_anywhere_are_damaged(tmp_path):
 
 
 @pytest.mark.parametrize("spare, fits", [(0, True), (-1, False)])
-def test_arrays_are_not_unpacked_beyond_the_limit(tmp_path, spare, fits):
+def test_arrays_are_not_unpacked_beyond_limit(tmp_path, spare, fits):
     path = tmp_path / "a.npz"
     array = np.arange(1000)
     write_arrays(path, {"a": array}, owner="me")
@@ -371,7 +369,7 @@ def test_arrays_are_not_unpacked_beyond_the_limit(tmp_path, spare, fits):
     [np.zeros(0), np.zeros((2, 0)), np.float32(3), np.asfortranarray(np.arange(6).reshape(2, 3))],
     ids=["none", "no-columns", "scalar", "fortran"],
 )
-def test_arrays_of_every_shape_come_back(tmp_path, array):
+def test_arrays_of_any_shape_round_trip(tmp_path, array):
     write_arrays(tmp_path / "a.npz", {"a": array}, owner="me")
     write_array(tmp_path / "a.npy", np.asanyarray(array), owner="me")
     for loaded in (
@@ -392,7 +390,7 @@ def test_arrays_of_every_shape_come_back(tmp_path, array):
     ],
 )
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_archives_that_were_not_written_here(tmp_path, compression, names, why):
+def test_foreign_archives_are_refused(tmp_path, compression, names, why):
     buffer = io.BytesIO()
     np.save(buffer, np.arange(5))
     with zipfile.ZipFile(tmp_path / "a.npz", "w", compression) as archive:
@@ -403,7 +401,7 @@ def test_archives_that_were_not_written_here(tmp_path, compression, names, why):
 
 
 @pytest.mark.parametrize("shape", ["(-5,)", "(-1, -5)", "(6,)", "(4,)", "(5, 10000000000)"])
-def test_a_header_that_claims_another_shape(tmp_path, shape):
+def test_header_with_another_shape_is_refused(tmp_path, shape):
     write_arrays(tmp_path / "a.npz", {"a": np.arange(5, dtype=np.uint8)}, owner="me")
     buffer = io.BytesIO()
     np.save(buffer, np.arange(5, dtype=np.uint8))
@@ -432,8 +430,8 @@ while True:
 """
 
 
-@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is of POSIX systems")
-def test_a_killed_writer_never_leaves_a_part(tmp_path):
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL exists on POSIX systems only")
+def test_killed_writer_leaves_no_partial_file(tmp_path):
     size = 64 * 8192
     chance = random.Random(0)
     for attempt in range(10):

@@ -96,7 +96,7 @@ def merges_of_merges(depth):
 # ----------------------------------------------------------------------------------- what loads
 
 
-def test_the_projects_own_file_loads():
+def test_project_params_load():
     loaded = load_all(PROJECT / "params.yaml")
     assert vars(loaded).keys() == TREE.keys()
     for section in TREE.keys() - {"variants", "device", "corpora", "model"}:
@@ -111,7 +111,7 @@ def test_the_projects_own_file_loads():
     assert loaded.corpora["time_machine"].mirror_name == "timemachine.txt"
 
 
-def test_the_projects_own_file_is_the_textbooks_experiment():
+def test_project_params_match_textbook():
     loaded = load_all(PROJECT / "params.yaml")
     train = loaded.train
     assert (train.batch_size, train.num_steps, train.epochs) == (32, 35, 500)
@@ -144,7 +144,7 @@ def test_the_projects_own_file_is_the_textbooks_experiment():
         ("lr: 1.0", "lr: 1e+1", 10.0),
     ],
 )
-def test_good_training_values(tmp_path, old, new, expected):
+def test_valid_training_values(tmp_path, old, new, expected):
     value = getattr(load(tmp_path, replaced(old, new)).train, old.split(":")[0])
     assert value == expected
     assert type(value) is type(expected)
@@ -178,7 +178,7 @@ def test_good_training_values(tmp_path, old, new, expected):
         ("corpora.mine", {"urls": ["https://example.org/a.txt"], "sha256": "0" * 64}),
     ],
 )
-def test_good_variants(tmp_path, key, value):
+def test_valid_variants(tmp_path, key, value):
     section = as_tree(load(tmp_path, with_value(key, value)))
     for name in key.split("."):
         section = section[name]
@@ -187,7 +187,7 @@ def test_good_variants(tmp_path, key, value):
     assert section == value
 
 
-def test_a_byte_order_mark_and_crlf_do_no_harm(tmp_path):
+def test_byte_order_mark_and_crlf_are_accepted(tmp_path):
     windows = b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode()
     assert load(tmp_path, windows) == load(tmp_path, TEXT)
 
@@ -206,23 +206,23 @@ def test_a_byte_order_mark_and_crlf_do_no_harm(tmp_path):
         ("# nothing", None),
     ],
 )
-def test_yaml_is_read_as_dvc_reads_it(text, tree):
+def test_yaml_is_read_as_by_dvc(text, tree):
     assert parse_yaml(text, "params.yaml") == tree
     assert YAML(typ="safe").load(text) == tree
 
 
-def test_an_anchor_given_twice_prints_no_warning(tmp_path, recwarn):
+def test_duplicate_anchor_prints_no_warning(tmp_path, recwarn):
     twice = TEXT.replace("lr: 1.0", "lr: &one 1.0").replace("clip_norm: 1.0", "clip_norm: &one 2.0")
     assert load(tmp_path, twice).train.clip_norm == 2.0
     assert list(recwarn) == []
 
 
-def test_options_may_be_left_out_where_a_variant_has_none(tmp_path):
+def test_options_may_be_omitted(tmp_path):
     loaded = load(tmp_path, with_value("model.concise", REMOVED))
     assert loaded.model.options("concise") == {"hidden_size": TREE["model"]["hidden_size"]}
 
 
-def test_settings_cannot_be_changed():
+def test_settings_are_immutable():
     loaded = load_all(PROJECT / "params.yaml")
     with pytest.raises(ValueError):
         loaded.train.lr = 2.0
@@ -607,12 +607,12 @@ BAD = {
 }
 
 
-def test_the_table_is_long():
+def test_table_has_over_100_cases():
     assert len(BAD) >= 100
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_files_get_one_line_that_names_the_key(tmp_path, monkeypatch, name):
+def test_invalid_params_name_key_on_one_line(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     content, expected = BAD[name]
     with pytest.raises(UserError) as caught:
@@ -629,7 +629,7 @@ def test_bad_files_get_one_line_that_names_the_key(tmp_path, monkeypatch, name):
     assert not (tmp_path / "pwned").exists()
 
 
-def test_a_merge_key_merges():
+def test_merge_key_merges():
     text = "a: &a {b: 1, c: 2}\nd:\n  <<: *a\n  b: 3\ne: {<<: [*a, {f: 4}]}"
     a = {"b": 1, "c": 2}
     assert parse_yaml(text, "x") == {"a": a, "d": {"b": 3, "c": 2}, "e": {**a, "f": 4}}
@@ -648,7 +648,7 @@ SCALARS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.fro
     SCALARS | st.from_regex(r"\[[a-c:, ]{0,5}\]|\{[a-c:, ]{0,5}\}", fullmatch=True),
     st.booleans(),
 )
-def test_any_tag_of_any_value_is_read_or_refused_in_one_line(document, tag, value, quoted):
+def test_tagged_values_load_or_give_one_line(document, tag, value, quoted):
     text = document.format(f"!!{tag} {json.dumps(value) if quoted else value}")
     try:
         parse_yaml(text, "x.yaml")
@@ -674,14 +674,14 @@ def test_any_tag_of_any_value_is_read_or_refused_in_one_line(document, tag, valu
         ("a: 1\nb: " + "[" * 100_000, "line 2, column 53"),
     ],
 )
-def test_what_is_no_yaml_is_refused_by_line_and_column(text, place):
+def test_invalid_yaml_names_line_and_column(text, place):
     with pytest.raises(UserError) as caught:
         parse_yaml(text, "params.yaml")
     assert str(caught.value).startswith(f"params.yaml is not valid YAML: {place}: ")
 
 
 @pytest.mark.parametrize("name", ["billions", "key-twice-of-billions", "merged-billions"])
-def test_what_a_few_aliases_multiply_takes_no_time(tmp_path, name):
+def test_nested_aliases_are_refused_quickly(tmp_path, name):
     start = time.perf_counter()
     with pytest.raises(UserError):
         load(tmp_path, BAD[name][0])
@@ -689,12 +689,12 @@ def test_what_a_few_aliases_multiply_takes_no_time(tmp_path, name):
 
 
 @pytest.mark.parametrize("content", ["a: \xe9".encode("latin-1"), b"\xef\xbb\xbfa: \xe9"])
-def test_the_place_of_a_byte_that_is_no_utf8_counts_from_the_files_start(tmp_path, content):
+def test_invalid_utf8_offset_counts_from_start(tmp_path, content):
     with pytest.raises(UserError, match=f"not UTF-8 at byte {len(content) - 1}: save it"):
         load(tmp_path, content)
 
 
-def test_a_missing_file_says_where_to_go(tmp_path, monkeypatch):
+def test_missing_params_file_gives_advice(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as caught:
         load_params(CoreSettings)
@@ -721,7 +721,7 @@ junk = st.one_of(
 
 @hypothesis_settings(deadline=None, max_examples=150)
 @given(st.sampled_from(numbers_in_it), junk)
-def test_any_value_is_taken_as_it_is_or_refused_by_name(tmp_path_factory, key, value):
+def test_values_are_kept_or_refused_by_key(tmp_path_factory, key, value):
     section, name = key.split(".")
     try:
         loaded = load(tmp_path_factory.mktemp("params"), with_value(key, value))
@@ -736,7 +736,7 @@ def test_any_value_is_taken_as_it_is_or_refused_by_name(tmp_path_factory, key, v
 
 @hypothesis_settings(deadline=None, max_examples=100)
 @given(st.integers(0, len(TEXT)), st.integers(1, 40), st.text(max_size=6))
-def test_any_slip_of_the_editor_loads_or_is_refused_in_one_line(tmp_path_factory, at, cut, typed):
+def test_edited_files_load_or_give_one_line(tmp_path_factory, at, cut, typed):
     content = TEXT[:at] + typed + TEXT[at + cut :]
     try:
         load(tmp_path_factory.mktemp("params"), content)
@@ -749,7 +749,7 @@ def test_any_slip_of_the_editor_loads_or_is_refused_in_one_line(tmp_path_factory
     "name",
     ["misspelt-epochs", "lr-nan", "split-mixed", "billions", "object-tag", "not-utf8", None],
 )
-def test_a_stage_ends_with_one_line(tmp_path, name):
+def test_stage_ends_with_one_line(tmp_path, name):
     content = BAD[name][0] if name else None
     if content is not None:
         path = tmp_path / "params.yaml"
@@ -846,19 +846,19 @@ def ends(tmp_path_factory):
     return json.loads(done.stdout)
 
 
-def test_the_stages_are_those_of_both_pipelines():
+def test_stages_of_both_pipelines_are_tested():
     assert STAGES.keys() >= {"params", "fetch", "prepare", "train", "evaluate", "sample", "plot"}
     assert STAGES.keys() >= {"replicate", "summarise", "gates", "draw", "report"}
     assert len(PLACES) >= 14
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_key_unknown_anywhere_stops_a_stage_that_does_not_read_it_too(ends, stage):
+def test_unknown_key_stops_every_stage(ends, stage):
     for place in PLACES:
         code, printed = ends[place][stage]
         key = f"{place}.wonder".lstrip(".")
         assert printed.startswith(f"{stage}: error: params.yaml: unknown key {key!r}"), place
         assert printed.count("\n") == 1
         assert code == 1
-        # The same line, whatever the stage.
+        # All stages print the same line.
         assert printed.partition(": ")[2] == ends[place]["fetch"][1].partition(": ")[2]

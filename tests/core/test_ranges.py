@@ -50,7 +50,7 @@ def splits(**changed):
 
 
 def numbered(*variants):
-    """The id of each case: the function and the arguments that it refuses."""
+    """Return the id of each case, the function with the refused arguments."""
     return [pytest.param(*case, id=f"{number}-{case[1]}") for number, case in enumerate(variants)]
 
 
@@ -189,13 +189,13 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("call, message", numbered(*REFUSED))
-def test_an_argument_out_of_range_is_refused_with_the_range(call, message):
+def test_argument_out_of_range_is_refused(call, message):
     with pytest.raises((ValueError, UserError)) as caught:
         call()
     assert message in str(caught.value)
 
 
-def test_it_is_a_value_error_and_one_line_in_a_stage():
+def test_out_of_range_is_value_error_and_one_line():
     error = OutOfRange("top_k", 0, "at least 1")
     assert isinstance(error, ValueError)
     assert isinstance(error, UserError)
@@ -214,5 +214,5 @@ def test_it_is_a_value_error_and_one_line_in_a_stage():
         lambda: Vocabulary.build([], min_freq=0),
     ],
 )
-def test_the_ends_of_the_ranges_are_allowed(call):
+def test_ends_of_ranges_are_allowed(call):
     call()

@@ -18,7 +18,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 PACKAGES = sorted(path.parent.name for path in LIBRARY.glob("*/settings.py"))
 
 
-def test_every_package_with_settings_has_its_part():
+def test_packages_with_settings_are_known():
     assert [part.__module__ for part in all_parts()] == [f"gru_lm.{n}.settings" for n in PACKAGES]
     assert {part.__name__ for part in all_parts()} == {
         "CoreSettings",
@@ -32,7 +32,7 @@ def test_every_package_with_settings_has_its_part():
     }
 
 
-def test_every_key_of_the_file_belongs_to_one_part():
+def test_keys_belong_to_one_section():
     keys = [key for part in all_parts() for key in part.model_fields]
     assert len(set(keys)) == len(keys)
     tree = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
@@ -40,8 +40,8 @@ def test_every_key_of_the_file_belongs_to_one_part():
 
 
 @pytest.mark.parametrize("part", all_parts(), ids=lambda part: part.__name__)
-def test_a_part_refuses_what_it_does_not_know_and_converts_nothing(part):
-    """This holds for every section, and protects keys that no stage reads."""
+def test_sections_refuse_unknown_keys_and_convert_nothing(part):
+    """Every section is tested, including keys that no stage reads."""
 
     def sections(model):
         yield model
@@ -70,7 +70,7 @@ print(json.dumps({"seconds": seconds, "loaded": sorted(sys.modules.keys() - befo
 """
 
 
-def test_all_settings_are_loaded_without_torch_in_well_under_a_second():
+def test_settings_load_fast_without_torch():
     environment = os.environ | {"PYTHONPATH": str(LIBRARY.parent)}
     environment.pop("COVERAGE_PROCESS_START", None)
     command = [sys.executable, "-c", CODE]

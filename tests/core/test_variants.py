@@ -11,7 +11,7 @@ from gru_lm.core.variants import checked, known_variants
 FOLDERS = Path(gru_lm.models.__file__).parent
 
 
-def test_the_variants_of_this_project():
+def test_known_variants_of_project():
     assert set(known_variants()) >= {"scratch", "concise", "fused"}
     assert known_variants() == sorted(known_variants())
     for name in known_variants():
@@ -31,7 +31,7 @@ def models(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_variant_is_a_folder_with_settings_and_nothing_else_is(models):
+def test_only_folders_with_settings_are_variants(models):
     for name in ("gru", "__pycache__"):
         (models / name).mkdir()
     (models / "gru" / "equations.py").touch()
@@ -40,7 +40,7 @@ def test_a_variant_is_a_folder_with_settings_and_nothing_else_is(models):
     assert known_variants() == ["lstm", "scratch"]
 
 
-def test_a_new_folder_is_a_new_variant_at_once(models):
+def test_new_folder_is_a_variant(models):
     with pytest.raises(ValueError, match="'another' is not a variant"):
         checked("another")
     (models / "another").mkdir()
@@ -50,7 +50,7 @@ def test_a_new_folder_is_a_new_variant_at_once(models):
 
 
 @pytest.mark.parametrize("name", ["lstm", "scratch"])
-def test_a_known_name_is_let_through(models, name):
+def test_known_name_is_accepted(models, name):
     assert checked(name) == name
 
 
@@ -67,7 +67,7 @@ def test_a_known_name_is_let_through(models, name):
         ("base", ""),
     ],
 )
-def test_any_other_is_refused_with_the_names_there_are(models, name, hint):
+def test_unknown_name_lists_known_ones(models, name, hint):
     with pytest.raises(ValueError) as caught:
         checked(name)
     assert str(caught.value) == f"{name!r} is not a variant{hint}; choose from: lstm, scratch"
