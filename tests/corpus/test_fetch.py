@@ -263,7 +263,7 @@ FAULTS: dict[str, tuple[faults.Behaviour, str, int]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_faulty_address_is_named_and_the_next_one_is_used(
+def test_faulty_url_is_named_and_next_used(
     fault: str, project: Project, server: FaultyServer
 ) -> None:
     behaviour, reason, requests = FAULTS[fault]
@@ -305,9 +305,7 @@ DRIPS: dict[str, tuple[bytes, bytes, str]] = ENDLESS | {
 
 
 @pytest.mark.parametrize("what", DRIPS)
-def test_an_answer_that_drips_is_given_up(
-    what: str, project: Project, server: FaultyServer
-) -> None:
+def test_slow_response_times_out(what: str, project: Project, server: FaultyServer) -> None:
     start, piece, reason = DRIPS[what]
     project.use(
         {"timeout": 0.25, "retries": 0}, urls=[server.add("/a", faults.forever(start, piece))]
@@ -321,10 +319,8 @@ def test_an_answer_that_drips_is_given_up(
 
 
 @pytest.mark.parametrize("what", ENDLESS)
-def test_an_answer_that_floods_is_given_up(
-    what: str, project: Project, server: FaultyServer
-) -> None:
-    """The limit on bytes ends it long before the timeout, and nothing more is read."""
+def test_flooding_response_is_stopped(what: str, project: Project, server: FaultyServer) -> None:
+    """The limit on bytes stops it long before the timeout, and nothing more is read."""
     start, piece, _ = ENDLESS[what]
     flood = faults.forever(start, piece * (20_000 // len(piece)), pause=0)
     project.use({"timeout": 8.0}, urls=[server.add("/a", flood)])
@@ -334,10 +330,8 @@ def test_an_answer_that_floods_is_given_up(
     assert server.sent < 20_000_000, "no more than the buffers between server and client hold"
 
 
-def test_redirects_that_take_their_time_are_given_up(
-    project: Project, server: FaultyServer
-) -> None:
-    """Each redirect takes less than the timeout, and all of them more than three times as much."""
+def test_slow_redirects_time_out(project: Project, server: FaultyServer) -> None:
+    """Each redirect takes less than the timeout, all of them more than three times the timeout."""
     for number in range(1, 10):
         server.add(f"/{number}", faults.late(0.15, faults.redirect(f"/{number - 1}")))
     server.add("/0", faults.whole(BOOK))
@@ -346,7 +340,7 @@ def test_redirects_that_take_their_time_are_given_up(
 
 
 @pytest.mark.parametrize("start", [b"", b"\x16\x03\x03\x3f\xff\x02"], ids=["silent", "dripping"])
-def test_a_tls_handshake_without_end_is_given_up(start: bytes, project: Project) -> None:
+def test_endless_tls_handshake_times_out(start: bytes, project: Project) -> None:
     with faults.raw_server(start, b"\x00" if start else b"") as port:
         project.use({"retries": 0}, urls=[f"https://127.0.0.1:{port}/book.txt"])
         assert f"no data within {TIMEOUT} seconds" in project.fetch(None).error
@@ -362,7 +356,7 @@ def test_a_tls_handshake_without_end_is_given_up(start: bytes, project: Project)
     ],
     ids=["drip", "flood", "silence", "refusal"],
 )
-def test_a_proxy_that_builds_no_tunnel_is_given_up(
+def test_stalled_proxy_tunnel_times_out(
     behaviour: faults.Behaviour, reason: str, project: Project, server: FaultyServer
 ) -> None:
     server.add("books.invalid:443", behaviour)
@@ -372,7 +366,7 @@ def test_a_proxy_that_builds_no_tunnel_is_given_up(
 
 
 @pytest.mark.parametrize("encoding", ["identity", "gzip"])
-def test_a_connection_that_is_slow_but_works_is_not_given_up(
+def test_slow_working_connection_succeeds(
     encoding: str, project: Project, server: FaultyServer
 ) -> None:
     """It is sent at 2500 bytes per second, for eight times the timeout."""
@@ -390,9 +384,7 @@ def test_a_connection_that_is_slow_but_works_is_not_given_up(
     assert len(server.requests) == 1
 
 
-def test_answers_that_are_given_up_do_not_keep_the_process(
-    project: Project, server: FaultyServer
-) -> None:
+def test_abandoned_responses_do_not_delay_exit(project: Project, server: FaultyServer) -> None:
     """The server sends each of them until this test is over."""
     urls = [
         server.add(f"/{number}", faults.forever(*DRIPS[what][:2]))
@@ -409,7 +401,7 @@ def test_answers_that_are_given_up_do_not_keep_the_process(
 
 
 @pytest.mark.parametrize("fault", ["long", "endless", "gzip bomb"])
-def test_a_body_that_is_too_long_is_not_read_to_its_end(
+def test_oversized_body_is_not_read_to_end(
     fault: str, project: Project, server: FaultyServer
 ) -> None:
     project.use(urls=[server.add("/book.txt", FAULTS[fault][0])])
@@ -418,9 +410,7 @@ def test_a_body_that_is_too_long_is_not_read_to_its_end(
     assert server.sent < 20_000_000, "no more than the buffers between server and client hold"
 
 
-def test_a_redirect_with_an_endless_body_is_followed_without_reading_it(
-    project: Project, server: FaultyServer
-) -> None:
+def test_redirect_body_is_not_read(project: Project, server: FaultyServer) -> None:
     good = server.add("/good.txt", faults.whole(BOOK))
     project.use(urls=[server.add("/book.txt", faults.endless(302, Location=good))])
     project.fetch(BOOK)
@@ -430,29 +420,29 @@ def test_a_redirect_with_an_endless_body_is_followed_without_reading_it(
 # No server
 
 
-def test_a_refused_connection(project: Project) -> None:
+def test_refused_connection(project: Project) -> None:
     url = f"http://127.0.0.1:{faults.closed_port()}/book.txt"
     project.use(urls=[url])
     assert f"{url}: connection refused" in project.fetch(None).error
 
 
-def test_an_unknown_host(project: Project) -> None:
+def test_unknown_host(project: Project) -> None:
     project.use(urls=["http://books.invalid/book.txt"])
     assert "http://books.invalid/book.txt: host not found" in project.fetch(None).error
 
 
-def test_a_host_name_that_cannot_be(project: Project) -> None:
+def test_invalid_host_name(project: Project) -> None:
     project.use(urls=[f"http://{'x' * 70}.invalid/book.txt"])
     assert "invalid URL" in project.fetch(None).error
 
 
-def test_https_from_a_server_without_it(project: Project, server: FaultyServer) -> None:
+def test_https_url_of_http_server(project: Project, server: FaultyServer) -> None:
     url = server.add("/book.txt", faults.whole(BOOK)).replace("http:", "https:")
     project.use({"retries": 0}, urls=[url])
     assert "[ssl" in project.fetch(None).error
 
 
-def test_a_certificate_that_is_not_valid_is_a_failure_that_stays() -> None:
+def test_invalid_certificate_is_not_retried() -> None:
     cause = ssl.SSLCertVerificationError(1, "certificate verify failed")
     cause.verify_message = "self-signed certificate"
     error = requests.exceptions.SSLError("https://user:secret@a.org")
@@ -462,7 +452,7 @@ def test_a_certificate_that_is_not_valid_is_a_failure_that_stays() -> None:
     assert not failure.passing
 
 
-def test_settings_of_the_environment_that_cannot_work(project: Project) -> None:
+def test_unusable_environment_settings(project: Project) -> None:
     project.use({"retries": 0}, urls=["https://books.invalid/book.txt"])
     project.env["REQUESTS_CA_BUNDLE"] = "nowhere.pem"
     assert "nowhere.pem" in project.fetch(None).error
@@ -473,7 +463,7 @@ def test_settings_of_the_environment_that_cannot_work(project: Project) -> None:
     assert missing in error or find_spec("socks")
 
 
-def test_without_network_one_line_names_every_address_and_the_remedy(project: Project) -> None:
+def test_unreachable_sources_are_named_with_remedy(project: Project) -> None:
     urls = ["http://one.invalid/book.txt", "https://two.invalid/book.txt"]
     project.use(urls=urls)
     project.env["GRU_LM_CORPUS_MIRROR"] = "https://mirror.invalid/books"
@@ -488,7 +478,7 @@ def test_without_network_one_line_names_every_address_and_the_remedy(project: Pr
     assert "contains book.txt" in result.error
 
 
-def test_nothing_is_left_where_nothing_was(project: Project, server: FaultyServer) -> None:
+def test_failed_fetch_leaves_no_file(project: Project, server: FaultyServer) -> None:
     for path in project.raw.iterdir():
         path.unlink()
     project.use(urls=[server.add("/book.txt", faults.cut_off(BOOK, 100))])
@@ -502,15 +492,13 @@ def test_nothing_is_left_where_nothing_was(project: Project, server: FaultyServe
 @pytest.mark.parametrize(
     "fault", ["408", "429", "500", "503", "silent", "stalled", "reset", "hung up", "cut off"]
 )
-def test_a_failure_that_passes_is_survived(
-    fault: str, project: Project, server: FaultyServer
-) -> None:
+def test_transient_failure_is_retried(fault: str, project: Project, server: FaultyServer) -> None:
     project.use(urls=[server.add("/book.txt", FAULTS[fault][0], faults.whole(BOOK))])
     project.fetch(BOOK)
     assert len(server.requests) == 2
 
 
-def test_two_failures_that_pass_are_survived(project: Project, server: FaultyServer) -> None:
+def test_two_transient_failures_are_retried(project: Project, server: FaultyServer) -> None:
     failures = (faults.status(503), faults.hung_up)
     project.use({"retries": 2}, urls=[server.add("/book.txt", *failures, faults.whole(BOOK))])
     project.fetch(BOOK)
@@ -525,12 +513,12 @@ def test_retry_after_is_honoured(project: Project, server: FaultyServer) -> None
     assert second.at - first.at >= 1.0
 
 
-def test_a_failure_stays_and_asks_for_no_wait_unless_it_says_so() -> None:
+def test_failures_are_permanent_by_default() -> None:
     failure = wire.SourceFailed("the reason")
     assert (str(failure), failure.passing, failure.wait) == ("the reason", False, 0.0)
 
 
-def test_retry_after_as_seconds_or_a_date_has_a_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retry_after_is_capped(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_700_000_000.0
     monkeypatch.setattr(time, "time", lambda: now)
     assert download._retry_after("7") == 7
@@ -543,7 +531,7 @@ def test_retry_after_as_seconds_or_a_date_has_a_cap(monkeypatch: pytest.MonkeyPa
 
 @given(st.text())
 @settings(deadline=None)
-def test_retry_after_never_breaks_the_wait(field: str) -> None:
+def test_wait_for_any_retry_after_is_bounded(field: str) -> None:
     assert 0 <= download._retry_after(field) <= 30
 
 
@@ -557,13 +545,13 @@ def wait_after(failures: int, asked: float = 0.0) -> float:
     return float(retrying.wait(state))
 
 
-def test_the_back_off_grows_is_random_and_has_a_cap() -> None:
+def test_back_off_is_random_growing_and_capped() -> None:
     for failures, longest in [(1, 0.5), (2, 1.0), (3, 2.0), (10, 30.0)]:
         waits = {wait_after(failures) for _ in range(500)}
         assert longest / 2 <= min(waits) < max(waits) <= longest
 
 
-def test_the_longer_of_the_back_off_and_retry_after_is_waited_for() -> None:
+def test_longer_of_back_off_and_retry_after_is_used() -> None:
     assert wait_after(1, asked=7.0) == 7
     assert wait_after(10, asked=7.0) >= 15
 
@@ -572,7 +560,7 @@ def test_the_longer_of_the_back_off_and_retry_after_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("checksum", [sha256(BOOK), None])
-def test_a_cut_off_transfer_is_continued(
+def test_truncated_transfer_is_resumed(
     checksum: str | None, project: Project, server: FaultyServer
 ) -> None:
     project.use(
@@ -665,7 +653,7 @@ def test_a_cut_off_transfer_is_continued(
     ],
 )
 @pytest.mark.parametrize("checksum", [sha256(BOOK), None])
-def test_a_transfer_that_cannot_be_continued_starts_over(
+def test_unresumable_transfer_starts_over(
     second: faults.Behaviour,
     requests: int,
     checksum: str | None,
@@ -681,18 +669,14 @@ def test_a_transfer_that_cannot_be_continued_starts_over(
     assert requests == 2 or "Range" not in server.requests[2].headers
 
 
-def test_nothing_of_a_longer_part_is_left_behind_a_shorter_whole(
-    project: Project, server: FaultyServer
-) -> None:
+def test_longer_part_is_truncated_by_shorter_file(project: Project, server: FaultyServer) -> None:
     short = BOOK[:1000]
     url = server.add("/book.txt", faults.cut_off(BOOK, 150_000), faults.whole(short))
     project.use(urls=[url], sha256=None)
     project.fetch(short)
 
 
-def test_a_transfer_that_has_not_begun_is_not_continued(
-    project: Project, server: FaultyServer
-) -> None:
+def test_empty_part_is_not_resumed(project: Project, server: FaultyServer) -> None:
     project.use(urls=[server.add("/book.txt", faults.resumable(BOOK, TAG, 0), faults.whole(BOOK))])
     project.fetch(BOOK)
     assert all("Range" not in request.headers for request in server.requests)
@@ -708,7 +692,7 @@ def test_a_transfer_that_has_not_begun_is_not_continued(
         {"ETag": TAG, "Content_Encoding": "gzip"},
     ],
 )
-def test_without_a_strong_validator_nothing_is_continued(
+def test_no_resume_without_strong_validator(
     headers: dict[str, Any], project: Project, server: FaultyServer
 ) -> None:
     data = b"\x1f\x8b\x08" + bytes(7) + BOOK if "Content_Encoding" in headers else BOOK
@@ -718,16 +702,14 @@ def test_without_a_strong_validator_nothing_is_continued(
     assert all("Range" not in request.headers for request in server.requests)
 
 
-def test_without_a_size_nothing_is_continued(project: Project, server: FaultyServer) -> None:
+def test_no_resume_without_size(project: Project, server: FaultyServer) -> None:
     first = faults.cut_off_chunks(BOOK, ETag=TAG)
     project.use(urls=[server.add("/book.txt", first, faults.whole(BOOK))])
     project.fetch(BOOK)
     assert all("Range" not in request.headers for request in server.requests)
 
 
-def test_a_transfer_is_not_continued_from_another_address(
-    project: Project, server: FaultyServer
-) -> None:
+def test_no_resume_from_another_url(project: Project, server: FaultyServer) -> None:
     """A redirect leads to two URLs whose files have the same tag and size by chance."""
     server.add("/one", faults.resumable(OTHER, TAG, 150_000))
     server.add("/two", faults.resumable(BOOK, TAG, 0), faults.whole(BOOK))
@@ -737,9 +719,7 @@ def test_a_transfer_is_not_continued_from_another_address(
     assert ["Range" in request.headers for request in server.asked("/two")] == [True, False]
 
 
-def test_a_new_version_of_an_unchecked_file_is_not_mixed_with_the_old_one(
-    project: Project, server: FaultyServer
-) -> None:
+def test_versions_of_a_file_are_not_mixed(project: Project, server: FaultyServer) -> None:
     old, new = faults.resumable(OTHER, TAG, 150_000), faults.resumable(BOOK, '"v2"', len(BOOK))
     project.use(urls=[server.add("/book.txt", old, new)], sha256=None)
     project.fetch(BOOK)
@@ -756,14 +736,14 @@ def test_a_new_version_of_an_unchecked_file_is_not_mixed_with_the_old_one(
         "206 unasked",
     ],
 )
-def test_faults_are_noticed_without_a_checksum(
+def test_faults_are_detected_without_checksum(
     fault: str, project: Project, server: FaultyServer
 ) -> None:
     project.use({"retries": 0}, urls=[server.add("/book.txt", FAULTS[fault][0])], sha256=None)
     project.fetch(None)
 
 
-def test_an_unknown_checksum_is_recorded(project: Project, server: FaultyServer) -> None:
+def test_unknown_checksum_is_recorded(project: Project, server: FaultyServer) -> None:
     project.use(urls=[server.add("/book.txt", faults.whole(OTHER))], sha256=None)
     project.fetch(OTHER)
     project.fetch(OTHER)
@@ -773,7 +753,7 @@ def test_an_unknown_checksum_is_recorded(project: Project, server: FaultyServer)
 @pytest.mark.parametrize(
     ("body", "kind"), [(b"Please log in.\n", "text/html; charset=utf-8"), (PAGE, "text/plain")]
 )
-def test_a_page_is_refused_unless_the_address_is_one_of_a_page(
+def test_html_is_refused_unless_url_is_html(
     body: bytes, kind: str, project: Project, server: FaultyServer
 ) -> None:
     page = faults.whole(body, Content_Type=kind)
@@ -783,7 +763,7 @@ def test_a_page_is_refused_unless_the_address_is_one_of_a_page(
     project.fetch(body)
 
 
-def test_the_checksum_outweighs_the_content_type(project: Project, server: FaultyServer) -> None:
+def test_checksum_overrides_content_type(project: Project, server: FaultyServer) -> None:
     project.use(urls=[server.add("/book.txt", faults.whole(BOOK, Content_Type="text/html"))])
     project.fetch(BOOK)
 
@@ -804,7 +784,7 @@ def test_the_checksum_outweighs_the_content_type(project: Project, server: Fault
     ids=["length", "no length", "chunks", "gzip", "gzip in three members", "identity"],
 )
 @pytest.mark.parametrize("checksum", [sha256(BOOK), None])
-def test_every_framing_is_understood(
+def test_body_framings_are_decoded(
     behaviour: faults.Behaviour, checksum: str | None, project: Project, server: FaultyServer
 ) -> None:
     project.use(urls=[server.add("/book.txt", behaviour)], sha256=checksum)
@@ -813,7 +793,7 @@ def test_every_framing_is_understood(
 
 
 @pytest.mark.parametrize("behaviour", [faults.whole(BOOK), faults.unframed(BOOK)])
-def test_a_corpus_of_exactly_max_bytes_is_taken(
+def test_corpus_of_max_bytes_is_accepted(
     behaviour: faults.Behaviour, project: Project, server: FaultyServer
 ) -> None:
     url = server.add("/book.txt", behaviour)
@@ -827,32 +807,32 @@ def test_a_corpus_of_exactly_max_bytes_is_taken(
 @pytest.mark.parametrize(
     "before", [b"", gzip.compress(b"a member")], ids=["first member", "second member"]
 )
-def test_only_gzip_is_taken_for_gzip(before: bytes) -> None:
+def test_only_gzip_is_decompressed(before: bytes) -> None:
     assert b"".join(download._gunzip(iter([before + gzip.compress(b"more")]))).endswith(b"more")
     with pytest.raises(wire.SourceFailed, match="a damaged gzip stream"):
         list(download._gunzip(iter([before + zlib.compress(b"not gzip, but zlib")])))
 
 
-def test_a_corpus_of_one_byte_is_taken(project: Project, server: FaultyServer) -> None:
+def test_corpus_of_one_byte_is_accepted(project: Project, server: FaultyServer) -> None:
     project.use(urls=[server.add("/book.txt", faults.whole(b"x"))], sha256=sha256(b"x"))
     project.fetch(b"x")
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
-def test_a_redirect_is_followed(code: int, project: Project, server: FaultyServer) -> None:
+def test_redirect_is_followed(code: int, project: Project, server: FaultyServer) -> None:
     server.add("/books/good.txt", faults.whole(BOOK))
     project.use(urls=[server.add("/books/book.txt", faults.redirect("good.txt", code))])
     project.fetch(BOOK)
 
 
-def test_a_redirect_in_raw_utf_8_is_followed(project: Project, server: FaultyServer) -> None:
+def test_redirect_in_raw_utf_8_is_followed(project: Project, server: FaultyServer) -> None:
     server.add("/b%C3%BCcher.txt", faults.whole(BOOK))
     raw = "/bücher.txt".encode().decode("latin-1")  # as http.server encodes headers in Latin-1
     project.use(urls=[server.add("/book.txt", faults.redirect(raw))])
     project.fetch(BOOK)
 
 
-def test_every_answer_is_closed(
+def test_responses_are_closed(
     project: Project, server: FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed: list[tuple[str | None, int]] = []
@@ -870,9 +850,7 @@ def test_every_answer_is_closed(
     assert {("/start", 302), ("/book.txt", 200), ("/book.txt", 416)} == set(closed)
 
 
-def test_ten_redirects_are_followed_and_eleven_are_not(
-    project: Project, server: FaultyServer
-) -> None:
+def test_redirect_limit_is_ten(project: Project, server: FaultyServer) -> None:
     for number in range(1, 12):
         server.add(f"/{number}", faults.redirect(f"/{number - 1}"))
     server.add("/0", faults.whole(BOOK))
@@ -882,14 +860,14 @@ def test_ten_redirects_are_followed_and_eleven_are_not(
     project.fetch(BOOK)
 
 
-def test_a_loop_of_redirects_is_named(project: Project, server: FaultyServer) -> None:
+def test_redirect_loop_is_refused(project: Project, server: FaultyServer) -> None:
     server.add("/b", faults.redirect("/a"))
     project.use(urls=[server.add("/a", faults.redirect("/b"))])
     assert f"redirects in a loop, back to {server.url('/a')}" in project.fetch(None).error
     assert len(server.requests) == 2
 
 
-def test_a_redirect_from_https_to_http_is_refused() -> None:
+def test_redirect_from_https_to_http_is_refused() -> None:
     assert web._next_hop(["http://a.org/x"], "https://a.org/y") == "https://a.org/y"
     assert web._next_hop(["https://a.org/x"], "//b.org/y") == "https://b.org/y"
     with pytest.raises(wire.SourceFailed, match=r"from https to plain http://b\.org/y, which"):
@@ -906,7 +884,7 @@ def authorizations(server: FaultyServer) -> list[str | None]:
 BASIC = "Basic dXNlcjpzZWNyZXQ="  # user:secret
 
 
-def test_credentials_stay_with_their_host(project: Project, server: FaultyServer) -> None:
+def test_credentials_are_sent_to_their_host_only(project: Project, server: FaultyServer) -> None:
     back = server.add("/book.txt", faults.whole(BOOK))
     server.add("/away", faults.redirect(back))
     server.add("/near", faults.redirect(server.url("/away", host="localhost")))
@@ -926,7 +904,7 @@ def test_credentials_stay_with_their_host(project: Project, server: FaultyServer
 @pytest.mark.parametrize(
     ("user", "sent"), [("user:", "Basic dXNlcjo="), (":secret", "Basic OnNlY3JldA==")]
 )
-def test_half_of_the_credentials_is_sent_too(
+def test_partial_credentials_are_sent(
     user: str, sent: str, project: Project, server: FaultyServer
 ) -> None:
     server.add("/book.txt", faults.whole(BOOK))
@@ -957,9 +935,7 @@ def test_netrc_is_not_read(user: str, project: Project, server: FaultyServer) ->
 
 
 @pytest.mark.parametrize("fault", ["404", "silent", "cut off", "other bytes", "to itself"])
-def test_secrets_of_an_address_are_never_printed(
-    fault: str, project: Project, server: FaultyServer
-) -> None:
+def test_url_secrets_are_not_printed(fault: str, project: Project, server: FaultyServer) -> None:
     path = "/book.txt?token=secret"
     server.add(path, FAULTS[fault][0])
     url = server.url(path, user="user:secret")
@@ -970,7 +946,7 @@ def test_secrets_of_an_address_are_never_printed(
     assert "secret" not in result.err
 
 
-def test_an_address_is_shown_on_one_line_of_limited_length() -> None:
+def test_url_is_shown_on_one_short_line() -> None:
     assert shown("HTTPS://user:secret@a.org:80/b/c;d?e") == "https://a.org:80/b/c;d"
     assert shown("http://a.org/who\x85") == "http://a.org/who?", "a redirect may contain it"
     assert printable("a folder/who?\t") == "a folder/who??"
@@ -986,7 +962,7 @@ def test_an_address_is_shown_on_one_line_of_limited_length() -> None:
         "HTTP://u%40:!$&'()*+,;=:@a-b_c.org/%20~;x",
     ],
 )
-def test_an_address_that_is_clear_is_taken(address: str) -> None:
+def test_unambiguous_url_is_accepted(address: str) -> None:
     assert parse_url(address) == urlsplit(address)
 
 
@@ -1019,7 +995,7 @@ def test_an_address_that_is_clear_is_taken(address: str) -> None:
         ("http://user:secret@a%2eorg/b", "host or port of the URL is malformed"),
     ],
 )
-def test_an_address_that_is_not_clear_is_refused_and_not_shown(
+def test_ambiguous_url_is_refused_and_not_shown(
     address: str, reason: str, project: Project, server: FaultyServer
 ) -> None:
     good = server.add("/book.txt", faults.whole(BOOK))
@@ -1056,7 +1032,7 @@ def test_an_address_that_is_not_clear_is_refused_and_not_shown(
         lambda params, address: params.update(corpora=[address]),
     ],
 )
-def test_an_address_in_the_wrong_place_is_not_shown(
+def test_misplaced_url_is_not_shown(
     where: Callable[[dict[str, Any], str], None], project: Project
 ) -> None:
     project.use(urls=["http://a.org/b"])
@@ -1072,7 +1048,7 @@ def test_an_address_in_the_wrong_place_is_not_shown(
 SECRETS = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8
 ).map(
-    lambda text: f"Qzx{text}Jvk"  # so that parts of it are recognised too
+    lambda text: f"Qzx{text}Jvk"  # makes parts of it recognisable
 )
 
 
@@ -1088,7 +1064,7 @@ SECRETS = st.text(
 @settings(
     deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_no_secret_of_any_address_is_printed(
+def test_secrets_of_generated_urls_are_not_printed(
     project: Project,
     lead: str,
     scheme: str,
@@ -1126,7 +1102,7 @@ def test_no_secret_of_any_address_is_printed(
         faults.whole(BOOK, Content_Length="9", Transfer_Encoding="secret, chunked"),
     ],
 )
-def test_no_secret_that_a_server_may_repeat_is_printed(
+def test_secrets_echoed_by_server_are_not_printed(
     behaviour: faults.Behaviour, project: Project, server: FaultyServer
 ) -> None:
     path = "/book.txt?token=secret"
@@ -1150,20 +1126,20 @@ def test_no_secret_that_a_server_may_repeat_is_printed(
     ],
 )
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_no_secret_of_a_proxy_is_printed(scheme: str, proxy: str, project: Project) -> None:
+def test_proxy_secrets_are_not_printed(scheme: str, proxy: str, project: Project) -> None:
     project.env[f"{scheme}_proxy"] = proxy
     project.use({"retries": 0}, urls=[f"{scheme}://books.invalid/book.txt"])
     assert "secret" not in project.fetch(None).err
 
 
-def test_the_token_of_a_mirror_stays_in_its_query(project: Project, server: FaultyServer) -> None:
+def test_mirror_token_stays_in_query(project: Project, server: FaultyServer) -> None:
     server.add("/mirror/book.txt?token=secret", faults.whole(BOOK))
     project.env["GRU_LM_CORPUS_MIRROR"] = server.url("/mirror/?token=secret")
     project.use(urls=["http://books.invalid/book.txt"])
     assert f"from {server.url('/mirror/book.txt')}\n" in project.fetch(BOOK).out
 
 
-def test_the_proxy_of_the_environment_is_used(project: Project, server: FaultyServer) -> None:
+def test_environment_proxy_is_used(project: Project, server: FaultyServer) -> None:
     server.add("http://books.invalid/book.txt", faults.whole(BOOK))
     project.env["http_proxy"] = server.url("")
     project.use(urls=["http://books.invalid/book.txt"])
@@ -1186,9 +1162,7 @@ def mirror(project: Project) -> Path:
     return folder
 
 
-def test_a_mirror_folder_comes_before_the_addresses(
-    project: Project, server: FaultyServer, mirror: Path
-) -> None:
+def test_mirror_folder_is_tried_first(project: Project, server: FaultyServer, mirror: Path) -> None:
     (mirror / "book-1.txt").write_bytes(BOOK)
     project.use(urls=[server.add("/book.txt", faults.whole(BOOK))], file="book-1.txt")
     result = project.fetch(BOOK)
@@ -1198,7 +1172,7 @@ def test_a_mirror_folder_comes_before_the_addresses(
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_a_mirror_may_be_an_address(slash: str, project: Project, server: FaultyServer) -> None:
+def test_mirror_can_be_a_url(slash: str, project: Project, server: FaultyServer) -> None:
     server.add("/mirror/book.txt", faults.status(503), faults.whole(BOOK))
     project.env["GRU_LM_CORPUS_MIRROR"] = server.url("/mirror") + slash
     project.use(urls=["http://books.invalid/book.txt"])
@@ -1217,7 +1191,7 @@ def test_a_mirror_may_be_an_address(slash: str, project: Project, server: Faulty
     ],
     ids=["missing", "folder", "pipe", "wrong", "empty", "long"],
 )
-def test_a_mirror_folder_that_does_not_deliver_is_passed_over_with_a_warning(
+def test_failing_mirror_folder_gives_warning(
     content: bytes | str | None,
     reason: str,
     project: Project,
@@ -1240,7 +1214,7 @@ def test_a_mirror_folder_that_does_not_deliver_is_passed_over_with_a_warning(
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads from /proc")
-def test_a_mirrors_file_that_cannot_be_read_to_its_end_is_passed_over(
+def test_unreadable_mirror_file_is_skipped(
     project: Project, server: FaultyServer, mirror: Path
 ) -> None:
     (mirror / "book.txt").symlink_to("/proc/self/mem")  # can be opened, but not read at address 0
@@ -1256,7 +1230,7 @@ def test_a_mirrors_file_that_cannot_be_read_to_its_end_is_passed_over(
         (faults.hung_up, "sent no HTTP response"),
     ],
 )
-def test_a_mirror_address_that_does_not_deliver_is_passed_over_with_a_warning(
+def test_failing_mirror_url_gives_warning(
     behaviour: faults.Behaviour, reason: str, project: Project, server: FaultyServer
 ) -> None:
     server.add("/mirror/book.txt", behaviour)
@@ -1274,15 +1248,13 @@ def test_a_mirror_address_that_does_not_deliver_is_passed_over_with_a_warning(
         "x" * 5000,
     ],
 )
-def test_a_mirror_that_cannot_be_is_passed_over(
-    value: str, project: Project, server: FaultyServer
-) -> None:
+def test_invalid_mirror_is_skipped(value: str, project: Project, server: FaultyServer) -> None:
     project.env["GRU_LM_CORPUS_MIRROR"] = value
     project.use(urls=[server.add("/book.txt", faults.whole(BOOK))])
     assert project.fetch(BOOK).err.count("\n") == 1
 
 
-def test_a_mirror_folder_may_look_like_an_address(project: Project) -> None:
+def test_mirror_folder_can_look_like_url(project: Project) -> None:
     folder = project.folder / "http:" / "user:me@a.org"
     folder.mkdir(parents=True)
     (folder / "book.txt").write_bytes(BOOK)
@@ -1291,22 +1263,20 @@ def test_a_mirror_folder_may_look_like_an_address(project: Project) -> None:
     assert "from http:/user:me@a.org/book.txt" in project.fetch(BOOK).out
 
 
-def test_an_empty_mirror_is_none(project: Project, server: FaultyServer) -> None:
+def test_empty_mirror_is_ignored(project: Project, server: FaultyServer) -> None:
     project.env["GRU_LM_CORPUS_MIRROR"] = ""
     project.use(urls=[server.add("/book.txt", faults.whole(BOOK))])
     assert project.fetch(BOOK).err == ""
 
 
-def test_a_corpus_without_a_name_is_not_sought_in_the_mirror(
+def test_corpus_without_file_name_skips_mirror(
     project: Project, server: FaultyServer, mirror: Path
 ) -> None:
     project.use(urls=[server.add("/", faults.whole(BOOK))])
     assert "set 'file' in its entry in params.yaml" in project.fetch(BOOK).err
 
 
-def test_a_mirror_decides_nothing_for_the_projects_own_corpus(
-    project: Project, mirror: Path
-) -> None:
+def test_mirror_is_ignored_for_project_file(project: Project, mirror: Path) -> None:
     (mirror / "own.txt").write_bytes(OTHER)
     (project.folder / "own.txt").write_bytes(BOOK)
     project.use(path="own.txt", sha256=None)
@@ -1317,7 +1287,7 @@ def test_a_mirror_decides_nothing_for_the_projects_own_corpus(
 
 
 @pytest.mark.parametrize("checksum", [sha256(BOOK), None])
-def test_a_file_of_the_project_is_copied(checksum: str | None, project: Project) -> None:
+def test_project_file_is_copied(checksum: str | None, project: Project) -> None:
     (project.folder / "corpora").mkdir()
     (project.folder / "corpora" / "own.txt").write_bytes(BOOK)
     (project.folder / "link.txt").symlink_to(Path("corpora", "own.txt"))
@@ -1346,9 +1316,7 @@ def test_a_file_of_the_project_is_copied(checksum: str | None, project: Project)
         *("empty", "wrong", "long"),
     ],
 )
-def test_a_file_of_the_project_that_cannot_be_used(
-    made: Callable[[Path], None], reason: str, project: Project
-) -> None:
+def test_unusable_project_file(made: Callable[[Path], None], reason: str, project: Project) -> None:
     made(project.folder / "own.txt")
     project.use(path="own.txt")
     result = project.fetch(None, code=1)
@@ -1356,13 +1324,13 @@ def test_a_file_of_the_project_that_cannot_be_used(
     assert reason in result.error
 
 
-def test_a_page_of_the_project_is_a_corpus_like_any_other(project: Project) -> None:
+def test_html_project_file_is_accepted(project: Project) -> None:
     (project.folder / "own.txt").write_bytes(PAGE)
     project.use(path="own.txt", sha256=None)
     project.fetch(PAGE)
 
 
-def test_a_file_beyond_a_linked_folder_is_out_of_the_project(
+def test_file_behind_symlink_is_outside_project(
     project: Project, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     outside = tmp_path_factory.mktemp("outside")
@@ -1375,7 +1343,7 @@ def test_a_file_beyond_a_linked_folder_is_out_of_the_project(
 # A file that already exists
 
 
-def test_a_file_with_the_right_checksum_needs_no_network(project: Project) -> None:
+def test_valid_file_needs_no_network(project: Project) -> None:
     (project.raw / "corpus.txt").write_bytes(BOOK)
     inode = (project.raw / "corpus.txt").stat().st_ino
     project.use(urls=["http://books.invalid/book.txt"])
@@ -1383,15 +1351,13 @@ def test_a_file_with_the_right_checksum_needs_no_network(project: Project) -> No
     assert (project.raw / "corpus.txt").stat().st_ino == inode
 
 
-def test_a_damaged_file_is_fetched_again(project: Project, server: FaultyServer) -> None:
+def test_damaged_file_is_fetched_again(project: Project, server: FaultyServer) -> None:
     (project.raw / "corpus.txt").write_bytes(OTHER)
     project.use(urls=[server.add("/book.txt", faults.whole(BOOK))])
     project.fetch(BOOK)
 
 
-def test_a_link_there_is_replaced_and_not_written_through(
-    project: Project, server: FaultyServer
-) -> None:
+def test_symlink_target_is_replaced(project: Project, server: FaultyServer) -> None:
     cached = project.folder / "cached"
     cached.write_bytes(OTHER)
     (project.raw / "corpus.txt").unlink()
@@ -1421,9 +1387,7 @@ class Full:
         return getattr(self.file, name)
 
 
-def test_a_full_disk(
-    project: Project, server: FaultyServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk(project: Project, server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     real = atomic_writer
 
     @contextlib.contextmanager
@@ -1440,7 +1404,7 @@ def test_a_full_disk(
     assert len(server.requests) == 1, "another address would not help"
 
 
-def test_a_file_that_the_system_does_not_let_grow(project: Project, server: FaultyServer) -> None:
+def test_file_size_limit(project: Project, server: FaultyServer) -> None:
     """``ulimit -f`` makes the kernel refuse a write, without privileges."""
     project.use(urls=[server.add("/book.txt", faults.whole(BOOK))])
     before = project.files()
@@ -1453,7 +1417,7 @@ def test_a_file_that_the_system_does_not_let_grow(project: Project, server: Faul
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts a tmpfs")
-def test_a_disk_that_is_really_full(project: Project, server: FaultyServer) -> None:
+def test_real_full_disk(project: Project, server: FaultyServer) -> None:
     small = project.folder / "small"
     small.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(small)]
@@ -1476,9 +1440,7 @@ def test_a_disk_that_is_really_full(project: Project, server: FaultyServer) -> N
 
 
 @pytest.mark.parametrize("in_the_way", ["data", "data/raw", "data/raw/corpus.txt"])
-def test_a_target_that_cannot_be_written(
-    in_the_way: str, project: Project, server: FaultyServer
-) -> None:
+def test_unwritable_target(in_the_way: str, project: Project, server: FaultyServer) -> None:
     """Root can write to any folder, but cannot create a file inside a file."""
     for path in (project.raw / "corpus.txt", project.raw / "corpus.json"):
         path.unlink()
@@ -1500,7 +1462,7 @@ def test_a_target_that_cannot_be_written(
     assert sorted(project.folder.rglob("*")) == before
 
 
-def test_a_folder_that_may_not_be_written(project: Project, server: FaultyServer) -> None:
+def test_unwritable_folder(project: Project, server: FaultyServer) -> None:
     project.use(urls=[server.add("/book.txt", faults.whole(BOOK))])
     project.raw.chmod(0o555)
     try:
@@ -1515,7 +1477,7 @@ def test_a_folder_that_may_not_be_written(project: Project, server: FaultyServer
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_an_interrupted_fetch_leaves_no_trace(
+def test_interrupted_fetch_leaves_no_file(
     how: signal.Signals, project: Project, server: FaultyServer
 ) -> None:
     project.use({"timeout": 20.0}, urls=[server.add("/book.txt", faults.stalled(BOOK, 150_000))])
@@ -1537,9 +1499,7 @@ def started_to_write(project: Project) -> subprocess.Popen[str]:
     return process
 
 
-def test_what_a_killed_fetch_leaves_is_in_nobodys_way(
-    project: Project, server: FaultyServer
-) -> None:
+def test_leftovers_of_killed_fetch_are_harmless(project: Project, server: FaultyServer) -> None:
     stalled, good = faults.stalled(BOOK, 150_000), faults.whole(BOOK)
     project.use({"timeout": 20.0}, urls=[server.add("/book.txt", stalled, good)])
     process = started_to_write(project)
@@ -1552,9 +1512,7 @@ def test_what_a_killed_fetch_leaves_is_in_nobodys_way(
     assert project.files().keys() == EARLIER.keys() | left.keys()
 
 
-def test_two_fetches_at_once_and_no_progress_bar_in_a_file(
-    project: Project, server: FaultyServer
-) -> None:
+def test_concurrent_fetches_without_progress_bar(project: Project, server: FaultyServer) -> None:
     project.use({"timeout": 2.0}, urls=[server.add("/book.txt", faults.dripping(BOOK, 26, 0.05))])
     before = project.files()
     processes = [project.start(), project.start()]
@@ -1566,9 +1524,7 @@ def test_two_fetches_at_once_and_no_progress_bar_in_a_file(
     assert server.sent == 2 * len(BOOK)
 
 
-def test_a_slow_transfer_shows_its_progress_on_a_terminal(
-    project: Project, server: FaultyServer
-) -> None:
+def test_slow_transfer_shows_progress_on_terminal(project: Project, server: FaultyServer) -> None:
     slow = faults.dripping(BOOK, 26, 0.05)
     project.use({"timeout": 2.0}, urls=[server.add("/book.txt", slow)])
     screen, terminal = pty.openpty()
@@ -1588,7 +1544,7 @@ def test_a_slow_transfer_shows_its_progress_on_a_terminal(
     assert project.files()["corpus.txt"] == BOOK
 
 
-def test_the_stage_needs_no_heavy_library(project: Project) -> None:
+def test_stage_imports_no_heavy_library(project: Project) -> None:
     code = "import sys, stages.fetch; print({'torch', 'matplotlib', 'pandas'} & sys.modules.keys())"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=project.env, capture_output=True, text=True, check=True)
