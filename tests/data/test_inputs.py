@@ -100,7 +100,7 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_every_character_is_kept(name: str, tmp_path: Path) -> None:
+def test_characters_are_kept(name: str, tmp_path: Path) -> None:
     text = (TEXTS[name] * (ENOUGH // len(TEXTS[name]) + 1))[:ENOUGH]
     own = project(tmp_path / "own", text.encode())
     own.prepare()
@@ -116,14 +116,14 @@ def test_line_ends_become_newlines(ending: str, tmp_path: Path) -> None:
     assert "\r" not in own.vocabulary.tokens
 
 
-def test_a_byte_order_mark_is_no_character(tmp_path: Path) -> None:
+def test_byte_order_mark_is_dropped(tmp_path: Path) -> None:
     own = project(tmp_path / "own", b"\xef\xbb\xbf" + b"mark " * ENOUGH)
     own.prepare()
     assert own.split("train").startswith("mark mark")
     assert "\ufeff" not in own.vocabulary.tokens
 
 
-def test_a_text_of_many_scripts_is_learnt_and_sampled(tmp_path: Path) -> None:
+def test_text_of_many_scripts_trains_and_samples(tmp_path: Path) -> None:
     text = "".join(TEXTS.values())
     size = 10 * len(text)
     own = project(tmp_path / "own", text.encode() * 12, split={"train": size, "val": 9, "test": 9})
@@ -135,8 +135,8 @@ def test_a_text_of_many_scripts_is_learnt_and_sampled(tmp_path: Path) -> None:
         assert printed.startswith(prefix)
 
 
-def test_the_letters_rule_says_what_it_drops(tmp_path: Path) -> None:
-    """Half-words of German are no surprise then."""
+def test_letters_rule_reports_dropped_letters(tmp_path: Path) -> None:
+    """The message explains the missing letters in samples of German."""
     text = "Größe, Übermut und Straße müssen für jeden Bürger schön bleiben. ".encode()
     own = project(tmp_path / "own", text * 9, normalize="letters")
     own.succeed("fetch")
@@ -145,7 +145,7 @@ def test_the_letters_rule_says_what_it_drops(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_a_single_line_of_100_megabytes(tmp_path: Path) -> None:
+def test_single_line_of_100_megabytes(tmp_path: Path) -> None:
     block = b"the quick brown fox jumps over the lazy dog "
     own = project(tmp_path / "own", block * (100_000_000 // len(block)))
     own.prepare()
@@ -185,7 +185,7 @@ def test_a_single_line_of_100_megabytes(tmp_path: Path) -> None:
         "utf-16 without a byte order mark",
     ],
 )
-def test_what_is_needed_is_said(
+def test_unusable_texts_give_advice(
     data: bytes, prepare: dict[str, Any], words: list[str], tmp_path: Path
 ) -> None:
     own = project(tmp_path / "own", data, **prepare)

@@ -19,7 +19,7 @@ def numbered(size):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32])
-def test_arrays_come_back_memory_mapped_with_their_type(tmp_path, dtype):
+def test_arrays_are_memory_mapped_with_their_type(tmp_path, dtype):
     splits = {"train": np.arange(50, dtype=dtype), "val": np.array([3, 1, 2], dtype=dtype)}
     Prepared.write(numbered(50), splits, tmp_path / "prepared")
     prepared = Prepared(tmp_path / "prepared")
@@ -36,7 +36,7 @@ def test_arrays_come_back_memory_mapped_with_their_type(tmp_path, dtype):
     assert names == ["train.npy", "val.npy", "vocab.json"]
 
 
-def test_a_tensor_has_the_same_numbers_and_may_be_changed(tmp_path):
+def test_tensor_is_a_writable_copy(tmp_path):
     Prepared.write(numbered(300), {"val": np.array([3, 299, 2], np.uint16)}, tmp_path)
     prepared = Prepared(tmp_path)
     tensor = prepared.tensor("val")
@@ -46,7 +46,7 @@ def test_a_tensor_has_the_same_numbers_and_may_be_changed(tmp_path):
     assert prepared.tokens("val").tolist() == [3, 299, 2]
 
 
-def test_the_folder_is_the_pipelines_unless_another_is_given(tmp_path, monkeypatch):
+def test_default_folder_is_the_pipelines(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Prepared.write(numbered(10), {name: np.array([3, 1], np.uint8) for name in SPLITS})
     assert {path.name for path in (tmp_path / "data/prepared").iterdir()} == {
@@ -58,7 +58,7 @@ def test_the_folder_is_the_pipelines_unless_another_is_given(tmp_path, monkeypat
     assert [Prepared().tokens(name).tolist() for name in SPLITS] == [[3, 1]] * 3
 
 
-def test_without_a_vocabulary_nothing_is_read(tmp_path):
+def test_missing_vocabulary_is_refused(tmp_path):
     Prepared.write(numbered(10), {"val": np.array([3, 1], np.uint8)}, tmp_path)
     (tmp_path / "vocab.json").unlink()
     with pytest.raises(MissingFile) as caught:
@@ -66,7 +66,7 @@ def test_without_a_vocabulary_nothing_is_read(tmp_path):
     assert caught.value.path == tmp_path / "vocab.json"
 
 
-def test_a_write_that_stops_in_between_leaves_nothing_that_can_be_used(tmp_path, monkeypatch):
+def test_interrupted_write_leaves_unusable_data(tmp_path, monkeypatch):
     splits = {name: np.array([3, 1, 2], np.uint8) for name in SPLITS}
     Prepared.write(numbered(10), splits, tmp_path)
     written = []
@@ -155,32 +155,32 @@ def test_damaged_arrays_are_named(tmp_path, content):
     assert len(message.splitlines()) == 1
 
 
-def test_the_whole_array_of_the_table_above_loads(tmp_path):
+def test_undamaged_array_loads(tmp_path):
     prepared = holding(tmp_path, WHOLE + CHECKSUM)
     assert prepared.tokens("train").tolist() == list(range(10))
 
 
 @pytest.mark.parametrize("content", NO_TOKENS.values(), ids=NO_TOKENS.keys())
-def test_a_right_checksum_makes_no_tokens_of_anything_else(tmp_path, content):
+def test_invalid_arrays_with_valid_checksum_are_refused(tmp_path, content):
     prepared = holding(tmp_path, content + checksum(content, numbered(10)))
     for read in (prepared.tokens, prepared.tensor):
         with pytest.raises(DamagedFile, match="is damaged"):
             read("train")
 
 
-def test_any_program_can_read_an_array(tmp_path):
+def test_array_is_plain_npy(tmp_path):
     Prepared.write(numbered(10), {"train": np.array([3, 1, 2], np.uint8)}, tmp_path)
     assert np.load(tmp_path / "train.npy", allow_pickle=False).tolist() == [3, 1, 2]
 
 
-def test_a_missing_array_is_named(tmp_path):
+def test_missing_array_is_named(tmp_path):
     prepared = holding(tmp_path, WHOLE + CHECKSUM)
     with pytest.raises(MissingFile, match=r"val\.npy is missing") as caught:
         prepared.tokens("val")
     assert caught.value.path == tmp_path / "val.npy"
 
 
-def test_arrays_have_the_permissions_of_any_new_file(tmp_path):
+def test_permissions_follow_umask(tmp_path):
     Prepared.write(numbered(10), {"train": np.zeros(3, np.uint8)}, tmp_path)
     (tmp_path / "plain").write_bytes(b"")
     modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("train.npy", "plain")}

@@ -31,7 +31,7 @@ prose = st.text(
 
 
 def letters_by_hand(text: str) -> str:
-    """The textbook's rule, character by character."""
+    """Apply the textbook's rule character by character."""
     result = []
     for line in text.split("\n"):
         words, word = [], ""
@@ -50,7 +50,7 @@ def letters_by_hand(text: str) -> str:
 
 @few
 @given(prose)
-def test_letters_rule_is_the_textbooks(text):
+def test_letters_rule_equals_textbook(text):
     assert "".join(normalized_lines(text, "letters")) == letters_by_hand(text)
     assert "".join(tokenize(text, "letters", "char")) == letters_by_hand(text)
 
@@ -72,14 +72,14 @@ def test_letters_rule_on_a_known_text():
 
 @few
 @given(prose)
-def test_none_keeps_every_character(text):
+def test_none_rule_keeps_every_character(text):
     assert tokenize(text, "none", "char") == list(text)
     assert join(tokenize(text, "none", "char"), "char") == text
 
 
 @few
 @given(prose)
-def test_words_are_what_stands_between_white_space(text):
+def test_words_are_separated_by_whitespace(text):
     assert tokenize(text, "none", "word") == text.split()
     assert join(tokenize(text, "none", "word"), "word") == " ".join(text.split())
 
@@ -97,7 +97,7 @@ def test_words_are_what_stands_between_white_space(text):
     ],
     ids=["crlf", "cr", "bom", "bom-inside", "empty", "bom-alone", "other-separators"],
 )
-def test_read_text_mends_line_ends_and_the_byte_order_mark(tmp_path, data, text):
+def test_read_text_normalises_line_ends_and_drops_bom(tmp_path, data, text):
     path = tmp_path / "book.txt"
     path.write_bytes(data)
     assert read_text(path) == text
@@ -132,7 +132,7 @@ def test_invalid_utf8_names_file_byte_and_offset(tmp_path, data, byte, offset):
 
 
 @pytest.mark.skipif(not (MIRROR and BOOK.is_file()), reason="no timemachine.txt in the mirror")
-def test_the_time_machine_has_the_published_numbers():
+def test_time_machine_matches_published_numbers():
     digest = hashlib.sha256(BOOK.read_bytes()).hexdigest()
     assert digest == "8424dbd9532ac81f7e5f0b6add90e6952baea29158309d7d1bf3884f4e12c516"
     corpus = tokenize(read_text(BOOK), "letters", "char")
@@ -154,7 +154,7 @@ def test_wide_encodings_of_latin_text_are_recognised(text, encoding):
 
 @few
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0")), st.integers(0, 40))
-def test_utf_8_is_not_taken_for_a_wide_encoding(text, place):
+def test_utf_8_is_not_recognised_as_wide_encoding(text, place):
     assert wide_encoding(text.encode()) is None
     some = "single NUL characters are allowed"
     assert wide_encoding(f"{some[:place]}\0{some[place:]}\0".encode()) is None
@@ -162,7 +162,7 @@ def test_utf_8_is_not_taken_for_a_wide_encoding(text, place):
 
 @few
 @given(prose, st.sampled_from(["letters", "none"]))
-def test_a_fragment_within_a_line_is_normalised_as_the_line(text, normalize):
+def test_fragment_is_normalised_as_its_line(text, normalize):
     text = f"x{text}x".replace("\n", "").replace("\r", "")
     assert normalized_fragment(text, normalize) == "".join(normalized_lines(text, normalize))
 
@@ -178,11 +178,11 @@ def test_a_fragment_within_a_line_is_normalised_as_the_line(text, normalize):
         ("a\r\nb\rc", "none", "a\nb\nc"),
     ],
 )
-def test_the_ends_of_a_fragment_are_kept(text, normalize, expected):
+def test_ends_of_fragment_are_kept(text, normalize, expected):
     assert normalized_fragment(text, normalize) == expected
 
 
-def test_the_share_of_dropped_letters():
+def test_share_of_dropped_letters():
     assert dropped_letters("Größe größer", "letters") == (pytest.approx(4 / 11), "öß")
     assert dropped_letters("Größe", "none") == (0, "")
     assert dropped_letters("plain, 123", "letters") == (0, "")

@@ -18,25 +18,25 @@ few = settings(deadline=None, max_examples=80)
 
 @few
 @given(st.text())
-def test_any_text_comes_back(text):
+def test_text_round_trip(text):
     vocabulary = Vocabulary.build(tokenize(text, "none", "char"))
     assert vocabulary.decode(vocabulary.encode(text)) == text
 
 
 @few
 @given(st.text())
-def test_words_come_back_with_single_spaces(text):
+def test_words_round_trip_with_single_spaces(text):
     vocabulary = Vocabulary.build(tokenize(text, "none", "word"), level="word")
     assert vocabulary.decode(vocabulary.encode(text)) == " ".join(text.split())
 
 
-def test_encode_normalises_as_the_corpus_was():
+def test_encode_uses_corpus_normalisation():
     vocabulary = Vocabulary.build("abc ", "char", "letters")
     assert vocabulary.encode("  A-B,\nC!").tolist() == vocabulary.encode_tokens("a bc").tolist()
     assert vocabulary.decode(vocabulary.encode("  A-B,\nC!")) == "a bc"
 
 
-def test_order_is_frequency_then_first_appearance():
+def test_order_is_frequency_then_first_occurrence():
     vocabulary = Vocabulary.build("xaybbyaaz")
     # a 3, then y and b 2 each (y first), then x and z 1 each (x first)
     assert vocabulary.tokens == ("<unk>", "a", "y", "b", "x", "z")
@@ -45,7 +45,7 @@ def test_order_is_frequency_then_first_appearance():
 
 @few
 @given(st.text("abcde"))
-def test_order_against_a_count_by_hand(text):
+def test_order_equals_manual_count(text):
     seen = list(dict.fromkeys(text))
     expected = sorted(seen, key=lambda token: (-text.count(token), text.index(token)))
     assert Vocabulary.build(text).tokens == ("<unk>", *expected)
@@ -69,25 +69,25 @@ def test_min_freq_drops_rarer_tokens(min_freq, kept):
     assert vocabulary.encode("d").tolist() == [4 if min_freq <= 1 else 0]
 
 
-def test_reserved_tokens_stand_after_unk_and_only_once():
+def test_reserved_tokens_follow_unk_once():
     vocabulary = Vocabulary.build("bbba", reserved_tokens=["<pad>", "b"])
     assert vocabulary.tokens == ("<unk>", "<pad>", "b", "a")
     assert vocabulary.encode("ab").tolist() == [3, 2]
 
 
-def test_unk_as_a_word_of_the_corpus_is_not_numbered_twice():
+def test_unk_in_corpus_is_not_duplicated():
     vocabulary = Vocabulary.build(["<unk>", "a", "<unk>"], level="word")
     assert vocabulary.tokens == ("<unk>", "a")
     assert vocabulary.encode("<unk> a").tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("tokens", [(), ("a", "<unk>"), ("<unk>", "a", "a")])
-def test_impossible_vocabularies_are_refused(tokens):
+def test_invalid_vocabularies_are_refused(tokens):
     with pytest.raises(ValueError):
         Vocabulary(tokens)
 
 
-def test_a_vocabulary_is_its_tokens_and_rules_and_nothing_else():
+def test_equality_is_by_tokens_and_rules():
     vocabulary = Vocabulary(("<unk>", "a"))
     assert vocabulary == Vocabulary(("<unk>", "a"), "char", "none")
     assert len(vocabulary) == 2
@@ -97,7 +97,7 @@ def test_a_vocabulary_is_its_tokens_and_rules_and_nothing_else():
 
 
 @pytest.mark.parametrize("number", [3, 99, -1])
-def test_decode_refuses_numbers_outside(number):
+def test_decode_refuses_unknown_numbers(number):
     with pytest.raises(ValueError, match=rf"token number = {number}: must be 0 to 2"):
         Vocabulary(("<unk>", "a", "b")).decode([1, number])
 
@@ -105,7 +105,7 @@ def test_decode_refuses_numbers_outside(number):
 @pytest.mark.parametrize(
     "size, dtype", [(1, np.uint8), (256, np.uint8), (257, np.uint16), (65537, np.uint32)]
 )
-def test_dtype_is_the_smallest_that_holds_all(size, dtype):
+def test_dtype_is_smallest_sufficient(size, dtype):
     vocabulary = Vocabulary(("<unk>", *(f"w{n}" for n in range(1, size))), level="word")
     assert vocabulary.dtype == dtype
     last = vocabulary.encode_tokens([vocabulary.tokens[-1]])
@@ -119,7 +119,7 @@ def test_dtype_is_the_smallest_that_holds_all(size, dtype):
     st.sampled_from(["char", "word"]),
     st.sampled_from(["letters", "none"]),
 )
-def test_what_is_saved_is_loaded(tmp_path_factory, tokens, level, normalize):
+def test_save_and_load_round_trip(tmp_path_factory, tokens, level, normalize):
     path = tmp_path_factory.mktemp("vocabulary") / "vocab.json"
     vocabulary = Vocabulary(("<unk>", *tokens), level, normalize)
     vocabulary.save(path)
@@ -169,7 +169,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("rules", [("byte", "none"), ("char", "lower"), ("byte", "lower")])
-def test_unknown_rules_are_refused_under_a_right_checksum(tmp_path, rules):
+def test_unknown_rules_with_valid_checksum_are_refused(tmp_path, rules):
     path = tmp_path / "vocab.json"
     level, normalize = rules
     document = {"level": level, "normalize": normalize, "tokens": ["<unk>", "a"]}
@@ -180,7 +180,7 @@ def test_unknown_rules_are_refused_under_a_right_checksum(tmp_path, rules):
 
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED.keys())
-def test_damaged_files_are_named_in_one_line(tmp_path, content):
+def test_damaged_file_is_named_on_one_line(tmp_path, content):
     path = tmp_path / "vocab.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DamagedFile) as caught:
@@ -197,7 +197,7 @@ def test_damaged_files_are_named_in_one_line(tmp_path, content):
     [{"tokens": ["<unk>", "b"]}, {"normalize": "none"}, {"level": "word"}, {"sha256": "0" * 64}],
     ids=lambda edit: next(iter(edit)),
 )
-def test_an_edited_file_is_found_out(tmp_path, edit):
+def test_edited_file_is_refused(tmp_path, edit):
     path = tmp_path / "vocab.json"
     Vocabulary(("<unk>", "a"), "char", "letters").save(path)
     document = json.loads(path.read_text("utf-8"))
@@ -207,7 +207,7 @@ def test_an_edited_file_is_found_out(tmp_path, edit):
         Vocabulary.load(path)
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_missing_file_is_named(tmp_path):
     with pytest.raises(MissingFile, match=r"vocab\.json is missing") as caught:
         Vocabulary.load(tmp_path / "vocab.json")
     assert caught.value.path == tmp_path / "vocab.json"
@@ -227,7 +227,7 @@ def test_fingerprint_changes_with_tokens_and_rules():
     assert Vocabulary(("<unk>", "a", "b"), "char", "none").fingerprint == vocabulary.fingerprint
 
 
-def test_a_prefix_keeps_its_ends():
+def test_prefix_keeps_its_ends():
     vocabulary = Vocabulary.build("it is a", normalize="letters")
     assert vocabulary.decode(vocabulary.encode_fragment("it is a ")) == "it is a "
     assert len(vocabulary.encode_fragment("it is a ")) == 8
@@ -239,7 +239,7 @@ COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
 @pytest.mark.parametrize("corpus", [COMPOSED, DECOMPOSED, f"{COMPOSED} {DECOMPOSED}"])
 @pytest.mark.parametrize("typed", [COMPOSED, DECOMPOSED])
 @pytest.mark.parametrize("level", ["char", "word"])
-def test_a_prefix_is_known_in_either_unicode_form(corpus, typed, level):
+def test_prefix_is_known_in_either_unicode_form(corpus, typed, level):
     vocabulary = Vocabulary.build(tokenize(corpus, "none", level), level)
     for fragment in (typed, f"{typed}\u2603"):  # with an unknown character too
         numbers = vocabulary.encode_fragment(fragment)
