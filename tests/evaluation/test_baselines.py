@@ -65,7 +65,7 @@ def test_n_gram_by_hand():
 
 @few
 @given(st.lists(st.lists(st.integers(0, 4), min_size=2, max_size=40), min_size=3, max_size=3))
-def test_n_grams_are_counted_on_the_training_split_only(streams):
+def test_n_grams_are_fitted_to_training_split(streams):
     splits = {name: np.array(s, np.uint8) for name, s in zip(NAMES, streams, strict=True)}
     for order in ORDERS:
         result = n_gram(splits, 5, order)
@@ -85,7 +85,7 @@ def noise(length, seed):
     return "".join(random.Random(seed).choices(string.ascii_lowercase, k=length))
 
 
-def test_compressors_by_their_files_sizes():
+def test_compressors_by_file_size():
     train, val, test = STORY, noise(300, 1), "é" * 50
     splits, vocabulary = prepared(train, val, test)
 
@@ -111,7 +111,7 @@ def test_compressors_by_their_files_sizes():
 
 
 @pytest.mark.parametrize("compressor", COMPRESSORS)
-def test_a_compressor_knows_the_training_split(compressor):
+def test_compressor_reads_training_split_first(compressor):
     text = noise(2000, 1)
     splits, vocabulary = prepared(text, text[500:1500], noise(1000, 2))
     result = compressed(splits, vocabulary, compressor)
@@ -121,7 +121,7 @@ def test_a_compressor_knows_the_training_split(compressor):
 
 
 @pytest.mark.parametrize("compressor", COMPRESSORS)
-def test_words_are_compressed_with_the_spaces_between_them(compressor):
+def test_words_are_compressed_with_spaces(compressor):
     train, val, test = (text.split() for text in (STORY, "rain and rain", "a storm\n at night"))
     splits, vocabulary = prepared(train, val, test, "word")
     compress = COMPRESSORS[compressor]
@@ -132,7 +132,7 @@ def test_words_are_compressed_with_the_spaces_between_them(compressor):
     assert result["test"]["bits_per_token"] == pytest.approx(8 * (both - alone) / 4)
 
 
-def test_a_split_that_costs_less_than_nothing_costs_nothing():
+def test_negative_cost_is_zero():
     text = "abcabdababcabdababcabd"  # bzip2 needs one byte less than for the first 20
     assert len(bz2.compress(text.encode())) < len(bz2.compress(text[:20].encode()))
     result = compressed(*prepared(text[:20], text[20:], "cc"), "bzip2")
@@ -144,7 +144,7 @@ def test_a_split_that_costs_less_than_nothing_costs_nothing():
 @given(
     st.lists(st.text(st.characters(codec="utf-8"), min_size=2, max_size=8), min_size=3, max_size=3)
 )
-def test_tiny_splits_of_any_text(compressor, texts):
+def test_tiny_splits_are_scored(compressor, texts):
     result = compressed(*prepared(*texts), compressor)
     for split, text in zip(NAMES, texts, strict=True):
         assert result[split]["tokens"] == len(text)
@@ -153,7 +153,7 @@ def test_tiny_splits_of_any_text(compressor, texts):
 
 
 @pytest.mark.parametrize("compressor", COMPRESSORS)
-def test_a_perplexity_beyond_numbers_is_left_out(compressor):
+def test_infinite_perplexity_is_none(compressor):
     splits, vocabulary = prepared(*([noise(3000, i), "a"] for i in range(3)), "word")
     result = compressed(splits, vocabulary, compressor)
     assert result["val"]["bits_per_token"] > 1024
@@ -165,7 +165,7 @@ def test_a_perplexity_beyond_numbers_is_left_out(compressor):
 
 
 @pytest.mark.parametrize("level", ["char", "word"])
-def test_the_stage_writes_all_of_them(level, tmp_path, monkeypatch):
+def test_stage_writes_all_baselines(level, tmp_path, monkeypatch):
     corpus = STORY.split() if level == "word" else STORY
     splits, vocabulary = prepared(corpus[:150], corpus[150:200], corpus[200:202], level)
     shutil.copy(PROJECT / "params.yaml", tmp_path)

@@ -31,7 +31,7 @@ def name_of(times, epochs):
         )
     )
 )
-def test_groups_are_sums_over_their_targets(drawn):
+def test_groups_are_sums_over_targets(drawn):
     epochs, targets = drawn
     targets = [(epochs, 1.5), *targets]  # at least one target was trained
     times, nats = (np.array(part) for part in zip(*targets, strict=True))
@@ -59,12 +59,12 @@ def test_groups_are_sums_over_their_targets(drawn):
     assert sum(group.loss_share for group in groups) == pytest.approx(1)
 
 
-def test_a_loss_of_nothing_has_no_shares():
+def test_zero_loss_has_no_shares():
     found = Coverage.model_validate(coverage(np.zeros(3), np.array([0, 1, 2]), 2))
     assert found.overall.perplexity == 1 and found.overall.loss_share == 0
 
 
-def test_a_perplexity_beyond_numbers_is_left_out():
+def test_infinite_perplexity_is_none():
     found = Coverage.model_validate(coverage(np.array([1e4, 1.0]), np.array([0, 4]), 4))
     assert found.by_times_trained["never"].perplexity is None
     assert found.by_times_trained["75-100%"].perplexity == pytest.approx(math.e)

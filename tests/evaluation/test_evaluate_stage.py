@@ -54,7 +54,7 @@ def project(tmp_path, monkeypatch):
     return model, torch.from_numpy(tokens.astype("int64")), times
 
 
-def test_the_groups_are_of_the_predictions_on_the_training_split(project):
+def test_groups_cover_training_predictions(project):
     model, tokens, times = project
     losses = []
 
@@ -81,7 +81,7 @@ def test_the_groups_are_of_the_predictions_on_the_training_split(project):
     assert found.overall.perplexity == pytest.approx(whole.perplexity, rel=1e-12)
 
 
-def test_a_model_of_another_training_split_is_refused_and_nothing_written(project):
+def test_model_of_another_split_is_refused(project):
     prepared = Prepared()
     splits = {name: prepared.tokens(name) for name in ("val", "test")}
     longer = np.resize(splits["val"], 91)
@@ -94,7 +94,7 @@ def test_a_model_of_another_training_split_is_refused_and_nothing_written(projec
 @pytest.mark.parametrize(
     "times", [np.zeros((89, 1), np.uint32), np.zeros(89), np.full(89, -1), np.full(89, True)]
 )
-def test_times_trained_that_are_no_counts_are_refused(project, times):
+def test_invalid_times_trained_are_refused(project, times):
     write_array(Path("training/scratch") / TIMES_TRAINED, times, Prepared().vocabulary.fingerprint)
     with pytest.raises(DamagedFile, match=r"times_trained\.npy is damaged \(it is not a list"):
         stage.main()

@@ -20,7 +20,7 @@ a, b, c, d = range(4)
 # ------------------------------------------------------------------------------------- by hand
 #
 # The stream a b a c a b, with d never seen: V = 4. No order has n-grams of every count from 1 to
-# 4, so that the discounts are 1/2, 1 and 3/2 throughout.
+# 4, so the discounts are always 1/2, 1 and 3/2.
 
 STREAM = [a, b, a, c, a, b]
 
@@ -52,7 +52,7 @@ def test_order_3_by_hand():
     after_a = [3 / 16, 3 / 8, 3 / 8, 1 / 16]
     assert model.distribution([a]) == pytest.approx(after_a, abs=1e-15)
     assert model.distribution([d, a]) == pytest.approx(after_a, abs=1e-15)
-    # After c a: b once, so that gamma = 1/2.
+    # After c a: b once, so gamma = 1/2.
     after_ca = [3 / 32, 1 / 2 + 3 / 16, 3 / 16, 1 / 32]
     assert model.distribution([c, a]) == pytest.approx(after_ca, abs=1e-15)
     # After b: a, with count 1. So a has 1/2 + 3/16, the others half the unigram. After a b: a.
@@ -63,9 +63,9 @@ def test_order_3_by_hand():
     assert model.nats([a, b, a, d]) == pytest.approx(-math.log(3 / 8 * 27 / 32 / 32), rel=1e-14)
 
 
-def test_a_stream_shorter_than_the_order():
+def test_stream_shorter_than_order():
     # a b: only b has a token before it. Of its count 1 half is freed: a 1/4, b 1/2 + 1/4. No longer
-    # n-gram has a token before it, so that the context changes nothing.
+    # n-gram has a token before it, so the context changes nothing.
     model = KneserNey(np.array([a, b], np.uint8), vocab_size=2, order=6)
     for context in ([], [a], [b], [b, a, b, a, b, a, b]):
         assert model.distribution(context) == pytest.approx([1 / 4, 3 / 4], abs=1e-15)
@@ -80,8 +80,8 @@ def counted(*numbers):
 
 
 def test_discounts_by_hand():
-    # n1 to n4 = 8, 4, 2, 1: Y = 8/16; 1 - 2/2 * 4/8, 2 - 3/2 * 2/4, 3 - 4/2 * 1/2. What was
-    # counted 0, 5 or 6 times does not matter.
+    # n1 to n4 = 8, 4, 2, 1: Y = 8/16; 1 - 2/2 * 4/8, 2 - 3/2 * 2/4, 3 - 4/2 * 1/2. Counts of
+    # 0, 5 or 6 do not matter.
     assert discounts(counted(7, 8, 4, 2, 1, 3, 9)) == (0.5, 1.25, 2.0)
     # 30, 10, 5, 4: Y = 3/5; 1 - 6/5 * 1/3, 2 - 9/5 * 1/2, 3 - 12/5 * 4/5
     assert discounts(counted(0, 30, 10, 5, 4)) == pytest.approx((0.6, 1.1, 1.08), rel=1e-14)
@@ -97,11 +97,11 @@ def test_discounts_by_hand():
         (0, 8, 4, 0, 1),
         (0, 8, 4, 2, 0),
         (0, 1, 1, 4, 1),  # Y = 1/3, D2 = 2 - 1 * 4 < 0
-        (0, 1, 1, 2, 1),  # D2 = 2 - 1 * 2 = 0: a context of only such n-grams would free nothing
+        (0, 1, 1, 2, 1),  # D2 = 2 - 1 * 2 = 0: a context of only such n-grams would have gamma = 0
         (0, 8, 4, 1, 9),  # Y = 1/2, D3+ = 3 - 2 * 9 < 0
     ],
 )
-def test_discounts_where_there_is_no_estimate(numbers):
+def test_discounts_without_estimate(numbers):
     assert discounts(counted(*numbers)) == FALLBACK_DISCOUNTS == (0.5, 1.0, 1.5)
 
 
@@ -153,7 +153,7 @@ def literal_kneser_ney(tokens, vocab_size, order):
 
 @few
 @given(st.data(), st.integers(1, 5), st.integers(2, 7))
-def test_equals_the_formulas_on_small_streams(data, vocab_size, order):
+def test_equals_formulas_on_small_streams(data, vocab_size, order):
     tokens = st.integers(0, vocab_size - 1)
     stream = data.draw(st.lists(tokens, min_size=1, max_size=60))
     other = data.draw(st.lists(tokens, min_size=2, max_size=20))
@@ -167,9 +167,9 @@ def test_equals_the_formulas_on_small_streams(data, vocab_size, order):
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 6])
-def test_equals_the_formulas_where_all_discounts_are_estimated(order):
+def test_equals_formulas_with_estimated_discounts(order):
     rng = np.random.default_rng(0)
-    # Words of a made-up language, so that n-grams of every order come back: V = 150.
+    # Words of a made-up language, so n-grams of every order are repeated: V = 150.
     words = [rng.integers(0, 150, size=rng.integers(1, 9)) for _ in range(300)]
     ranks = np.minimum(rng.zipf(1.5, size=900) - 1, len(words) - 1)
     stream = np.concatenate([words[rank] for rank in ranks])
@@ -192,7 +192,7 @@ def test_equals_the_formulas_where_all_discounts_are_estimated(order):
 
 @few
 @given(st.data(), st.integers(1, 12), st.integers(1, 7))
-def test_distributions_sum_to_one_and_nothing_is_impossible(data, vocab_size, order):
+def test_distributions_are_positive_and_sum_to_one(data, vocab_size, order):
     tokens = st.integers(0, vocab_size - 1)
     stream = data.draw(st.lists(tokens, max_size=150))
     model = KneserNey(stream, vocab_size, order)
@@ -206,7 +206,7 @@ def test_distributions_sum_to_one_and_nothing_is_impossible(data, vocab_size, or
 
 @few
 @given(st.data(), st.integers(1, 6), st.integers(1, 6))
-def test_a_stream_is_scored_by_the_distributions(data, vocab_size, order):
+def test_probabilities_equal_distributions(data, vocab_size, order):
     tokens = st.lists(st.integers(0, vocab_size - 1), min_size=2, max_size=80)
     model = KneserNey(data.draw(tokens), vocab_size, order)
     stream = data.draw(tokens)
@@ -215,7 +215,7 @@ def test_a_stream_is_scored_by_the_distributions(data, vocab_size, order):
     assert model.nats(stream) == pytest.approx(-sum(map(math.log, expected)), rel=1e-12, abs=1e-12)
 
 
-def test_order_1_has_no_context():
+def test_order_1_ignores_context():
     model = KneserNey(STREAM, vocab_size=4, order=1)
     # a 3, b 2, c 1 of 6; freed: 3/2 + 1 + 1/2 = 3, gamma = 1/2, uniform part 1/8
     wanted = [1.5 / 6 + 1 / 8, 1 / 6 + 1 / 8, 0.5 / 6 + 1 / 8, 1 / 8]
@@ -223,14 +223,14 @@ def test_order_1_has_no_context():
         assert model.distribution(context) == pytest.approx(wanted, abs=1e-15)
 
 
-def test_what_always_follows_becomes_certain():
+def test_certain_successor_has_probability_near_one():
     stream = np.arange(5000) % 10
     model = KneserNey(stream, vocab_size=10, order=2)
     for token, following in pairwise([*range(10), 0]):
         assert model.distribution([token])[following] > 0.99
 
 
-def test_a_large_vocabulary_takes_no_memory_of_its_own():
+def test_memory_is_independent_of_vocabulary():
     stream = np.random.default_rng(0).integers(0, 10**7, size=3000)
     tracemalloc.start()
     try:

@@ -44,7 +44,7 @@ def nats_step_by_step(weights, stream, reset):
 
 
 @pytest.mark.parametrize("reset", ["before", "after"])
-def test_scratch_equals_a_sum_step_by_step(reset, stream):
+def test_scratch_equals_stepwise_sum(reset, stream):
     model = random_model(reset)
     wanted = nats_step_by_step(model.state_dict(), stream.tolist(), reset)
     score = evaluate(model, stream)
@@ -53,7 +53,7 @@ def test_scratch_equals_a_sum_step_by_step(reset, stream):
     assert evaluate(model.double(), stream).nats == pytest.approx(wanted, rel=1e-12)
 
 
-def test_concise_equals_a_sum_step_by_step(stream):
+def test_concise_equals_stepwise_sum(stream):
     weights = random_model("after").double().state_dict()
     gru, linear = as_nn_gru(weights)
     model = ConciseGRU(V, H).double()
@@ -63,7 +63,7 @@ def test_concise_equals_a_sum_step_by_step(stream):
     assert evaluate(model, stream).nats == pytest.approx(wanted, rel=1e-12)
 
 
-def test_the_chunk_changes_nothing(stream):
+def test_chunk_does_not_change_score(stream):
     model = random_model("before").double()
     whole = evaluate(model, stream)
     for chunk in (1, 2, 7, 26, 51, 52, 53):
@@ -73,12 +73,12 @@ def test_the_chunk_changes_nothing(stream):
 
 
 @pytest.mark.parametrize("length", [2, 3, 1001, 1002])
-def test_every_token_but_the_first_is_scored(length):
+def test_all_tokens_but_first_are_scored(length):
     stream = torch.arange(length) % V
     assert evaluate(random_model("before"), stream).tokens == length - 1
 
 
-def test_evaluating_leaves_the_model_as_it_was(stream):
+def test_evaluate_does_not_change_model(stream):
     model = random_model("before")
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     first, second = evaluate(model, stream), evaluate(model, stream)
@@ -88,7 +88,7 @@ def test_evaluating_leaves_the_model_as_it_was(stream):
 
 
 @pytest.mark.parametrize("model", [ScratchGRU(V, H), ScratchGRU(V, H, "after"), ConciseGRU(V, H)])
-def test_zero_weights_give_the_vocabularys_size(model, stream):
+def test_zero_weights_give_vocabulary_size(model, stream):
     with torch.no_grad():
         for weight in model.parameters():
             weight.zero_()
@@ -98,14 +98,14 @@ def test_zero_weights_give_the_vocabularys_size(model, stream):
     assert metrics["tokens"] == N - 1
 
 
-def test_metrics_of_a_known_score():
+def test_metrics_of_known_score():
     metrics = Score(nats=30 * math.log(8), tokens=30).as_metrics()
     assert list(metrics) == ["perplexity", "bits_per_token", "tokens"]
     assert metrics == pytest.approx({"perplexity": 8.0, "bits_per_token": 3.0, "tokens": 30})
 
 
 @pytest.mark.parametrize("mean", [710.0, 1e9, math.inf, math.nan])
-def test_a_perplexity_beyond_numbers_is_the_trainings_fault(mean):
+def test_infinite_perplexity_is_user_error(mean):
     with pytest.raises(UserError, match=r"train\.lr or train\.clip_norm"):
         Score(nats=2 * mean, tokens=2).as_metrics()
     assert Score(nats=2 * 709.0, tokens=2).as_metrics()["perplexity"] > 1e307
@@ -118,7 +118,7 @@ def test_unigram_by_hand():
     splits = {
         "train": np.array([1, 1, 2, 1, 2], np.uint8),  # with one added, 1, 4, 3 of 8
         "val": np.array([0, 1, 2], np.uint8),  # 1 and 2 are scored
-        "test": np.array([1, 0], np.uint8),  # only 0 is scored, which was never seen
+        "test": np.array([1, 0], np.uint8),  # only 0 is scored, which does not occur in train
     }
     result = unigram(splits, vocab_size=3)
     assert list(result) == ["train", "val", "test"]
@@ -132,7 +132,7 @@ def test_unigram_by_hand():
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.integers(0, 9), min_size=2, max_size=60), st.integers(10, 14))
-def test_unigram_against_a_count_by_hand(tokens, vocab_size):
+def test_unigram_equals_manual_count(tokens, vocab_size):
     stream = np.array(tokens, np.uint8)
     result = unigram(dict.fromkeys(("train", "val", "test"), stream), vocab_size)
     bits = [
@@ -145,7 +145,7 @@ def test_unigram_against_a_count_by_hand(tokens, vocab_size):
         assert metrics["tokens"] == len(tokens) - 1
 
 
-def test_unigram_of_an_even_stream_is_the_vocabularys_size():
+def test_unigram_of_uniform_stream_is_vocabulary_size():
     stream = np.arange(50, dtype=np.uint8) % 5
     result = unigram(dict.fromkeys(("train", "val", "test"), stream), 5)
     assert result["val"]["perplexity"] == pytest.approx(5.0)

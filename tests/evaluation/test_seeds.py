@@ -33,11 +33,11 @@ def test_spread_by_hand():
     assert spread([7.0, 7.0, 7.0]) == Spread(mean=7, sd=0, min=7, max=7, median=7)
 
 
-def test_one_value_has_no_spread():
+def test_one_value_has_no_deviation():
     assert spread([7.5]) == Spread(mean=7.5, sd=None, min=7.5, max=7.5, median=7.5)
 
 
-def test_spread_equals_numpys():
+def test_spread_equals_numpy():
     values = np.random.default_rng(0).normal(100, 5, size=11)
     result = spread(values.tolist())
     assert result.mean == pytest.approx(values.mean(), rel=1e-14)
@@ -90,7 +90,7 @@ def test_summary_of_two_runs_by_hand():
     }
 
 
-def test_no_best_epoch_if_a_run_has_none():
+def test_best_epoch_is_none_if_missing_in_a_run():
     score = Score(perplexity=8.0, bits_per_token=3.0, tokens=99)
     same = Scores(train=score, val=score, test=score)
     best = Best(epoch=10, perplexity=4.0)
@@ -172,7 +172,7 @@ def run_stage_with(project, train_seed, replicate_seeds):
     ("replicates", "seeds"),
     [([1, 2], [5, 1, 2]), ([2, 5, 1], [5, 2, 1]), ([5], [5]), ([], [5])],
 )
-def test_every_seed_counts_once(project, replicates, seeds):
+def test_seeds_count_once(project, replicates, seeds):
     summary = run_stage_with(project, 5, replicates)
     assert list(summary) == ["seeds", "models", "baselines"]
     assert summary["seeds"] == seeds
@@ -213,7 +213,7 @@ def test_every_seed_counts_once(project, replicates, seeds):
     ],
 )
 @pytest.mark.parametrize("content", [None, "{", "[]"])
-def test_a_file_that_is_missing_or_damaged_is_named(project, path, content):
+def test_missing_or_damaged_file_is_named(project, path, content):
     if content is None:
         (project / path).unlink()
     else:
@@ -272,7 +272,7 @@ def change(path, key, value):
         ("analysis/baselines.json", "unigram", float("nan"), "NaN is not a number"),
     ],
 )
-def test_a_file_of_another_run_is_named(project, path, key, value, why):
+def test_file_of_another_run_is_named(project, path, key, value, why):
     change(project / path, key, value)
     with pytest.raises(UserError) as refused:
         run_stage_with(project, 5, [1, 2])
@@ -280,7 +280,7 @@ def test_a_file_of_another_run_is_named(project, path, key, value, why):
     assert not (project / "analysis/summary.json").exists()
 
 
-def test_runs_scored_on_other_splits_are_not_averaged(project):
+def test_runs_on_different_splits_are_refused(project):
     change(project / "metrics/evaluate/scratch.json", "val.tokens", 7)
     with pytest.raises(UserError, match=r"val splits of different sizes \(7, 11 tokens\)"):
         run_stage_with(project, 5, [1, 2])
@@ -299,7 +299,7 @@ def test_runs_scored_on_other_splits_are_not_averaged(project):
     ],
 )
 @pytest.mark.parametrize("value", [None, "1.5", True, []])
-def test_a_figure_that_is_no_number_is_named(project, path, keys, value):
+def test_invalid_figure_is_named(project, path, keys, value):
     document = json.loads((project / path).read_text(encoding="utf-8"))
     section = document
     for key in keys[:-1]:

@@ -70,7 +70,7 @@ def test_observations_of_known_logits():
 
 
 @pytest.mark.parametrize("kind", [ScratchGRU, ConciseGRU])
-def test_predictions_one_step_at_a_time(kind):
+def test_observations_equal_stepwise_predictions(kind):
     vocabulary, tokens = characters(TEXT)
     model = random_model(len(vocabulary), kind).double()
     _, measured = measure(model, tokens, vocabulary, chunk=7)
@@ -87,7 +87,7 @@ def test_predictions_one_step_at_a_time(kind):
     assert measured["overall"]["entropy_bits"] == pytest.approx(np.mean(entropy), rel=1e-9)
 
 
-def test_the_observer_changes_nothing_of_the_score():
+def test_observer_does_not_change_score():
     vocabulary, tokens = characters(TEXT * 40)
     model = random_model(len(vocabulary))
     stream = torch.from_numpy(tokens.astype("int64"))
@@ -95,7 +95,7 @@ def test_the_observer_changes_nothing_of_the_score():
         assert measure(model, tokens, vocabulary, chunk)[0] == evaluate(model, stream, chunk)
 
 
-def test_zero_weights_are_certain_of_nothing():
+def test_zero_weights_have_uniform_confidence():
     vocabulary, tokens = characters("abcdefg" * 5)
     model = random_model(len(vocabulary), scale=0)
     _, measured = measure(model, tokens, vocabulary)
@@ -125,7 +125,7 @@ def test_calibration_by_hand():
     assert (bins[0]["low"], bins[-1]["high"]) == (0.0, 1.0)
 
 
-def test_a_bin_holds_its_upper_edge():
+def test_bin_includes_its_upper_edge():
     edges = np.linspace(0, 1, BINS + 1)
     counts = [entry["count"] for entry in calibration(edges, np.ones(BINS + 1))["bins"]]
     assert counts == [2, *[1] * 14]  # 0 has no bin of its own
@@ -135,7 +135,7 @@ def test_a_bin_holds_its_upper_edge():
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(st.floats(1e-6, 1), st.booleans()), min_size=1, max_size=80))
-def test_calibration_against_a_loop(predictions):
+def test_calibration_equals_a_loop(predictions):
     confidence = np.array([probability for probability, _ in predictions])
     right = np.array([float(is_right) for _, is_right in predictions])
     result = calibration(confidence, right)
@@ -152,7 +152,7 @@ def test_calibration_against_a_loop(predictions):
     assert result["ece"] >= abs(result["accuracy"] - result["confidence"]) - 1e-12
 
 
-def test_probabilities_that_are_true_have_no_error():
+def test_true_probabilities_have_no_error():
     rng = np.random.default_rng(0)
     confidence = rng.uniform(0, 1, 200_000)
     right = (rng.uniform(0, 1, 200_000) < confidence).astype(float)
@@ -163,7 +163,7 @@ def test_probabilities_that_are_true_have_no_error():
 # -------------------------------------------------------------------------------------- groups
 
 
-def test_positions_of_a_known_text():
+def test_positions_in_known_text():
     vocabulary, tokens = characters(TEXT)
     positions = names(positions_in_word(tokens, vocabulary), POSITIONS)
     expected = [
@@ -183,14 +183,14 @@ def test_positions_of_a_known_text():
     assert positions == [position for _, part in expected for position in part]
 
 
-def test_positions_from_the_sixth_letter_on_are_one_group():
+def test_sixth_and_later_letters_are_one_group():
     vocabulary, tokens = characters(" abcdefgh i")
     assert names(positions_in_word(tokens, vocabulary), POSITIONS) == [
         *("other", "1", "2", "3", "4", "5", "6+", "6+", "6+", "end", "1")
     ]
 
 
-def test_tokens_that_are_no_character_are_in_no_word():
+def test_multi_character_tokens_have_no_position():
     vocabulary = Vocabulary.build("aab ", min_freq=2, reserved_tokens=["<eos>"])
     tokens = vocabulary.encode_tokens(["a", "b", "a", " ", "<eos>", "a"])  # b and space: <unk>
     assert names(positions_in_word(tokens, vocabulary), POSITIONS) == [
@@ -220,7 +220,7 @@ def test_classes_of_known_characters():
     [TEXT * 20, "ab", "a b", "  ", "oneword", "\n\n\n", "x" * 1500],
     ids=["mixed", "two characters", "one space", "spaces only", "one word", "lines", "chunks"],
 )
-def test_groups_hold_every_token_once_and_make_up_the_score(text):
+def test_groups_partition_tokens_and_score(text):
     vocabulary, tokens = characters(text)
     score, measured = measure(random_model(len(vocabulary)), tokens, vocabulary)
     whole = score.as_metrics()
@@ -239,7 +239,7 @@ def test_groups_hold_every_token_once_and_make_up_the_score(text):
     json.dumps(measured, allow_nan=False)
 
 
-def test_a_group_is_a_mean_over_its_own_tokens():
+def test_group_is_mean_over_its_tokens():
     vocabulary, tokens = characters("to be or not to be that is the question")
     model = random_model(len(vocabulary))
     observed = Observations()
@@ -253,7 +253,7 @@ def test_a_group_is_a_mean_over_its_own_tokens():
         assert group["entropy_bits"] == pytest.approx(entropy[spaces].mean() / math.log(2))
 
 
-def test_words_have_calibration_but_no_groups():
+def test_word_level_has_no_groups():
     text = "to be or not to be that is the question"
     vocabulary = Vocabulary.build(text.split(), level="word")
     tokens = vocabulary.encode(text)
@@ -263,7 +263,7 @@ def test_words_have_calibration_but_no_groups():
     assert sum(entry["count"] for entry in measured["calibration"]["bins"]) == len(tokens) - 1
 
 
-def test_a_group_beyond_any_perplexity_has_none():
+def test_group_with_infinite_perplexity_is_none():
     vocabulary, tokens = characters("ab" * 500 + " ")
     logits = torch.zeros(1000, len(vocabulary))
     logits[:, int(tokens[-1])] = -1e4  # the model gives the last character probability 0

@@ -1,4 +1,4 @@
-"""The places of the gate study follow the positions in a word."""
+"""The places of the gate study agree with the positions in a word."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.evaluation.words import NOWHERE, PLACES, places, positions_in_word
 
 
-def test_places_in_a_text():
+def test_places_in_text():
     text = "“It's  two”\n3!?"
     vocabulary = Vocabulary.build(text)
     found = places(vocabulary.encode(text), vocabulary)
@@ -23,22 +23,22 @@ def test_places_in_a_text():
     assert PLACES == ("first letter", "inside words", "space")
 
 
-def test_a_long_word_is_inside_to_its_end():
+def test_long_word_is_inside_to_its_end():
     vocabulary = Vocabulary.build("abcdefgh ")
     assert places(vocabulary.encode("abcdefgh a"), vocabulary).tolist() == [0, *[1] * 7, 2, 0]
 
 
-def test_a_token_that_is_no_character_is_nowhere():
+def test_multi_character_token_has_no_place():
     vocabulary = Vocabulary(("<unk>", "a", "b", " ", "\n", "."))
     tokens = vocabulary.encode_tokens("ab. b\na?")
     assert places(tokens, vocabulary).tolist() == [0, 1, NOWHERE, 2, 0, 2, 0, NOWHERE]
 
 
-def test_words_have_no_places():
+def test_word_level_has_no_places():
     assert places(np.array([1]), Vocabulary(("<unk>", "a"), "word")) is None
 
 
-def test_both_definitions_have_the_same_first_letters():
+def test_places_and_positions_share_first_letters():
     text = "'tis (so) 1st; a,b c-d  e.\n\nf"
     vocabulary = Vocabulary.build(text)
     tokens = vocabulary.encode(text)
