@@ -1,4 +1,4 @@
-"""How well a model predicts from its last k tokens: against the models, one window at a time."""
+"""Predictions from the last k tokens equal those of the models on single windows."""
 
 import math
 
@@ -35,7 +35,7 @@ def stream():
 
 def test_targets_are_evenly_spaced(stream):
     targets = Targets.of(stream, longest=48, stride=4, offset=7)
-    assert targets.places.tolist() == list(range(48 + 3, N, 4))  # 7 begins again from 0
+    assert targets.places.tolist() == list(range(48 + 3, N, 4))  # 7 modulo 4 is 3
     assert torch.equal(targets.wanted, stream[51::4])
     assert targets.every(3).places.tolist() == list(range(51, N, 12))
     assert Targets.of(stream[:2], longest=1, stride=4, offset=2).places.tolist() == [1]
@@ -43,8 +43,8 @@ def test_targets_are_evenly_spaced(stream):
 
 @pytest.mark.parametrize("unrelated", [0, 5])
 @pytest.mark.parametrize("held", [False, True])
-def test_states_are_those_of_the_last_k_tokens(gates, stream, held, unrelated):
-    """However they are batched: each window read alone, after its unrelated passage if any."""
+def test_states_depend_on_last_k_tokens(gates, stream, held, unrelated):
+    """They equal those of each window read alone, after its unrelated passage."""
     one = gate_interventions(read(gates, stream))["update"].at(0.5) if held else None
     targets = Targets.of(stream, 48, 4, offset=1, unrelated=unrelated)
     lengths = [0, 1, 3, 4, 8, 12, 48]
@@ -61,8 +61,8 @@ def test_states_are_those_of_the_last_k_tokens(gates, stream, held, unrelated):
             np.testing.assert_allclose(found[k][row], wanted, atol=1e-5)
 
 
-def test_the_unrelated_passage_lies_elsewhere(stream):
-    numbers = torch.arange(N)  # a text whose tokens say where they are
+def test_unrelated_passage_is_from_elsewhere(stream):
+    numbers = torch.arange(N)  # each token is its position
     targets = Targets.of(numbers, 48, 4, unrelated=16)
     assert targets.unrelated.shape[1] == 16
     starts = targets.places[0] - 48 + 4 * torch.arange(len(targets.unrelated))
@@ -74,7 +74,7 @@ def test_the_unrelated_passage_lies_elsewhere(stream):
 
 
 @pytest.mark.parametrize("variant, options", MODELS[:3])
-def test_scores_are_the_models_own(variant, options, stream):
+def test_scores_equal_model_predictions(variant, options, stream):
     model = random_model(variant, **options)
     targets = Targets.of(stream, 48, 4)
     found = scores(model.gates(), targets, [2, 16])
@@ -86,11 +86,11 @@ def test_scores_are_the_models_own(variant, options, stream):
         assert found["bits"][index] == pytest.approx(-float(log_p.mean()) / math.log(2), rel=1e-4)
         right = (logits.argmax(1) == targets.wanted).double().mean()
         assert found["accuracy"][index] == pytest.approx(float(right))
-        # The best temperature is at least as good as 1, but for its rounding.
+        # The best temperature is at least as good as 1, within rounding.
         assert found["calibrated_bits"][index] < found["bits"][index] + 1e-3
 
 
-def test_context_that_reaches_the_start_is_all_of_it(gates, stream):
+def test_context_to_the_start_equals_whole_context(gates, stream):
     places = torch.tensor([40])
     targets = Targets(stream, places, 4, stream[:0].reshape(1, 0).expand(11, 0))
     trace = read(gates, stream, places=places)
@@ -102,7 +102,7 @@ def test_context_that_reaches_the_start_is_all_of_it(gates, stream):
     assert whole["bits"] == pytest.approx(trace.bits[40], rel=1e-5)
 
 
-def test_the_best_temperature_by_hand():
+def test_best_temperature_by_hand():
     # Two outcomes with logits +-1: 3 of 4 right means p = 3/4, so a factor of ln(3) / 2.
     logits = torch.tensor([[1.0, -1.0]]).repeat(4, 1)
     assert inverse_temperature(logits, torch.tensor([0, 0, 0, 1])) == pytest.approx(
@@ -113,7 +113,7 @@ def test_the_best_temperature_by_hand():
     )
 
 
-def test_confidence_alone_changes_no_calibrated_bits(gates, stream):
+def test_scaling_logits_keeps_calibrated_bits(gates, stream):
     logits, wanted = torch.randn(50, V, generator=torch.Generator().manual_seed(1)), stream[:50]
     sure = score(3 * logits, wanted)
     calm = score(logits, wanted)
@@ -125,14 +125,14 @@ def test_confidence_alone_changes_no_calibrated_bits(gates, stream):
     bits=st.lists(st.floats(0, 9), min_size=1, max_size=9),
     whole=st.floats(0, 9),
 )
-def test_the_reach_is_the_least_context_that_is_good_enough(bits, whole):
+def test_reach_is_shortest_sufficient_context(bits, whole):
     lengths = LENGTHS[: len(bits)]
     found = reach(lengths, bits, whole)
     enough = [k for k, b in zip(lengths, bits, strict=True) if b <= min(*bits, whole) + TOLERANCE]
     assert found == (min(enough) if enough else None)
 
 
-def test_lengths_leave_half_of_the_text():
+def test_lengths_are_at_most_half_the_text():
     assert lengths_for(torch.zeros(10_000)) == list(LENGTHS)
     assert LENGTHS[:8] == (0, 1, 2, 3, 4, 6, 8, 12) and LENGTHS[-1] == 48
     assert lengths_for(torch.zeros(20)) == [0, 1, 2, 3, 4, 6, 8]

@@ -1,4 +1,4 @@
-"""The stage gates: the files that it writes, and what it leaves out."""
+"""The files of the stage gates, and variants and texts without gate results."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ from stages import gates as gates_stage
 
 
 def make_project(root: Path, level="char", lengths=(600, 300), start=0, length=40, seeds=()):
-    """Trained-looking models and their data in ``root``, with params.yaml beside."""
+    """Write models, as after a training, their data and params.yaml to ``root``."""
     seeds = list(seeds)
     rng = np.random.default_rng(2)
     words = ["a", "b", " "] if level == "char" else [f"word{n}" for n in range(40)]
@@ -36,7 +36,7 @@ def make_project(root: Path, level="char", lengths=(600, 300), start=0, length=4
         model = random_model("scratch", len(vocabulary), hidden_size=8, reset="before")
         for kept, name in ((0, folder), (1, f"{folder}/best")):
             with torch.no_grad():
-                model.W_hq.mul_(1 + (2 * number + kept) / 10)  # no two are the same
+                model.W_hq.mul_(1 + (2 * number + kept) / 10)  # all are different
             model.save(root / name, vocabulary.fingerprint)
     params = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
     params["train"]["seed"], params["replicate"]["seeds"] = 5, seeds
@@ -63,7 +63,7 @@ def results(root: Path):
     return arrays, json.loads((root / "analysis/gates/scratch.json").read_text(encoding="utf-8"))
 
 
-def test_the_stage_keeps_its_contract(tmp_path):
+def test_stage_writes_valid_results(tmp_path):
     splits = make_project(tmp_path, seeds=(1, 5))  # train.seed among them counts once
     assert (ran := run_stage(tmp_path)).returncode == 0, ran.stderr
     arrays, found = results(tmp_path)
@@ -74,7 +74,7 @@ def test_the_stage_keeps_its_contract(tmp_path):
             f"{name}_Z": (np.float32, (40, 8)),
             f"{name}_R": (np.float32, (40, 8)),
             f"{name}_surprise": (np.float32, (40,)),
-            f"{name}_top_tokens": (np.int64, (40, 4)),  # all of the vocabulary, less than five
+            f"{name}_top_tokens": (np.int64, (40, 4)),  # the whole vocabulary, fewer than five
             f"{name}_top_probabilities": (np.float32, (40, 4)),
         }
         assert arrays[f"{name}_tokens"].tolist() == splits[name][:40].tolist()
@@ -97,7 +97,9 @@ def test_the_stage_keeps_its_contract(tmp_path):
     for of in found["interventions"].values():
         assert [one["seed"] for one in of["gates"]] == [5, 1]
         compared = of["reset_against_update"]["fresh"]["calibrated_bits"]["near"]
-        assert compared["outcome"] == "undecided" and compared["low"] is None  # of two trainings
+        assert (
+            compared["outcome"] == "undecided" and compared["low"] is None
+        )  # there are two trainings
     selected, best = (
         [one["scores"] for one in found["context"]["val"][w]["trainings"]]
         for w in ("selected", "best")
@@ -111,7 +113,7 @@ def test_the_stage_keeps_its_contract(tmp_path):
     assert [path.read_bytes() for path in files] == before
 
 
-def test_the_stage_reads_words_and_short_splits(tmp_path):
+def test_words_and_short_splits(tmp_path):
     make_project(tmp_path, "word", lengths=(300, 2), start=1, length=5000)
     assert (ran := run_stage(tmp_path)).returncode == 0, ran.stderr
     arrays, found = results(tmp_path)
@@ -122,7 +124,7 @@ def test_the_stage_reads_words_and_short_splits(tmp_path):
     assert arrays["val_top_tokens"].shape == (1, 5)
 
 
-def test_the_stage_names_a_passage_beyond_the_split(tmp_path):
+def test_passage_beyond_split_is_refused(tmp_path):
     make_project(tmp_path, start=300)
     ran = run_stage(tmp_path)
     assert ran.returncode == 1
@@ -133,7 +135,7 @@ def test_the_stage_names_a_passage_beyond_the_split(tmp_path):
     assert not (tmp_path / "analysis").exists()
 
 
-def test_a_variant_without_gates_is_left_out_in_one_line(tmp_path, monkeypatch, capsys):
+def test_variant_without_gates_is_left_out(tmp_path, monkeypatch, capsys):
     make_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["gates", "--variant", "scratch"])

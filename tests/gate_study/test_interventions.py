@@ -1,4 +1,4 @@
-"""What interventions on gates and units cost, near and far: against the models and by hand."""
+"""Costs of interventions, near and far, agree with the models and with values by hand."""
 
 import json
 
@@ -49,7 +49,7 @@ def stream():
 
 
 def reading(gates, tokens, number=0, seed=0):
-    """What the study knows of one training before it intervenes."""
+    """Return the input of the interventions for one training."""
     lengths = lengths_for(tokens)
     targets = Targets.of(tokens, lengths[-1], STRIDE, number)
     plain = scores(gates, targets, lengths)
@@ -59,7 +59,7 @@ def reading(gates, tokens, number=0, seed=0):
 # ---------------------------------------------------------------------------------- interventions
 
 
-def test_holding_a_gate_at_the_value_it_has_changes_nothing(stream):
+def test_holding_a_gate_at_its_value_changes_nothing(stream):
     b_z = torch.tensor([-1.0, 0, 1, 2, 3, 4, 5])
     gates = plain_gates(b_z=b_z, b_r=torch.full((V,), 40.0))
     one = reading(gates, stream)
@@ -70,7 +70,7 @@ def test_holding_a_gate_at_the_value_it_has_changes_nothing(stream):
         np.testing.assert_allclose(found["bits"], one.plain["bits"], atol=1e-5)
 
 
-def test_ablation_holds_the_units_and_no_others(gates, stream):
+def test_only_chosen_units_are_held(gates, stream):
     trace = read(gates, stream)
     held = unit_interventions(trace)
     assert list(held) == ["long", "short", *(f"random_{draw}" for draw in range(1, DRAWS + 1))]
@@ -86,7 +86,7 @@ def test_ablation_holds_the_units_and_no_others(gates, stream):
                 assert torch.equal(state[0, ~units], free[0, ~units])
 
 
-def test_the_tenths_are_chosen_by_memory_and_at_random():
+def test_tenths_are_chosen_by_memory_and_at_random():
     rng = np.random.default_rng(4)
 
     class Given:
@@ -104,7 +104,7 @@ def test_the_tenths_are_chosen_by_memory_and_at_random():
 
 
 @pytest.mark.parametrize("power", [1, 2, 3])
-def test_the_dose_gives_the_damage_wanted(power):
+def test_dose_gives_wanted_damage(power):
     trials = []
 
     def rise_at(dose):
@@ -136,7 +136,7 @@ damages = st.floats(0.5, 2)
 
 
 @given(costs, costs, damages, damages)
-def test_at_equal_damage_the_two_halves_are_one(reset, update, damage_of_reset, damage_of_update):
+def test_halves_agree_at_equal_damage(reset, update, damage_of_reset, damage_of_update):
     rises = {
         gate: {key: [*of, damage] for key in MEASURES}
         for gate, of, damage in (
@@ -154,7 +154,7 @@ def test_at_equal_damage_the_two_halves_are_one(reset, update, damage_of_reset, 
 
 
 def training(near_of_reset, near_of_update, damage=1.0, bits_of_update=1.5):
-    """A training whose gates cost so much of near context; in plain bits update costs more."""
+    """Return a training with these costs on near context; in bits the update gate costs more."""
     of = {"reset": (near_of_reset, damage), "update": (near_of_update, bits_of_update)}
     rises = {
         gate: {
@@ -168,25 +168,25 @@ def training(near_of_reset, near_of_update, damage=1.0, bits_of_update=1.5):
     return {"plain": plain, "full": rises, "equal": {"fresh": rises, "passage": rises}}
 
 
-def test_the_comparison_of_the_gates_is_paired_by_training():
+def test_gates_are_compared_by_training():
     each = [training(0.5, 0.3), training(0.9, 0.65), training(0.2, 0.0)]
     found = compare_gates(each)["fresh"]
     near = found["calibrated_bits"]["near"]
     assert near["differences"] == pytest.approx([0.2, 0.25, 0.2])
-    assert near["outcome"] == "supported"  # though the trainings differ more than the gates
+    assert near["outcome"] == "supported"  # the trainings differ more than the gates
     assert found["calibrated_bits"]["far"]["differences"] == pytest.approx([0.2, 0.25, 0.2])
     assert found["bits"]["far"]["differences"] == pytest.approx([0.7, 0.75, 0.7])  # not the same
     assert found["accuracy"]["near"]["outcome"] == "undecided"
     swapped = compare_gates([training(0.3, 0.5), training(0.65, 0.9), training(0.0, 0.2)])
     assert swapped["fresh"]["calibrated_bits"]["near"]["outcome"] == "contradicted"
-    each[1]["equal"] = None  # does not count
+    each[1]["equal"] = None  # is left out
     found = compare_gates(each)["passage"]["calibrated_bits"]["near"]
     assert len(found["differences"]) == 2 and found["outcome"] == "undecided"
     assert gains(each)["bits"]["far"]["mean"] == 1.5
     assert costs_in_full(each)["bits"]["update"]["far"]["mean"] == pytest.approx(1.5 - 0.95 / 3)
 
 
-def test_units_are_compared_with_the_mean_of_the_random_ones():
+def test_units_are_compared_with_mean_of_random_ones():
     losses = [
         {"long": [0.5, long], "short": [1.0, 2.0], "random": [[0.4, 0.8], [0.6, 1.2]]}
         for long in (0.9, 1.0, 1.05)
@@ -201,15 +201,15 @@ def test_units_are_compared_with_the_mean_of_the_random_ones():
 # -------------------------------------------------------------------------------------- a training
 
 
-def test_a_short_text_has_no_far_context(gates, stream):
+def test_short_text_has_no_far_context(gates, stream):
     one = reading(gates, stream[:60])
     assert one.too_short
     assert of_gates(one) is None and of_units(one) is None
     assert not reading(gates, stream[:64]).too_short
 
 
-def test_without_a_far_gain_nothing_is_compared(stream):
-    one = reading(plain_gates(), stream)  # each state is of the last token alone
+def test_no_comparison_without_far_gain(stream):
+    one = reading(plain_gates(), stream)  # each state depends on the last token only
     assert one.far_gain < 0.05
     found = of_gates(one)
     assert found["equal"] is None and of_units(one) is None
@@ -218,10 +218,10 @@ def test_without_a_far_gain_nothing_is_compared(stream):
 
 
 def latch():
-    """Two units that recall at a query the last marker, and a text that needs just that.
+    """Return gates of two units that recall the last marker at a query, and such a text.
 
-    Unit 0 takes A as 1 and B as -1, and keeps it as long as its update gate is 1: until the next
-    marker. Its reset gate lets it through at a query only; unit 1 passes it on to the output.
+    Unit 0 stores A as 1 and B as -1. Its update gate is 1 until the next marker. Its reset gate is
+    1 at a query only, and unit 1 then gives the stored value to the output.
     """
     filler, query, A, B = range(4)
     w = {f"W_{kind}": torch.zeros(4, 2) for kind in ("xz", "xr", "xh")}
@@ -265,14 +265,14 @@ def test_gates_are_compared_at_equal_damage():
             own = np.subtract(with_it, plain)
             scaled = (own * damage[gate] / own[-1]).tolist()
             assert equal[start][gate]["calibrated_bits"] == pytest.approx(scaled, abs=1e-6)
-            if start == "fresh":  # on a part of the tokens the search came close
+            if start == "fresh":  # the dose was found on a part of the tokens
                 assert own[-1] == pytest.approx(damage[gate], rel=0.15)
-    # The update gate is what keeps the marker: with a fixed leak what is far is lost.
+    # The update gate stores the marker. With a fixed leak, far markers are lost.
     _near, far = near_and_far(found["full"]["update"]["calibrated_bits"], LENGTHS)
     assert far > 0.9 * gain_of(bits, LENGTHS, "bits")[1]
 
 
-def test_of_units_each_loss_is_their_own():
+def test_unit_losses_equal_single_interventions():
     gates, stream = latch()
     one = reading(gates, stream, seed=3)
     found = of_units(one)

@@ -1,4 +1,4 @@
-"""The gates as they are read, and how far back a model looks."""
+"""Recorded gates and surprise equal those of the models."""
 
 import json
 import math
@@ -30,7 +30,7 @@ def stream():
 
 
 @pytest.mark.parametrize("variant, options", MODELS[:3])
-def test_surprise_sums_to_the_evaluation(variant, options, stream):
+def test_surprise_sums_to_evaluation(variant, options, stream):
     model = random_model(variant, **options)
     passage = read(model.gates(), stream, 0, N, chunk=37).passage
     score = evaluate(model, stream)
@@ -40,7 +40,7 @@ def test_surprise_sums_to_the_evaluation(variant, options, stream):
 
 
 @pytest.mark.parametrize("start, length", [(0, 5), (1, 5), (36, 40), (37, 1), (299, 50), (40, 400)])
-def test_a_passage_is_cut_from_the_whole(gates, stream, start, length):
+def test_passage_is_part_of_whole(gates, stream, start, length):
     whole = read(gates, stream, 0, N, chunk=1000).passage
     cut = read(gates, stream, start, length, chunk=37).passage
     for name, array in vars(cut).items():
@@ -49,7 +49,7 @@ def test_a_passage_is_cut_from_the_whole(gates, stream, start, length):
         np.testing.assert_allclose(array, expected, atol=1e-6)
 
 
-def test_predictions_are_made_before_reading(gates, stream):
+def test_predictions_precede_reading(gates, stream):
     weights = random_model(reset="before").textbook_weights()  # those of the fixture
     passage = read(gates, stream, 0, 30).passage
     wanted, _ = gru_numpy(weights, stream[None, :30].numpy(), np.zeros((1, H)), "before")
@@ -62,7 +62,7 @@ def test_predictions_are_made_before_reading(gates, stream):
         assert passage.surprise[t] == pytest.approx(-math.log2(p[t - 1][stream[t]]), rel=1e-4)
 
 
-def test_means_are_over_the_whole_split(gates, stream):
+def test_means_cover_whole_split(gates, stream):
     rows = [torch.cat(row) for row in gates.steps(stream[None], torch.zeros(1, H))]
     Z, R, states = torch.stack(rows, dim=1)
     reading = read(gates, stream, 10, 3, chunk=41)
@@ -73,21 +73,21 @@ def test_means_are_over_the_whole_split(gates, stream):
     np.testing.assert_allclose(reading.R_by_token, R.mean(1), rtol=1e-5)
 
 
-def test_a_passage_beyond_the_split_is_the_users_error(gates, stream):
+def test_passage_beyond_split_is_user_error(gates, stream):
     with pytest.raises(
         UserError, match=r"gate_study\.start = 300, but the split has only 300 tokens"
     ):
         read(gates, stream, N, 5)
 
 
-def test_a_known_leak_has_its_time_constant(stream):
+def test_time_constant_of_known_leak(stream):
     # Z = 0.5, 0.9, 0.99 by their biases: -1 / ln Z by hand.
     b_z = torch.logit(torch.tensor([0.5, 0.9, 0.99, 0.5, 0.5, 0.5, 0.5]))
     constants = time_constants(read(plain_gates(b_z=b_z), stream).mean_Z)
     np.testing.assert_allclose(constants[:3], [1.442695, 9.491222, 99.499162], rtol=1e-4)
 
 
-def test_time_constants_at_the_ends():
+def test_time_constants_at_limits():
     constants = time_constants(np.array([0.0, 1.0, math.exp(-1)]))
     assert constants.tolist() == [0.0, math.inf, pytest.approx(1.0)]
     found = describe_time_constants(constants)
@@ -95,7 +95,7 @@ def test_time_constants_at_the_ends():
     json.dumps(found, allow_nan=False)
 
 
-def test_activity_is_the_mean_at_each_place(gates, stream):
+def test_activity_is_mean_per_place(gates, stream):
     reading = read(gates, stream)
     where = np.arange(N) % 2
     found = activity(reading, where)
@@ -106,7 +106,7 @@ def test_activity_is_the_mean_at_each_place(gates, stream):
     assert activity(reading, None) is None
 
 
-def test_the_states_asked_for_are_those_before_the_places(gates, stream):
+def test_states_precede_places(gates, stream):
     places = torch.tensor([1, 36, 37, 38, N - 1])
     states = read(gates, stream, places=places, chunk=37).states
     for place, state in zip(places, states, strict=True):

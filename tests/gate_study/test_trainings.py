@@ -1,4 +1,4 @@
-"""Student's t interval over trainings: against closed forms and a sum over the density."""
+"""Student's t interval agrees with closed forms and a sum over the density."""
 
 import math
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gru_lm.gate_study.trainings import interval, paired, t_quantile
 
 
-def test_the_quantiles_with_a_closed_form():
+def test_quantiles_with_closed_form():
     # One degree of freedom: Cauchy. Two: p = t / sqrt(2 + t^2).
     assert t_quantile(1) == pytest.approx(math.tan(math.pi * 0.475), rel=1e-9)
     assert t_quantile(2) == pytest.approx(math.sqrt(2 * 0.95**2 / (1 - 0.95**2)), rel=1e-9)
@@ -18,7 +18,7 @@ def test_the_quantiles_with_a_closed_form():
 
 
 @pytest.mark.parametrize("freedom", [3, 4, 5, 8])
-def test_the_quantiles_by_summing_the_density(freedom):
+def test_quantiles_by_integrating_density(freedom):
     t = t_quantile(freedom)
     x = np.linspace(0, t, 200_001)
     constant = math.gamma((freedom + 1) / 2) / (
@@ -28,7 +28,7 @@ def test_the_quantiles_by_summing_the_density(freedom):
     assert 2 * np.trapezoid(density, x) == pytest.approx(0.95, abs=1e-6)
 
 
-def test_an_interval_by_hand():
+def test_interval_by_hand():
     # Mean 2, standard deviation 1, three values: 2 +- 4.3027 / sqrt(3).
     assert interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 2.48414, 2 + 2.48414), abs=1e-4)
 
@@ -37,7 +37,7 @@ def test_an_interval_by_hand():
     values=st.lists(st.floats(-10, 10), min_size=3, max_size=9),
     shift=st.floats(-5, 5),
 )
-def test_an_interval_moves_with_its_values_and_mirrors_with_them(values, shift):
+def test_interval_is_shift_and_sign_equivariant(values, shift):
     low, high = interval(values)
     assert low <= sum(values) / len(values) + 1e-9 and sum(values) / len(values) <= high + 1e-9
     moved = interval([value + shift for value in values])
@@ -58,7 +58,7 @@ def test_an_interval_moves_with_its_values_and_mirrors_with_them(values, shift):
         ([0.0, 0.0, 0.0], "undecided"),
     ],
 )
-def test_the_outcome_is_that_of_the_interval(differences, outcome):
+def test_outcome_follows_interval(differences, outcome):
     found = paired(differences)
     assert found["outcome"] == outcome
     assert found["differences"] == differences
