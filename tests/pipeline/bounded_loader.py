@@ -1,4 +1,4 @@
-"""Loads what is in a folder with bounded memory: HEADROOM KIND FOLDER. Prints the refusal."""
+"""Load a folder with bounded memory and print the refusal; arguments HEADROOM KIND FOLDER."""
 
 import resource
 import sys

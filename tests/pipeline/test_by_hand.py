@@ -16,7 +16,7 @@ from stages_of import VARIANTS, is_timing, output_files
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_each_stage_runs_without_dvc(
+def test_stages_run_without_dvc(
     unrun_pipeline: Pipeline, finished_pipeline: Pipeline, tmp_path: Path
 ) -> None:
     plain = unrun_pipeline.copy(tmp_path / "project")
@@ -36,7 +36,7 @@ def test_each_stage_runs_without_dvc(
     assert [name for name in mine if mine[name] != other[name] and not is_timing(name)] == []
 
 
-def test_sampling_by_hand_prints_one_line(pipeline: Pipeline) -> None:
+def test_manual_sampling_prints_one_line(pipeline: Pipeline) -> None:
     given = ["--prefix", "time traveller", "--length", "5", "--temperature", "0.8"]
     output = pipeline.stage("sample", "--variant", "scratch", *given)
     assert output.startswith("time traveller")
@@ -45,13 +45,13 @@ def test_sampling_by_hand_prints_one_line(pipeline: Pipeline) -> None:
     assert pipeline.git("status", "--porcelain") == ""
 
 
-def test_a_prepare_that_stops_half_way_leaves_nothing_to_train_on(pipeline: Pipeline) -> None:
+def test_interrupted_prepare_leaves_no_usable_data(pipeline: Pipeline) -> None:
     """Old and new splits of one book can have the same vocabulary and overlap."""
     pipeline.set_params({"prepare.split.train": 500})
     prepared = pipeline.root / "data/prepared"
     train = (prepared / "train.npy").read_bytes()
     (prepared / "val.npy").unlink()
-    (prepared / "val.npy").mkdir()  # where no file can be put
+    (prepared / "val.npy").mkdir()  # so the file cannot be written
     pipeline.stage("prepare", code=1)
     assert (prepared / "train.npy").read_bytes() != train
     result = pipeline.run("python", "-m", "stages.train", "--variant", "scratch", code=1)
@@ -72,7 +72,7 @@ def test_a_prepare_that_stops_half_way_leaves_nothing_to_train_on(pipeline: Pipe
         ),
     ],
 )
-def test_a_damaged_figure_leaves_all_pictures_as_they_were(
+def test_damaged_result_keeps_all_pictures(
     stage: str, folder: str, path: str, old: str, new: str, pipeline: Pipeline
 ) -> None:
     text = (pipeline.root / path).read_text(encoding="utf-8")
@@ -87,8 +87,8 @@ def test_a_damaged_figure_leaves_all_pictures_as_they_were(
     assert {p.read_bytes() for p in (pipeline.root / folder).glob("*.png")} == {b"as it was"}
 
 
-def test_samples_with_line_breaks_can_be_told_apart(pipeline: Pipeline) -> None:
-    """As in the report and in the CI's page, which both read them again."""
+def test_samples_with_line_breaks_round_trip(pipeline: Pipeline) -> None:
+    """The report and tools.ci_report both read these files."""
     prefixes = ["once upon\n  a time\ngreedy\n\nend", "a"]
     pipeline.set_params(
         {"prepare.normalize": "none", "sample.prefixes": prefixes, "sample.temperatures": [0.5]}
@@ -123,7 +123,7 @@ def test_samples_with_line_breaks_can_be_told_apart(pipeline: Pipeline) -> None:
         ("--seed", "4294967296", "0 to 4294967295"),
     ],
 )
-def test_sampling_by_hand_refuses_what_params_would(
+def test_manual_sampling_validates_options(
     option: str, value: str, allowed: str, pipeline: Pipeline
 ) -> None:
     command = ["python", "-m", "stages.sample", "--variant", "scratch", option, value]
@@ -133,7 +133,7 @@ def test_sampling_by_hand_refuses_what_params_would(
     assert pipeline.git("status", "--porcelain") == ""
 
 
-def test_a_corpus_out_of_reach_stops_the_run(pipeline: Pipeline) -> None:
+def test_unreachable_corpus_stops_run(pipeline: Pipeline) -> None:
     addresses = ["http://127.0.0.1:9/timemachine.txt", "http://127.0.0.1:9/elsewhere/book.txt"]
     pipeline.set_params(
         {
@@ -157,7 +157,7 @@ def test_a_corpus_out_of_reach_stops_the_run(pipeline: Pipeline) -> None:
     assert {path.name: path.read_bytes() for path in raw.iterdir()} == before
 
 
-def test_a_training_in_a_repository_without_a_commit_goes_on(
+def test_training_works_without_a_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """DVCLive does not start there, so the training logs nothing for ``dvc exp show``."""

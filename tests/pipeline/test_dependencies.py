@@ -15,10 +15,10 @@ import pytest
 from conftest import PROJECT, Pipeline
 from stages_of import STAGES
 
-# Those that compute with torch; the others must start without it.
+# The stages that compute with torch; the others must start without it.
 WITH_TORCH = {"train", "replicate", "evaluate", "sample", "export", "gates"}
 
-# What a variant of another kind than these would use: a matrix has the same deps for each variant.
+# Used only by other kinds of variants: a matrix has the same deps for each variant.
 GENERAL_FORMS = {"src/gru_lm/models/stepper.py"}
 
 # Runs a module as `python -m` does; then writes the names of all modules and their files to REPORT.
@@ -83,7 +83,7 @@ def of_validation(imported: set[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_deps_are_what_the_stage_imports(stage: str, workspace: Pipeline, tmp_path: Path) -> None:
+def test_deps_equal_imports(stage: str, workspace: Pipeline, tmp_path: Path) -> None:
     recorded = workspace.lock()[stage]
     python, dash_m, module, *arguments = shlex.split(recorded["cmd"])
     assert (python, dash_m) == ("python", "-m")
@@ -91,7 +91,7 @@ def test_deps_are_what_the_stage_imports(stage: str, workspace: Pipeline, tmp_pa
     workspace.run("python", "-c", RUNNER, tmp_path / "loaded.json", module, *arguments)
     loaded = json.loads((tmp_path / "loaded.json").read_text())
 
-    script = module.replace(".", "/") + ".py"  # it ran as __main__, which is gone by now
+    script = module.replace(".", "/") + ".py"  # it ran as __main__
     imported = project_files(loaded, workspace.root) | {script}
     # In analysis/dvc.lock the paths start from the root as well: wdir is ``..``.
     deps = {name for dep in recorded["deps"] for name in modules(dep["path"], workspace.root)}
@@ -105,7 +105,7 @@ def test_deps_are_what_the_stage_imports(stage: str, workspace: Pipeline, tmp_pa
 
 
 @pytest.mark.parametrize("package", packages())
-def test_importing_a_package_imports_no_module(package: str, workspace: Pipeline) -> None:
+def test_packages_import_no_module(package: str, workspace: Pipeline) -> None:
     code = (
         "import sys; sys.path.insert(0, 'src'); before = set(sys.modules); "
         f"import {package}; print(*(set(sys.modules) - before))"

@@ -44,7 +44,7 @@ def experiments(
     trace_library(pipeline)
     pipeline.dvc("exp", "run", "--queue", "-S", "sample.length=11", "--name", "traced")
     try:
-        # The worker inherits stdout: through a pipe, its start would be waited for to its end.
+        # The worker inherits stdout. With a pipe, this call would wait until the worker ends.
         with (pipeline.root.parent / "worker.log").open("w") as log:
             subprocess.run(
                 ["dvc", "queue", "start", "-j", "1"],
@@ -100,7 +100,7 @@ def experiment_file(pipeline: Pipeline, name: str, path: str) -> str:
     return pipeline.git("show", f"{reference}:{path}")
 
 
-def test_an_experiment_reruns_only_what_its_changes_touch(experiments: Experiments) -> None:
+def test_experiment_reruns_affected_stages_only(experiments: Experiments) -> None:
     stages = {name: set(ran(output)) for name, output in experiments[1].items()}
     assert stages == {
         "slow": {"params", "plot", *by_variant("train", "evaluate", "sample")},
@@ -109,9 +109,7 @@ def test_an_experiment_reruns_only_what_its_changes_touch(experiments: Experimen
     }
 
 
-def test_an_experiment_changes_the_results(
-    experiments: Experiments, finished_pipeline: Pipeline
-) -> None:
+def test_experiment_changes_results(experiments: Experiments, finished_pipeline: Pipeline) -> None:
     pipeline, _ = experiments
 
     def scores(name: str) -> dict[str, Any]:
@@ -126,7 +124,7 @@ def test_an_experiment_changes_the_results(
     assert after["concise"] == slow["concise"]
 
 
-def test_exp_show_lists_experiments_with_their_metrics(
+def test_exp_show_lists_experiments(
     experiments: Experiments,
 ) -> None:
     pipeline, names = experiments
@@ -143,7 +141,7 @@ def test_exp_show_lists_experiments_with_their_metrics(
     assert float(rows["slow"]["train.lr"]) == 0.5
 
 
-def test_exp_show_follows_a_running_experiment(pipeline: Pipeline) -> None:
+def test_exp_show_shows_running_experiment(pipeline: Pipeline) -> None:
     pipeline = pipeline.with_new_pythons()
     process = subprocess.Popen(
         ["dvc", "exp", "run", "-S", "train.epochs=1000000"],
@@ -176,7 +174,7 @@ def test_exp_show_follows_a_running_experiment(pipeline: Pipeline) -> None:
         assert pipeline.git("show", f"HEAD:{earlier}") == (pipeline.root / earlier).read_text()
 
 
-def test_diffs_against_the_commit(experiments: Experiments) -> None:
+def test_diffs_against_commit(experiments: Experiments) -> None:
     pipeline, _ = experiments
     params = json.loads(pipeline.dvc("params", "diff", "--json"))
     assert params == {"params.yaml": {"train.lr": {"old": 1.0, "new": 0.5, "diff": -0.5}}}
@@ -188,7 +186,9 @@ def test_diffs_against_the_commit(experiments: Experiments) -> None:
 
 
 @pytest.mark.parametrize("command", ["show", "diff"])
-def test_plots_become_a_page(command: str, experiments: Experiments, tmp_path: Path) -> None:
+def test_plots_are_written_to_a_page(
+    command: str, experiments: Experiments, tmp_path: Path
+) -> None:
     pipeline, _ = experiments
     pipeline.dvc("plots", command, "--out", tmp_path)
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
@@ -199,7 +199,7 @@ def test_plots_become_a_page(command: str, experiments: Experiments, tmp_path: P
 
 
 @pytest.mark.skipif(find_chromium() is None, reason="needs a Chromium or Chrome on the PATH")
-def test_the_page_of_plots_needs_no_network(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_plots_page_needs_no_network(pipeline: Pipeline, tmp_path: Path) -> None:
     def check(folder: Path, curves: int) -> list[str]:
         """Assert that the page draws this many Vega plots offline. Return its network requests."""
         pipeline.dvc("plots", "show", "--out", folder)
@@ -219,7 +219,7 @@ def test_the_page_of_plots_needs_no_network(pipeline: Pipeline, tmp_path: Path) 
     assert pipeline.dvc("config", "plots.html_template").strip() == "mine.html"
 
 
-def test_an_artifact_can_be_fetched_and_sampled_from(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_artifact_can_be_fetched_and_sampled(pipeline: Pipeline, tmp_path: Path) -> None:
     """A tag is a version, and any other folder can get the model (docs/models.md)."""
     pipeline.dvc("remote", "add", "--default", "shared", tmp_path / "remote")
     pipeline.commit("Share the results")
@@ -246,11 +246,11 @@ def test_an_artifact_can_be_fetched_and_sampled_from(pipeline: Pipeline, tmp_pat
         code = example.replace("scratch", variant)
         text = elsewhere.run("python", "-c", code).stdout
         assert text.startswith("time traveller")
-        tokens = text.rstrip("\n").replace("<unk>", "?")  # hardly trained, it may draw that too
+        tokens = text.rstrip("\n").replace("<unk>", "?")  # an almost untrained model may draw <unk>
         assert len(tokens) == len("time traveller") + 200
 
 
-def test_an_experiment_away_from_the_workspace_uses_its_own_library(
+def test_temporary_experiment_uses_its_own_library(
     experiments: Experiments, pipeline: Pipeline
 ) -> None:
     """It uses neither the workspace's nor the installed library (treeverse/dvc issue 10419)."""

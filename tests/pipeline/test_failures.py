@@ -44,7 +44,7 @@ def uncommitted(finished_scratch: Pipeline, tmp_path_factory: pytest.TempPathFac
     ],
     ids=" ".join,
 )
-def test_a_refused_param_leaves_every_file(command: tuple[str, ...], uncommitted: Pipeline) -> None:
+def test_invalid_param_keeps_every_file(command: tuple[str, ...], uncommitted: Pipeline) -> None:
     before, file = output_files(uncommitted.root), uncommitted.root / "params.yaml"
     params = file.read_text(encoding="utf-8")
     if command[0] == "repro":
@@ -60,7 +60,7 @@ def test_a_refused_param_leaves_every_file(command: tuple[str, ...], uncommitted
     assert not changed, "the main pipeline is up to date"
 
 
-def test_a_training_that_diverges_leaves_what_is_public(scratch: Pipeline) -> None:
+def test_diverged_training_keeps_public_files(scratch: Pipeline) -> None:
     before = public(scratch.root)
     scratch.set_params({"train.lr": 900.0, "train.clip_norm": None, "train.epochs": 300})
     result = scratch.run("dvc", "repro", "train@scratch", code=None)
@@ -73,9 +73,7 @@ def test_a_training_that_diverges_leaves_what_is_public(scratch: Pipeline) -> No
     assert not {name for name in status(scratch) if ":" not in name}
 
 
-def test_a_run_that_is_killed_leaves_what_is_public_and_ends_the_same(
-    scratch: Pipeline, tmp_path: Path
-) -> None:
+def test_killed_run_keeps_public_files_and_resumes(scratch: Pipeline, tmp_path: Path) -> None:
     """dvc repro is killed at random moments until it finishes."""
     changes = {"train.epochs": 40, "train.batch_size": 2, "sample.length": 12}
     scratch = scratch.with_new_pythons()
@@ -109,7 +107,7 @@ def test_a_run_that_is_killed_leaves_what_is_public_and_ends_the_same(
         assert mine[name] == other[name] or is_timing(name), name
 
 
-def test_a_model_is_public_only_with_its_measures(scratch: Pipeline) -> None:
+def test_failed_evaluation_keeps_earlier_results(scratch: Pipeline) -> None:
     """An evaluation that fails keeps the earlier model and the earlier metrics."""
     before = public(scratch.root)
     scratch.set_params({"train.epochs": 4})

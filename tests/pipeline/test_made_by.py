@@ -53,7 +53,7 @@ def test_both_pipelines_are_covered() -> None:
 
 
 @pytest.mark.parametrize("path", OUTPUTS)
-def test_every_output_is_known(path: str) -> None:
+def test_outputs_have_a_command(path: str) -> None:
     assert made_by(Path(path)) == f"dvc repro {OUTPUTS[path]}"
 
 
@@ -111,7 +111,7 @@ def test_known_files(path: str, target: str) -> None:
         "",
     ],
 )
-def test_what_no_stage_makes_is_unknown(path: str) -> None:
+def test_other_files_have_no_command(path: str) -> None:
     assert made_by(Path(path)) is None
 
 
@@ -132,7 +132,7 @@ STRANGE = [
     [None, "stages: [", "\xff", *STRANGE],
     ids=["none", "no YAML", "bytes", *(text[:50] for text in STRANGE)],
 )
-def test_without_pipelines_that_can_be_read_no_file_is_known(
+def test_no_command_without_pipelines(
     content: str | None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -154,9 +154,7 @@ def test_without_pipelines_that_can_be_read_no_file_is_known(
 
 
 @pytest.mark.parametrize("path", ["data/prepared/vocab.json", "analysis/summary.json", "README.md"])
-def test_a_stage_says_the_command_where_the_pipelines_are(
-    path: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stage_error_names_command(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     def main() -> None:
         raise DamagedFile(Path(path), "why")
 

@@ -48,14 +48,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return tree
 
 
-def test_the_page_asks_for_one_folder_and_one_word() -> None:
+def test_page_adds_one_folder_and_one_param() -> None:
     assert {Path(name).parent.as_posix() for name in FILES} == {"src/gru_lm/models/lstm"}
     assert len(FILES) == 3
     params = YAML(typ="safe").load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
     assert YAML(typ="safe").load(WORD) == {"variants": [*params["variants"], "lstm"]}
 
 
-def test_the_other_variants_are_not_trained_again(repro: tuple[Pipeline, str]) -> None:
+def test_other_variants_are_not_retrained(repro: tuple[Pipeline, str]) -> None:
     stages = ran(repro[1])
     names = {name.rpartition(":")[2] for name in stages}
     assert {f"{stage}@lstm" for stage in ("train", "evaluate", "sample", "gates", "export")} < names
@@ -65,7 +65,7 @@ def test_the_other_variants_are_not_trained_again(repro: tuple[Pipeline, str]) -
     assert "up to date" in repro[0].dvc("status")
 
 
-def test_the_page_passes_the_variants_tests(pipeline: Pipeline) -> None:
+def test_new_variant_passes_common_tests(pipeline: Pipeline) -> None:
     name = "tests/models/test_every_variant.py"
     assert f"pytest {name}" in PAGE
     target = pipeline.root / name
@@ -76,7 +76,7 @@ def test_the_page_passes_the_variants_tests(pipeline: Pipeline) -> None:
     assert re.search(r"^\d{2} passed", result.stdout.splitlines()[-1])
 
 
-def test_the_metrics_and_the_card(pipeline: Pipeline) -> None:
+def test_metrics_and_card(pipeline: Pipeline) -> None:
     shown = json.loads(pipeline.dvc("metrics", "show", "--json"))
     assert "metrics/lstm.json" in next(iter(shown.values()))["data"]
     scores = read_json(pipeline.root / "metrics/evaluate/lstm.json")
@@ -95,13 +95,13 @@ def test_the_metrics_and_the_card(pipeline: Pipeline) -> None:
     assert len(curve) == 1 + SMALL["train.epochs"]
 
 
-def test_the_samples(pipeline: Pipeline) -> None:
+def test_samples(pipeline: Pipeline) -> None:
     texts = (pipeline.root / "samples/lstm.txt").read_text(encoding="utf-8")
     assert texts.startswith("greedy\n  time traveller")
     assert pipeline.stage("sample", "--variant", "lstm", "--prefix", "time").startswith("time")
 
 
-def test_the_onnx_file(pipeline: Pipeline) -> None:
+def test_onnx_file(pipeline: Pipeline) -> None:
     found = read_json(pipeline.root / "metrics/export/lstm.json")
     assert found["max_logit_difference"] < 1e-4
     session = onnxruntime.InferenceSession(str(pipeline.root / "exports/lstm.onnx"))
@@ -112,7 +112,7 @@ def test_the_onnx_file(pipeline: Pipeline) -> None:
     assert last.shape == state.shape and last.any()
 
 
-def test_gates_are_left_out_in_one_line(repro: tuple[Pipeline, str]) -> None:
+def test_gates_are_left_out(repro: tuple[Pipeline, str]) -> None:
     pipeline, output = repro
     lines = [line for line in output.splitlines() if "no gates" in line]
     assert "gates@lstm: lstm has no gates to read: left out" in lines
@@ -122,7 +122,7 @@ def test_gates_are_left_out_in_one_line(repro: tuple[Pipeline, str]) -> None:
     }
 
 
-def test_the_pictures(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_pictures(pipeline: Pipeline, tmp_path: Path) -> None:
     """The pictures differ without the LSTM."""
     without = pipeline.copy(tmp_path / "without")
     without.set_params({"variants": ["scratch", "concise", "fused"]})
@@ -135,7 +135,7 @@ def test_the_pictures(pipeline: Pipeline, tmp_path: Path) -> None:
         assert mine != others, name
 
 
-def test_the_report(pipeline: Pipeline) -> None:
+def test_report(pipeline: Pipeline) -> None:
     page = (pipeline.root / "reports/index.html").read_text(encoding="utf-8")
     assert "own nn.LSTM" in page  # its description
     # A row of the figures, the other tables, and a text for each way of sampling.
@@ -143,13 +143,13 @@ def test_the_report(pipeline: Pipeline) -> None:
     assert page.count(">lstm<") >= 2 + 1 + len(params["sample"]["temperatures"])
 
 
-def test_the_comparison(pipeline: Pipeline) -> None:
+def test_comparison(pipeline: Pipeline) -> None:
     pipeline.run("python", "-m", "tools.compare", "workspace")
     table = (pipeline.root / "comparison/compare.md").read_text(encoding="utf-8")
     assert re.search(r"^.*\blstm\b.*\d\.\d", table, re.M)
 
 
-def test_the_variant_alone(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_single_variant(pipeline: Pipeline, tmp_path: Path) -> None:
     assert "dvc exp run -S 'variants=[lstm]'" in PAGE
     alone = pipeline.copy(tmp_path / "alone")
     alone.set_params({"variants": ["lstm"]})

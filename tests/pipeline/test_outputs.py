@@ -25,7 +25,7 @@ def read_tsv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file, delimiter="\t"))
 
 
-def test_the_corpus_is_the_one_chosen(finished_pipeline: Pipeline) -> None:
+def test_corpus_is_the_chosen_one(finished_pipeline: Pipeline) -> None:
     raw = (finished_pipeline.root / "data/raw/corpus.txt").read_bytes()
     assert raw == (PROJECT / "corpora/sample.txt").read_bytes()
     assert read_json(finished_pipeline.root / "data/raw/corpus.json") == {
@@ -35,7 +35,7 @@ def test_the_corpus_is_the_one_chosen(finished_pipeline: Pipeline) -> None:
     }
 
 
-def test_the_vocabulary_and_the_splits_fit(finished_pipeline: Pipeline) -> None:
+def test_vocabulary_fits_splits(finished_pipeline: Pipeline) -> None:
     prepared = finished_pipeline.root / "data/prepared"
     tokens = read_json(prepared / "vocab.json")["tokens"]
     assert tokens[0] == "<unk>"
@@ -52,7 +52,7 @@ def test_the_vocabulary_and_the_splits_fit(finished_pipeline: Pipeline) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_trained_model_is_whole(variant: str, finished_pipeline: Pipeline) -> None:
+def test_trained_model_is_complete(variant: str, finished_pipeline: Pipeline) -> None:
     folder = finished_pipeline.root / "models" / variant
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*")) == [
         "best/config.json",
@@ -71,7 +71,7 @@ def test_a_trained_model_is_whole(variant: str, finished_pipeline: Pipeline) -> 
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_curve_has_one_row_an_epoch(variant: str, finished_pipeline: Pipeline) -> None:
+def test_curve_has_one_row_per_epoch(variant: str, finished_pipeline: Pipeline) -> None:
     root = finished_pipeline.root
     rows = read_tsv(root / f"plots/train/{variant}.tsv")
     assert {"step", "perplexity"} <= rows[0].keys()
@@ -87,7 +87,7 @@ def test_the_curve_has_one_row_an_epoch(variant: str, finished_pipeline: Pipelin
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_headline_repeats_the_results(variant: str, finished_pipeline: Pipeline) -> None:
+def test_headline_matches_results(variant: str, finished_pipeline: Pipeline) -> None:
     metrics = finished_pipeline.root / "metrics"
     training = read_json(metrics / f"train/{variant}.json")
     scores = read_json(metrics / f"evaluate/{variant}.json")
@@ -101,7 +101,7 @@ def test_the_headline_repeats_the_results(variant: str, finished_pipeline: Pipel
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_evaluation_covers_each_split(name: str, finished_pipeline: Pipeline) -> None:
+def test_evaluation_covers_each_split(name: str, finished_pipeline: Pipeline) -> None:
     scores = read_json(finished_pipeline.root / f"metrics/evaluate/{name}.json")
     assert list(scores) == list(SPLITS)
     for split, score in scores.items():
@@ -112,7 +112,7 @@ def test_the_evaluation_covers_each_split(name: str, finished_pipeline: Pipeline
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_timing_names_the_device(variant: str, finished_pipeline: Pipeline) -> None:
+def test_timing_names_device(variant: str, finished_pipeline: Pipeline) -> None:
     timing = read_json(finished_pipeline.root / f"metrics/timing/{variant}.json")
     assert {"tokens_per_second", "seconds", "device"} <= timing.keys()
     assert timing["tokens_per_second"] > 0
@@ -121,7 +121,7 @@ def test_the_timing_names_the_device(variant: str, finished_pipeline: Pipeline) 
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_samples_continue_the_prefixes(variant: str, finished_pipeline: Pipeline) -> None:
+def test_samples_continue_prefixes(variant: str, finished_pipeline: Pipeline) -> None:
     params = yaml.safe_load((finished_pipeline.root / "params.yaml").read_text())["sample"]
     lines = (finished_pipeline.root / f"samples/{variant}.txt").read_text().splitlines()
     for prefix in params["prefixes"]:
@@ -134,7 +134,7 @@ def test_the_samples_continue_the_prefixes(variant: str, finished_pipeline: Pipe
     assert [len(text) for text in drawn] == lengths * (1 + len(params["temperatures"]))
 
 
-def test_the_pictures_are_png(finished_pipeline: Pipeline) -> None:
+def test_pictures_are_png(finished_pipeline: Pipeline) -> None:
     root = finished_pipeline.root
     drawn = [*(root / "plots").glob("*.png"), *(root / "analysis/plots").iterdir()]
     assert {path.relative_to(root).as_posix() for path in drawn} > set(PICTURES)
@@ -145,7 +145,7 @@ def test_the_pictures_are_png(finished_pipeline: Pipeline) -> None:
         assert data.endswith(b"IEND\xaeB`\x82")
 
 
-def test_the_pipelines_declare_what_the_stages_write(finished_pipeline: Pipeline) -> None:
+def test_declared_outputs_equal_written_files(finished_pipeline: Pipeline) -> None:
     assert sorted(finished_pipeline.lock()) == sorted(STAGES)
     artifacts = yaml.safe_load((PROJECT / "dvc.yaml").read_text("utf-8"))["artifacts"]
     assert {name: artifact["path"] for name, artifact in artifacts.items()} == {
@@ -154,7 +154,7 @@ def test_the_pipelines_declare_what_the_stages_write(finished_pipeline: Pipeline
     assert all(artifact["type"] == "model" for artifact in artifacts.values())
 
 
-def test_the_pipelines_are_short_enough_to_read() -> None:
+def test_pipeline_files_are_short() -> None:
     main, analysis = (
         len((PROJECT / name).read_text("utf-8").splitlines())
         for name in ("dvc.yaml", "analysis/dvc.yaml")
@@ -163,13 +163,13 @@ def test_the_pipelines_are_short_enough_to_read() -> None:
     assert main + analysis <= 260
 
 
-def test_dvc_shows_one_row_a_variant(finished_pipeline: Pipeline) -> None:
+def test_dvc_shows_one_row_per_variant(finished_pipeline: Pipeline) -> None:
     heading, *rows = finished_pipeline.dvc("metrics", "show").splitlines()
     assert sorted(row.split()[0] for row in rows) == sorted(f"metrics/{v}.json" for v in VARIANTS)
     assert len(heading.split()) <= 10
 
 
-def test_git_keeps_neither_timings_nor_pictures(finished_pipeline: Pipeline) -> None:
+def test_git_ignores_timings_and_pictures(finished_pipeline: Pipeline) -> None:
     kept = finished_pipeline.git("ls-files").split()
     assert not [path for path in kept if "timing" in path or path.startswith("training/")]
     assert not [path for path in kept if path.startswith(("plots/", "analysis/")) and "png" in path]

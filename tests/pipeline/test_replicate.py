@@ -72,7 +72,7 @@ def files(folder: Path) -> set[str]:
 
 
 def weights_of(folder: Path) -> dict[str, bytes]:
-    """A model's files, and those of the best one beside it."""
+    """Return the bytes of a model's files, including those of the best epoch."""
     names = [f"{part}{name}" for part in ("", f"{BEST}/") for name in (WEIGHTS, CONFIG)]
     return {name: (folder / name).read_bytes() for name in names}
 
@@ -85,7 +85,7 @@ def scores_of_model(folder: Path, variant: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("variant", "select"), SELECTED)
-def test_from_the_same_seed_both_stages_reach_the_same(
+def test_train_and_replicate_agree_for_same_seed(
     variant: str, select: str, run: Run, folder: Path
 ) -> None:
     run(train, "--variant", variant, select=select)
@@ -107,7 +107,7 @@ def test_from_the_same_seed_both_stages_reach_the_same(
     assert (kept[WEIGHTS] == kept[f"{BEST}/{WEIGHTS}"]) == (select == "best_val")
 
 
-def test_the_seed_given_counts_and_the_seed_of_params_does_not(run: Run, folder: Path) -> None:
+def test_seed_option_overrides_params(run: Run, folder: Path) -> None:
     figures = {}
     for given, in_params in ((6, 5), (6, 6), (6, 7), (7, 5)):
         run(replicate, "--variant", "scratch", "--seed", str(given), seed=in_params)
@@ -121,9 +121,7 @@ def test_the_seed_given_counts_and_the_seed_of_params_does_not(run: Run, folder:
     assert json.loads(figures[6, 5])["train_perplexity"] != perplexity
 
 
-def test_a_replicate_writes_its_figures_and_weights_and_nothing_else(
-    run: Run, folder: Path
-) -> None:
+def test_replicate_outputs(run: Run, folder: Path) -> None:
     before = files(folder) | {"params.yaml"}
     run(replicate, "--variant", "concise", "--seed", "0")
     weights = {f"{part}{name}" for part in ("", f"{BEST}/") for name in (WEIGHTS, CONFIG)}
@@ -133,7 +131,7 @@ def test_a_replicate_writes_its_figures_and_weights_and_nothing_else(
     }
 
 
-def test_training_logs_both_curves_and_sums_them_up(run: Run, folder: Path) -> None:
+def test_training_logs_curves_and_summary(run: Run, folder: Path) -> None:
     run(train, "--variant", "fused")
     curves = {}
     for name in ("train", "val"):
@@ -157,7 +155,7 @@ def test_training_logs_both_curves_and_sums_them_up(run: Run, folder: Path) -> N
     }
 
 
-def test_a_last_look_that_is_not_finite_is_null(
+def test_infinite_last_validation_is_null(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks = iter([5.0, 4.0, float("inf")])
@@ -168,7 +166,7 @@ def test_a_last_look_that_is_not_finite_is_null(
     assert metrics["best_val"] == {"epoch": 6, "perplexity": 4.0}
 
 
-def test_divergence_leaves_no_figures(run: Run, folder: Path) -> None:
+def test_divergence_writes_no_results(run: Run, folder: Path) -> None:
     with pytest.raises(Diverged, match=r"train\.lr"):
         run(
             replicate,
@@ -179,14 +177,14 @@ def test_divergence_leaves_no_figures(run: Run, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", ["-1", str(2**32)])
-def test_an_impossible_seed_is_refused(seed: str, run: Run, folder: Path) -> None:
+def test_invalid_seed_is_refused(seed: str, run: Run, folder: Path) -> None:
     with pytest.raises(UserError, match=f"--seed = {seed}: must be 0 to 4294967295"):
         run(replicate, "--variant", "scratch", "--seed", seed)
     assert not (folder / "analysis").exists()
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_a_missing_split_is_found_before_the_training(
+def test_missing_split_stops_before_training(
     split: str, run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_: object) -> None:

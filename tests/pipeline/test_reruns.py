@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(600)
 # Reruns after a change
 
 
-def test_a_second_run_runs_nothing(pipeline: Pipeline) -> None:
+def test_second_run_runs_nothing(pipeline: Pipeline) -> None:
     assert status(pipeline) == {}
     assert pipeline.repro() == []
     assert pipeline.git("status", "--porcelain") == ""
@@ -117,7 +117,7 @@ json.dump(found, sys.stdout)
 """
 
 
-def test_a_comment_reruns_what_uses_the_file_and_nothing_else(pipeline: Pipeline) -> None:
+def test_comment_reruns_dependent_stages_only(pipeline: Pipeline) -> None:
     found = json.loads(pipeline.run("python", "-c", PROBE).stdout)
     wrong = {}
     for path, names in found.items():
@@ -131,7 +131,7 @@ def test_a_comment_reruns_what_uses_the_file_and_nothing_else(pipeline: Pipeline
 
 
 @pytest.mark.parametrize(
-    ("change", "expected", "perhaps"),  # perhaps: if another time was taken
+    ("change", "expected", "perhaps"),  # perhaps: reruns if a time differs
     [
         pytest.param(
             lambda pipeline: pipeline.set_params({"sample.length": 11}),
@@ -153,7 +153,7 @@ def test_a_comment_reruns_what_uses_the_file_and_nothing_else(pipeline: Pipeline
         ),
     ],
 )
-def test_a_change_reruns_only_what_depends_on_it(
+def test_change_reruns_dependent_stages_only(
     change: Callable[[Pipeline], None], expected: set[str], perhaps: set[str], pipeline: Pipeline
 ) -> None:
     change(pipeline)
@@ -162,7 +162,7 @@ def test_a_change_reruns_only_what_depends_on_it(
     assert status(pipeline) == {}
 
 
-def test_earlier_params_bring_earlier_results_back_without_training(scratch: Pipeline) -> None:
+def test_earlier_params_restore_results_from_cache(scratch: Pipeline) -> None:
     before = output_files(scratch.root)
     scratch.set_params({"train.lr": 0.8})
     assert "train@scratch" in ran(scratch.dvc("repro"))
@@ -173,12 +173,10 @@ def test_earlier_params_bring_earlier_results_back_without_training(scratch: Pip
     assert output_files(scratch.root) == before, "the timings too"
 
 
-def test_a_run_in_a_clone_gives_the_same_bytes_and_changes_the_lock_files_alone(
-    finished_pipeline: Pipeline, tmp_path: Path
-) -> None:
+def test_run_in_clone_gives_same_bytes(finished_pipeline: Pipeline, tmp_path: Path) -> None:
     finished_pipeline.run("git", "clone", "--quiet", ".", tmp_path / "clone")
     clone = Pipeline(tmp_path / "clone", finished_pipeline.env).with_new_pythons()
-    in_git = {*by_variant("sample")}  # with all that this stage writes
+    in_git = {*by_variant("sample")}  # with all outputs of this stage
     assert sorted(clone.repro()) == sorted({*STAGES} - in_git)
     changed = {line.split()[-1] for line in clone.git("status", "--porcelain").splitlines()}
     assert changed <= {"dvc.lock", "analysis/dvc.lock"}
@@ -187,7 +185,7 @@ def test_a_run_in_a_clone_gives_the_same_bytes_and_changes_the_lock_files_alone(
     assert [name for name in mine if mine[name] != other[name] and not is_timing(name)] == []
 
 
-def test_a_remote_spares_others_the_work(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_remote_saves_rerunning(pipeline: Pipeline, tmp_path: Path) -> None:
     pipeline.dvc("remote", "add", "--default", "shared", tmp_path / "remote")
     pipeline.commit("Share the results")
     pipeline.dvc("push")
@@ -205,7 +203,7 @@ def test_a_remote_spares_others_the_work(pipeline: Pipeline, tmp_path: Path) -> 
 
     assert ran(clone("at-once").dvc("repro", "-P", "--pull")) == []
 
-    # Without dvc.lock, the run cache still knows what has been trained.
+    # Without dvc.lock, the run cache still has the trainings.
     unlocked = clone("unlocked")
     (unlocked.root / "dvc.lock").unlink()
     output = unlocked.dvc("repro", "--pull", *by_variant("train"))
@@ -213,9 +211,7 @@ def test_a_remote_spares_others_the_work(pipeline: Pipeline, tmp_path: Path) -> 
     assert unlocked.lock()["train@scratch"] == pipeline.lock()["train@scratch"]
 
 
-def test_branches_that_both_trained_merge_and_repro_mends(
-    scratch: Pipeline, tmp_path: Path
-) -> None:
+def test_merged_branches_are_repaired_by_repro(scratch: Pipeline, tmp_path: Path) -> None:
     """This follows docs/sharing.md, with and without git's merge driver."""
     for branch, key, value in (("slow", "train.lr", 0.5), ("long", "train.epochs", 4)):
         scratch.git("checkout", "--quiet", "-b", branch, "main")
@@ -248,7 +244,7 @@ def test_branches_that_both_trained_merge_and_repro_mends(
 # One variant alone
 
 
-def test_one_variant_alone_is_trained_measured_drawn_and_reported(pipeline: Pipeline) -> None:
+def test_single_variant_runs_all_stages(pipeline: Pipeline) -> None:
     for path in ("metrics/train/fused.json", "plots/train/scratch.tsv", "samples/fused.txt"):
         (pipeline.root / path).write_text("of a variant that is not asked for")
     output = pipeline.dvc("exp", "run", "-P", "-S", "variants=[concise]", "-S", "train.lr=0.7")

@@ -60,7 +60,7 @@ def _top(module: str) -> str:
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_no_data_is_run_as_code(path: Path) -> None:
+def test_no_unsafe_loader_is_used(path: Path) -> None:
     assert list(unsafe(path.read_text(encoding="utf-8"))) == []
 
 
@@ -81,11 +81,11 @@ def test_no_data_is_run_as_code(path: Path) -> None:
         "subprocess.run(text, shell=True)",
     ],
 )
-def test_the_search_finds_what_it_looks_for(line: str) -> None:
+def test_search_finds_unsafe_calls(line: str) -> None:
     assert len(list(unsafe(line))) == 1
 
 
-def test_the_parameters_loader_is_a_safe_one() -> None:
+def test_params_loader_is_safe() -> None:
     for tag in ("python/object/apply:os.system [id]", "python/name:os.system", "python/module:os"):
         with pytest.raises(UserError, match="python/"):
             parse_yaml(f"a: !!{tag}", "params.yaml")
@@ -97,7 +97,7 @@ HEADROOM = 1 << 30  # bytes that a loader may allocate
 
 
 def refusal(kind: str, folder: Path) -> str:
-    """The line with which a loader refuses what is in ``folder``, its memory bounded."""
+    """Return the line with which a loader refuses ``folder``, with bounded memory."""
     here = Path(__file__).parent
     env = {"PYTHONPATH": f"{here}{os.pathsep}{ROOT / 'src'}"}
     process = Stage("bounded_loader", str(HEADROOM), kind, str(folder), cwd=folder, env=env)
@@ -168,7 +168,7 @@ def test_hostile_vocabularies(content: bytes, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="bounds memory in Linux's way")
-def test_a_device_as_vocabulary_takes_no_memory(tmp_path: Path) -> None:
+def test_device_as_vocabulary_takes_no_memory(tmp_path: Path) -> None:
     path = tmp_path / "vocab.json"
     path.symlink_to("/dev/zero")
     assert refusal("vocabulary", tmp_path) == f"{path} is damaged (it is not a regular file)"
@@ -186,12 +186,12 @@ def test_arrays_that_unpack_to_gigabytes_take_no_memory(tmp_path: Path) -> None:
     assert data.count(struct.pack("<I", size)) == 6  # in the entries and in the directory
     path.write_bytes(data.replace(struct.pack("<I", size), struct.pack("<I", claimed)))
     assert "its arrays are larger than the " in refusal("arrays", tmp_path)
-    path.write_bytes(data)  # the entries claim their own size, but the arrays another
+    path.write_bytes(data)  # the entries have their own size, but the array headers another
     assert "a.npy has not the size of its array" in refusal("arrays", tmp_path)
 
 
 def npy(array: np.ndarray) -> bytes:
-    """The header of ``array`` in an .npy file."""
+    """Return the header of ``array`` in an .npy file."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
     return header.getvalue()
@@ -200,8 +200,8 @@ def npy(array: np.ndarray) -> bytes:
 # ------------------------------------------------------------------- what reaches the terminal
 
 
-def test_every_line_of_a_stage_goes_through_one_function() -> None:
-    """Only the text that ``sample --prefix`` was asked for is printed as it is."""
+def test_stage_output_goes_through_say() -> None:
+    """Only the text of ``sample --prefix`` is printed unchanged."""
     prints = {
         path.name: sum(
             isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "sys.stdout.write")
@@ -219,7 +219,7 @@ def test_every_line_of_a_stage_goes_through_one_function() -> None:
     ("stage", "name"),
     [("train", "../scratch"), ("train", "files"), ("evaluate", "/etc"), ("sample", "a/../scratch")],
 )
-def test_a_variant_is_one_of_those_known(stage: str, name: str, tmp_path: Path) -> None:
+def test_variant_option_is_validated(stage: str, name: str, tmp_path: Path) -> None:
     process = Stage(
         f"stages.{stage}", "--variant", name, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}
     )
