@@ -31,7 +31,7 @@ def changed(of, *path, to):
     return Summary.model_validate(tree)
 
 
-def test_models_may_be_worse_or_better_than_a_blind_guess():
+def test_models_worse_or_better_than_blind_guess():
     def verdict(*val):
         return conclusions.beside_a_blind_guess(results(*val), "after epoch 500", SIZE)
 
@@ -46,7 +46,7 @@ def test_models_may_be_worse_or_better_than_a_blind_guess():
     assert "a and c are worse than a blind guess and b is better than" in verdict(6, 3, 6)
 
 
-def test_seeds_may_disagree_about_the_blind_guess():
+def test_seeds_disagree_about_blind_guess():
     low = ("val", "perplexity", "min")
     of = changed(results(5.0), "models", "a", *low, to=20.0)
     text = conclusions.beside_a_blind_guess(of, "after epoch 2", SIZE)
@@ -58,7 +58,7 @@ def test_seeds_may_disagree_about_the_blind_guess():
     assert "no model is clearly better or worse than a blind guess" in text
 
 
-def test_the_best_epoch_is_named_if_it_is_known():
+def test_best_epoch_is_named_if_known():
     text = conclusions.at_the_best_epoch(results(6.8, 6.9, best=(3.0, 3.1)), SIZE)
     assert text == (
         "Validation perplexity is lowest at epoch 5 (8.00\u20138.57). At the best epoch, every "
@@ -70,7 +70,7 @@ def test_the_best_epoch_is_named_if_it_is_known():
     assert conclusions.at_the_best_epoch(results(6.8, 6.9, best=(3.0, None)), SIZE) == ""
 
 
-def test_models_within_the_spread_are_not_ranked():
+def test_models_within_spread_are_not_ranked():
     near = conclusions.ranking(results(6.85, 6.84, 6.93, sd=0.2), "character")
     assert near == (
         "The models are not ranked because they differ too little for the spread over the seeds. "
@@ -88,7 +88,7 @@ def test_models_within_the_spread_are_not_ranked():
     assert conclusions.ranking(results(6.0), "character") == ""
 
 
-def test_the_best_baseline_is_chosen_on_validation():
+def test_best_baseline_is_chosen_on_validation():
     of = changed(results(6.85, 6.93), "baselines", "xz", "test", "bits_per_token", to=0.5)
     assert conclusions.beside_baselines(of, "character") == (
         "The best baseline on the validation split is 6-gram, with 2.52 bits per character; the "
@@ -101,6 +101,6 @@ def test_the_best_baseline_is_chosen_on_validation():
 @pytest.mark.parametrize(
     ("selected", "text"), [(3, "after epoch 3"), (2, "with the weights of epoch 2")]
 )
-def test_the_scores_are_of_the_kept_weights(selected, text):
+def test_scores_are_of_kept_weights(selected, text):
     one = training(Best(epoch=2, perplexity=8.0)).model_copy(update={"selected_epoch": selected})
     assert conclusions.kept({"a": one, "b": one}) == text

@@ -36,7 +36,7 @@ ALL = {"75-100%": 9999}
         ([coverage(ALL, {"75-100%": 1e4})], "was trained in at least 25 % of the epochs"),
     ],
 )
-def test_the_finding(measured, finding):
+def test_finding(measured, finding):
     assert finding in drawing.finding(measured)
 
 
@@ -62,7 +62,7 @@ def test_pictures(looks, targets, nats):
         assert is_picture(drawing.coverage(looks, {n: coverage(targets, nats) for n in looks}))
 
 
-def test_variants_with_other_groups():
+def test_variants_with_different_groups():
     """With train.select best_val, the variants' weights may come from different epochs."""
     one = {"never": 300, "75-100%": 700}
     other = {"<25%": 100, "50-75%": 900}

@@ -39,7 +39,7 @@ TEXTBOOK = {name: CARDS[name].textbook_perplexity for name in VARIANTS}
         ({"fused": 1.3}, "Training perplexity ends at 1.30"),
     ],
 )
-def test_each_variant_has_the_textbooks_figure_of_its_own(last, title):
+def test_variants_have_their_own_textbook_figure(last, title):
     assert findings.training(last, TEXTBOOK) == title
 
 
@@ -54,7 +54,7 @@ def test_training_picture(looks, rows):
     assert without != drawn
 
 
-def test_only_its_own_panel_has_a_variants_textbook_result():
+def test_textbook_line_is_in_its_own_panel():
     figure = figure_of(lambda: curves.training(LOOKS, dict.fromkeys(LOOKS, RISING), TEXTBOOK))
     panels = dict(zip(LOOKS, figure.axes, strict=True))
     labels = {name: [text.get_text() for text in axes.texts] for name, axes in panels.items()}
@@ -63,7 +63,7 @@ def test_only_its_own_panel_has_a_variants_textbook_result():
 
 
 @pytest.mark.parametrize("device", ["CPU, 1 thread", "another"])
-def test_the_device_is_named_once_if_it_is_one(device):
+def test_common_device_is_named_once(device):
     timings = {
         **dict.fromkeys(LOOKS, TIMING),
         "fused": TIMING.model_copy(update={"device": device}),
@@ -74,7 +74,7 @@ def test_the_device_is_named_once_if_it_is_one(device):
     assert sum(text.startswith("33,000") for text in texts) == 3
 
 
-def test_the_fastest_is_named():
+def test_fastest_variant_is_named():
     slow = TIMING.model_copy(update={"tokens_per_second": 1000.0})
     timings = {"scratch": slow, "fused": TIMING}
     assert findings.speed(timings) == "Fused trains fastest, at about 33,000 tokens per second"
@@ -87,7 +87,7 @@ def test_the_fastest_is_named():
 # --------------------------------------------------------------------------------- overfitting
 
 
-def test_overfitting_is_found_at_the_lowest_epoch():
+def test_overfitting_starts_at_lowest_epoch():
     assert findings.overfitting({"scratch": RISING}) == (
         "Overfitting: validation perplexity is lowest at epoch 5 (9.80)\nand ends at 113"
     )
@@ -97,7 +97,7 @@ def test_overfitting_is_found_at_the_lowest_epoch():
     )
 
 
-def test_only_those_that_overfit_are_named():
+def test_overfitting_variants_are_named():
     found = findings.overfitting({"scratch": FALLING, "concise": RISING, "fused": LATER})
     assert found.startswith("Overfitting of concise and fused: validation perplexity is lowest at")
     assert findings.overfitting({"scratch": FALLING, "fused": []}) == (
@@ -105,7 +105,7 @@ def test_only_those_that_overfit_are_named():
     )
 
 
-def test_without_a_validation_curve_nothing_is_claimed():
+def test_no_claim_without_validation_curve():
     assert "There is no validation perplexity" in findings.overfitting({"scratch": []})
 
 

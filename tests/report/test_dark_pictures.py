@@ -23,7 +23,7 @@ def rgb(hexadecimal):
 
 
 @given(CHANNEL, CHANNEL, CHANNEL, CHANNEL)
-def test_opacity_and_legible_colours_are_kept(red, green, blue, alpha):
+def test_legible_colours_and_opacity_are_kept(red, green, blue, alpha):
     changed = on_dark((red, green, blue, alpha))
     assert changed[3] == alpha and all(0 <= channel <= 1 for channel in changed)
     grey = max(red, green, blue) - min(red, green, blue) <= 0.06
@@ -33,27 +33,27 @@ def test_opacity_and_legible_colours_are_kept(red, green, blue, alpha):
             assert changed[:3] == (red, green, blue)
 
 
-def test_white_is_the_ground_and_black_the_ink():
+def test_white_and_black_are_swapped():
     assert on_dark((1, 1, 1, 1))[:3] == pytest.approx(GROUND)
     assert on_dark((0, 0, 0, 1))[:3] == pytest.approx(INK)
     assert on_dark((1, 1, 1, 0)) == (1, 1, 1, 0)
     assert contrast((1, 1, 1), (0, 0, 0)) == pytest.approx(21)
 
 
-def test_variants_and_notes_are_legible_and_told_apart():
+def test_colours_are_legible_and_distinct():
     colours = [on_dark((*rgb(colour), 1))[:3] for colour in (*style.PALETTE, style.GREY)]
     assert all(contrast(colour) >= CONTRAST for colour in colours)
     assert len({tuple(np.round(colour, 2)) for colour in colours}) == len(colours)
 
 
-def test_ground_and_ink_are_those_of_the_page():
+def test_ground_and_ink_match_page():
     css = (PROJECT / "src/gru_lm/report/page/page.css").read_text()
     for name, colour in (("page", GROUND), ("ink", INK)):
         found = re.search(rf"--{name}: light-dark\(#\w+, (#\w+)\)", css)[1]
         assert rgb(found) == pytest.approx(colour)
 
 
-def test_all_that_a_figure_shows_is_recoloured():
+def test_all_artists_are_recoloured():
     figure, axes = style.new_figure()
     (line,) = axes.plot([0, 1], "o-", color="black", mfc="white")
     bar = axes.bar([0], [1], color=style.PALETTE[0])[0]
@@ -85,7 +85,7 @@ def pixels(png):
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).reshape(-1, 3)
 
 
-def test_a_heat_map_keeps_its_colours():
+def test_heat_map_keeps_colours():
     look = style.looks(CARDS)["scratch"]
     draw = [look, gate_arrays(), tuple("abcdefghijklmnop"), "character"]
     light = gates.heat_map(*draw)

@@ -28,14 +28,14 @@ def names(root, pipeline, variants):
         return [figure.name for figure in figures(Inputs(variants), pipeline)]
 
 
-def test_every_figure_is_described():
+def test_figures_are_described():
     assert len({figure.name for figure in FIGURES}) == len(FIGURES)
     for figure in FIGURES:
         assert figure.alt.endswith(".") and figure.caption.endswith(".")
         assert figure.heading and figure.path.suffix == ".png"
 
 
-def test_the_main_pipeline_declares_its_figures():
+def test_main_pipeline_declares_its_figures():
     text = (PROJECT / "dvc.yaml").read_text(encoding="utf-8")
     assert {f.path.as_posix() for f in FIGURES if f.pipeline == "main"} == {
         f"plots/{name}.png" for name in PLOT
@@ -43,7 +43,7 @@ def test_the_main_pipeline_declares_its_figures():
     assert all(f"- plots/{name}.png: {{persist: true}}" in text for name in PLOT)
 
 
-def test_there_is_a_heat_map_of_each_variant_with_gates(tmp_path):
+def test_variants_with_gates_have_heat_maps(tmp_path):
     root = write_project(tmp_path / "p", ["fused", "lstm", "concise"])
     variants = ["fused", "lstm", "concise"]
     maps = ["gates-fused", "gates-concise"]
@@ -54,7 +54,7 @@ def test_there_is_a_heat_map_of_each_variant_with_gates(tmp_path):
 
 
 @pytest.mark.parametrize("variants", [["scratch", "concise", "fused"], ["concise"]])
-def test_the_stages_draw_what_is_listed(tmp_path, variants):
+def test_stages_draw_listed_figures(tmp_path, variants):
     root = write_project(tmp_path / "p", variants)
     run(plot, root)
     run(draw, root)
@@ -66,7 +66,7 @@ def test_the_stages_draw_what_is_listed(tmp_path, variants):
     assert all(is_picture((root / path).read_bytes()) for path in drawn)
 
 
-def test_pictures_of_variants_that_are_gone_are_removed(tmp_path):
+def test_pictures_of_removed_variants_are_deleted(tmp_path):
     root = write_project(tmp_path / "p", ["concise"])
     (root / "analysis/plots").mkdir()
     (root / "analysis/plots/gates-scratch.png").write_bytes(png())
@@ -80,7 +80,7 @@ def test_pictures_of_variants_that_are_gone_are_removed(tmp_path):
     ("stage", "path"),
     [(plot, "analysis/uncertainty/concise.json"), (draw, "analysis/gates/concise.json")],
 )
-def test_a_damaged_result_leaves_every_picture(tmp_path, stage, path):
+def test_damaged_result_keeps_every_picture(tmp_path, stage, path):
     root = write_project(tmp_path / "p", ["concise"])
     for one in (plot, draw):
         run(one, root)
@@ -91,7 +91,7 @@ def test_a_damaged_result_leaves_every_picture(tmp_path, stage, path):
     assert {file: file.stat().st_mtime_ns for file in root.rglob("*.png")} == before
 
 
-def test_a_line_names_the_variants_that_are_left_out(tmp_path, capsys, monkeypatch):
+def test_left_out_variants_are_printed(tmp_path, capsys, monkeypatch):
     root = write_project(tmp_path / "p", ["concise", "lstm"])
     monkeypatch.chdir(root)
     monkeypatch.setattr(draw, "load_params", lambda _: type("Core", (), {"variants": ["lstm"]}))
@@ -103,7 +103,7 @@ def test_a_line_names_the_variants_that_are_left_out(tmp_path, capsys, monkeypat
 
 
 @pytest.mark.parametrize("stage", ["plot", "draw"])
-def test_the_stages_start_without_torch(stage):
+def test_stages_start_without_torch(stage):
     code = f"import sys, stages.{stage}; print({{'torch', 'matplotlib'}} & set(sys.modules))"
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""The pictures of the gates and of memory: PNGs of their size, with titles that are so."""
+"""The pictures of the gates and of memory, and their titles."""
 
 import dataclasses
 
@@ -34,7 +34,7 @@ def activities(studies):
 
 
 @pytest.mark.parametrize("looks", [LOOKS, ONE], ids=["three", "one"])
-def test_a_picture_has_the_common_width(looks):
+def test_pictures_have_common_width(looks):
     studies = dict.fromkeys(looks, gate_study())
     for draw in (context, claim):
         assert is_picture(draw(looks, studies, "character"))
@@ -51,7 +51,7 @@ def test_a_picture_has_the_common_width(looks):
         (["incomprehensibilities", "$x$", "a"] * 30, "word"),
     ],
 )
-def test_a_heat_map_of_any_text(tokens, unit):
+def test_heat_map_of_any_text(tokens, unit):
     arrays = gate_arrays(length=len(tokens))
     reading = dataclasses.replace(arrays.readings["train"], tokens=np.arange(len(tokens)))
     arrays = dataclasses.replace(arrays, readings={"train": reading})
@@ -67,7 +67,7 @@ def test_time_constants_of_any_size(constants):
 
 
 @given(st.integers(1, 2000), st.integers(2, 60))
-def test_units_are_shown_at_equal_steps(units, most):
+def test_evenly_spaced_units_are_shown(units, most):
     shown = evenly_spaced(units, most)
     assert len(shown) == min(units, most)
     assert shown[0] == 0 and shown[-1] == units - 1
@@ -75,7 +75,7 @@ def test_units_are_shown_at_equal_steps(units, most):
     assert not len(steps) or (steps.min() > 0 and steps.max() - steps.min() <= 1)
 
 
-def test_a_line_is_the_share_of_units_with_at_most_that_time_constant():
+def test_time_constants_are_cumulative_shares():
     values = np.array([1.0, 2.0, 2.0, np.inf], np.float32)
     figure = figure_of(lambda: time_constants(ONE, {"concise": values}, "character"))
     line = figure.axes[0].lines[1]
@@ -84,25 +84,25 @@ def test_a_line_is_the_share_of_units_with_at_most_that_time_constant():
     )
 
 
-def test_both_gates_have_the_whole_scale_and_no_lines_between_places(studies):
+def test_activity_axes_have_full_scale_without_lines(studies):
     figure = figure_of(lambda: activity(LOOKS, activities(studies)))
     for axes in figure.axes:
         assert axes.get_ylim() == (0, 1)
         assert {line.get_linestyle() for line in axes.lines} == {"None"}
 
 
-def test_words_have_no_activity():
+def test_word_level_has_no_activity():
     words = dict.fromkeys(LOOKS, gate_study(places=None).activity)
     assert findings.activity(words).startswith("Words have no letters")
     assert is_picture(activity(LOOKS, words))
 
 
-def test_a_place_that_never_occurs_is_left_out(studies):
+def test_absent_place_is_left_out(studies):
     studies["fused"] = gate_study(places={**PLACES, "space": None})
     assert is_picture(activity(LOOKS, activities(studies)))
 
 
-def test_a_claim_that_cannot_be_tested_is_not_drawn(studies):
+def test_untestable_claim_is_not_drawn(studies):
     studies = dict.fromkeys(LOOKS, gate_study(near=()))
     assert findings.claim(studies, "word") == (
         "The claim about the gates cannot be tested: far context gains too little"
@@ -111,7 +111,7 @@ def test_a_claim_that_cannot_be_tested_is_not_drawn(studies):
     assert is_picture(context(LOOKS, studies, "word"))  # one training
 
 
-def test_a_variant_without_a_comparison_is_left_out(studies):
+def test_variant_without_comparison_is_left_out(studies):
     studies["fused"] = gate_study(near=())
     assert is_picture(claim(LOOKS, studies, "character"))
     assert "in all 2 variants" in findings.claim(studies, "character")
@@ -120,14 +120,14 @@ def test_a_variant_without_a_comparison_is_left_out(studies):
 # -------------------------------------------------------------------------------------- titles
 
 
-def test_the_heat_maps_title_counts_open_gates():
+def test_heat_map_title_counts_open_gates():
     gates = {"Z": np.array([[0.6, 0.4, 0.2, 0.1]]), "R": np.array([[0.6, 0.9, 0.7, 0.1]])}
     title = findings.heat_map(gates, "fused")
     assert title.startswith("fused: ") and "in 25 % of the steps" in title
     assert title.endswith("in 75 %")
 
 
-def test_the_title_of_the_time_constants():
+def test_time_constants_title():
     values = {"scratch": np.array([0.5, 0.7, 3.0]), "concise": np.array([0.2, 0.9, 1.0])}
     title = findings.time_constants(values, "character")
     assert "0.70\u20130.90 characters" in title and "slowest of all within 3.0" in title
@@ -136,7 +136,7 @@ def test_the_title_of_the_time_constants():
     assert "some never do" in findings.time_constants({"scratch": np.array([1.0, np.inf])}, "word")
 
 
-def test_the_title_of_the_activity_names_the_lowest(studies):
+def test_activity_title_names_lowest_place(studies):
     found = findings.activity(activities(studies))
     assert found.startswith("Both gates are lowest at a word's first letter")
     higher = {**PLACES, "first letter": {"Z": 0.2, "R": 0.9, "tokens": 10}}
@@ -150,7 +150,7 @@ def test_the_title_of_the_activity_names_the_lowest(studies):
     assert found.startswith("The variants differ in where the update gate")
 
 
-def test_the_title_of_the_context(studies):
+def test_context_title(studies):
     assert findings.context(studies, "character") == (
         "Context helps up to 28 characters back on training text, 3\u20134 on unseen text "
         "(to 0.05 bits);\n"
@@ -171,7 +171,7 @@ def test_the_title_of_the_context(studies):
         ((8, 2, None), "up to 8 words back", "beyond 4"),
     ],
 )
-def test_the_title_of_the_context_says_each_reach(reach, train, unseen):
+def test_context_title_states_each_reach(reach, train, unseen):
     harmless = (4.0, 3.5, 3.0, 3.0, 3.0)
     studies = {"scratch": gate_study(val=harmless, reach=reach, selected="best_val")}
     assert findings.context(studies, "word") == (
@@ -211,7 +211,7 @@ OPEN = "it is undecided which gate near context depends on more"
         ((CONTRADICTED,), f"{DEPENDS} on the update gate"),
     ],
 )
-def test_the_title_of_the_claim_says_each_outcome(found, verdict):
+def test_claim_title_states_each_outcome(found, verdict):
     studies = {name: gate_study(near=near) for name, near in zip(LOOKS, found, strict=False)}
     assert findings.claim(studies, "character") == (
         f"Training text: {verdict};\n"
@@ -235,13 +235,13 @@ def test_the_title_of_the_claim_says_each_outcome(found, verdict):
         ((CONTRADICTED,) * 3, "costs less far context in 3 of 3 variants."),
     ],
 )
-def test_the_sentence_on_units_says_each_outcome(found, sentence):
+def test_units_sentence_states_each_outcome(found, sentence):
     studies = {name: gate_study(long=long) for name, long in zip(LOOKS, found, strict=False)}
     assert sentence in findings.units(studies)
 
 
-def test_no_title_is_wider_than_its_picture(studies):
-    """Of the outcomes with the longest words: 7.6 inches at 11 points."""
+def test_titles_fit_on_the_canvas(studies):
+    """The longest outcomes fit into 7.6 inches at 11 points."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
 

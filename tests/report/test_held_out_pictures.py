@@ -28,7 +28,7 @@ def results(*model_bits, sd=0.1, best=(), baselines=BASELINES, names=tuple(LOOKS
         ((4.7, 4.0, 5.0), "the models take 4.00\u20135.00"),
     ],
 )
-def test_a_baseline_is_best(bits, second_line):
+def test_best_baseline(bits, second_line):
     assert findings.held_out(results(*bits), "character") == (
         "On unseen text (validation) the 6-gram baseline is best, with 2.52 bits per character;\n"
         f"{second_line}"
@@ -42,12 +42,12 @@ def test_a_baseline_is_best(bits, second_line):
         (4.0, "concise takes 4.00"),
     ],
 )
-def test_one_model_is_named(bits, second_line):
+def test_single_model_is_named(bits, second_line):
     found = findings.held_out(results(bits, names=["concise"]), "character")
     assert found.split("\n")[1] == second_line
 
 
-def test_the_best_epoch_is_told_if_every_model_has_one():
+def test_best_epoch_is_stated_if_known_for_all():
     numbers = results(6.8, 6.9, 7.0, best=(2.9, 3.0, 3.04))
     title = findings.held_out(numbers, "character")
     assert title.endswith("(4.81), and 2.90\u20133.04 at the best epoch")
@@ -83,7 +83,7 @@ def test_held_out_picture(sd, baselines):
         assert is_picture(held_out(ONE, results(6.8, sd=sd, names=["concise"]), "character"))
 
 
-def test_single_seeds_are_visible():
+def test_single_seeds_are_drawn():
     numbers = results(6.8, names=["concise"])
     spread = {"mean": 6.8, "sd": 0.1, "min": 6.7, "max": 6.95, "median": 6.75}
     val = numbers.models["concise"].val
@@ -93,18 +93,18 @@ def test_single_seeds_are_visible():
     assert [6.7, 6.75, 6.95] in [list(line.get_xdata()) for line in lines]
 
 
-def test_the_choice_of_the_best_epoch_is_told():
+def test_legend_states_choice_of_best_epoch():
     numbers = results(6.8, 6.9, 7.0, best=(2.9, 3.0, 3.04))
     texts = [text for text, _ in texts_of(figure_of(lambda: held_out(LOOKS, numbers, "character")))]
     assert "best epoch, chosen on validation" in texts
 
 
-def test_the_same_numbers_give_the_same_bytes():
+def test_same_numbers_give_same_bytes():
     numbers = results(6.8, 6.9, 7.0)
     assert held_out(LOOKS, numbers, "character") == held_out(LOOKS, numbers, "character")
 
 
-def test_colours_are_by_order_and_labels_from_the_cards():
+def test_looks_follow_order_and_cards():
     found = looks({name: CARDS[name] for name in ("lstm", "scratch")})
     assert [look.colour for look in found.values()] == list(PALETTE[:2])
     assert found["lstm"].label == "lstm (nn.LSTM)"

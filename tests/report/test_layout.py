@@ -184,7 +184,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_no_text_is_cut_or_covered(case):
+def test_texts_fit_without_overlap(case):
     make, names = CASES[case]
     inputs = make()
     first = next(iter(inputs.variants))  # the other heat maps are alike
@@ -263,7 +263,7 @@ TITLES = [
 
 
 @pytest.mark.parametrize(("name", "given"), TITLES)
-def test_no_title_is_cut(name, given):
+def test_titles_fit_on_the_canvas(name, given):
     inputs = results(**given)
     cards = inputs.cards.items()
     vars(inputs)["cards"] = {
@@ -273,7 +273,7 @@ def test_no_title_is_cut(name, given):
     assert not flaws_of(figure_of(lambda: figure.png(inputs)))
 
 
-def test_no_text_of_the_tools_pictures_is_cut():
+def test_texts_of_tools_pictures_fit():
     setting = "train.lr={}, model.fused.reset=after, data.path=a/long/folder/and/its/only/file.txt"
     curve = [(1, 20.0), (2, 1.1)]
     rows = [Row(setting.format(lr), [lr + 1.0, lr + 2.0], [curve] * 2) for lr in range(9)]
@@ -284,7 +284,7 @@ def test_no_text_of_the_tools_pictures_is_cut():
 
 
 @pytest.mark.parametrize("draw", [speed_bars, scaling_curves])
-def test_no_text_of_the_benchmarks_pictures_is_cut(draw):
+def test_texts_of_benchmark_pictures_fit(draw):
     name = "speed" if draw is speed_bars else "scaling"
     (path,) = (PROJECT / "benchmarks/results").glob(f"{name}-*.json")
     result = read_json(path)

@@ -50,7 +50,7 @@ def forget():
 @pytest.fixture
 def squares(only_dejavu, tmp_path):
     """Install a font with the characters of TEXTS, all drawn as the same square."""
-    needed = "".join(TEXTS.values()) + "\N{DOTTED CIRCLE}"  # drawn below a single accent
+    needed = "".join(TEXTS.values()) + "\N{DOTTED CIRCLE}"  # the base of a single accent
     characters = sorted({ord(character) for character in needed} - {32})
     builder = FontBuilder(1000, isTTF=True)
     names = [".notdef", "square"]
@@ -85,30 +85,30 @@ def map_of(text):
 
 
 @given(st.text("abc mW,.", max_size=80), st.floats(0.3, 4))
-def test_lines_fit_and_nothing_is_lost(text, width):
+def test_wrapped_lines_fit_and_keep_text(text, width):
     wrapped = wrap(text, width, 10)
     assert all(width_of(line, 10) <= width for line in wrapped.split("\n"))
     assert "".join(wrapped.split()) == "".join(text.split())
 
 
-def test_line_breaks_stay_if_the_lines_fit():
+def test_fitting_line_breaks_are_kept():
     assert wrap("one\ntwo three", 3, 10) == "one\ntwo three"
     assert wrap("one\n" + "two " * 20, 3, 10).split("\n")[0] != "one"
 
 
-def test_lines_are_of_about_one_length():
+def test_wrapped_lines_are_balanced():
     lines = wrap("word " * 11, width_of(" ".join(["word"] * 10), 10), 10).split("\n")
     assert [len(line.split()) for line in lines] in ([6, 5], [5, 6])
 
 
-def test_dollars_are_no_formula():
+def test_dollars_are_escaped():
     assert wrap("$x$", 3, 10) == r"\$x\$"
 
 
 # ----------------------------------------------------------------------------------------- fonts
 
 
-def test_without_a_font_code_points_are_drawn(only_dejavu, capsys):
+def test_code_points_replace_characters_without_font(only_dejavu, capsys):
     assert drawable("a天地b\nж") == "a U+5929 U+5730 b\nж"
     assert families("天") == ["DejaVu Sans"]
     assert drawable("plain\ntext") == "plain\ntext"
@@ -119,7 +119,7 @@ def test_without_a_font_code_points_are_drawn(only_dejavu, capsys):
 
 
 @pytest.mark.parametrize("script", TEXTS)
-def test_any_script_is_drawn_without_a_font(only_dejavu, script):
+def test_any_script_is_drawn_without_font(only_dejavu, script):
     with strict():
         assert is_picture(map_of(TEXTS[script])())
     figure = figure_of(map_of(TEXTS[script]))
@@ -130,7 +130,7 @@ def test_any_script_is_drawn_without_a_font(only_dejavu, script):
 
 
 @pytest.mark.parametrize("script", TEXTS)
-def test_an_installed_font_is_used(squares, script, capsys):
+def test_installed_font_is_used(squares, script, capsys):
     text = TEXTS[script]
     with strict():
         assert is_picture(map_of(text)())
@@ -141,7 +141,7 @@ def test_an_installed_font_is_used(squares, script, capsys):
     assert not capsys.readouterr().err
 
 
-def test_labels_of_ticks_are_drawn_in_it_too(squares):
+def test_tick_labels_use_installed_font(squares):
     found = looks({"fused": CARDS["fused"].model_copy(update={"label": "天地"})})
     with strict():
         assert is_picture(speed(found, {"fused": TIMING}))

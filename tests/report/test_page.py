@@ -50,7 +50,7 @@ def inputs(tmp_path):
 
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=20))
-def test_quantised_gates_are_off_by_half_a_step_at_most(values):
+def test_quantisation_error_is_at_most_half_a_step(values):
     gate = np.array([values, values[::-1]], "float32")
     read = np.frombuffer(quantise(gate), np.uint8).reshape(gate.shape)
     assert np.abs(read / 255 - gate.astype("float64")).max() <= 1 / 510 + 1e-7
@@ -61,37 +61,37 @@ def test_gates_are_stored_row_by_row():
 
 
 @given(st.text())
-def test_json_cannot_end_its_script_and_loses_nothing(text):
+def test_json_is_safe_in_a_script_element(text):
     for value in (text, f"</script>{text}<!--", [{text: "\u2028"}]):
         embedded = script_json(value)
         assert not set("<>&\u2028") & set(embedded)
         assert json.loads(embedded) == value
 
 
-def test_json_without_meaning_is_refused():
+def test_json_refuses_nan_and_infinity():
     with pytest.raises(ValueError, match="JSON"):
         script_json([float("nan")])
 
 
-def test_a_spread_of_one_seed_is_its_mean():
+def test_spread_of_one_seed_is_its_mean():
     values = {"mean": 6.849, "min": 6.8, "max": 6.9, "median": 6.85}
     assert spread(Spread(**values, sd=None)) == "6.85"
     assert re.sub("<.*?>", "", spread(Spread(**values, sd=0.2))) == "6.85 ±&nbsp;0.20"
 
 
-def test_the_scale_covers_19_tokens_in_20():
+def test_scale_covers_95_percent_of_tokens():
     assert scale_top([np.array([np.nan, *range(21)])]) == 20  # the 95th percentile is 19
     assert scale_top([np.array([np.nan])]) == scale_top([np.array([0.1])]) == 4
 
 
 @given(st.lists(st.floats(0, 60) | st.just(float("nan")), min_size=1))
-def test_the_reader_opens_on_the_largest_surprise(values):
+def test_reader_opens_at_largest_surprise(values):
     position = most_surprising(np.array(values))
     known = [value for value in values if not np.isnan(value)]
     assert position == (values.index(max(known)) if known else 0)
 
 
-def test_the_title_follows_the_models():
+def test_title_depends_on_models():
     assert title(3, True) == "Results of three GRU language models"
     assert title(1, True) == "Results of a GRU language model"
     assert title(4, False) == "Results of four recurrent language models"
@@ -102,7 +102,7 @@ def test_the_title_follows_the_models():
 # ----------------------------------------------------------------------------------- the page
 
 
-def test_the_page_says_it_all_without_a_script(inputs):
+def test_page_is_complete_without_script(inputs):
     outline = Outline(build(inputs).read_text(encoding="utf-8"))
     assert not outline.open
     assert outline.attributes("html") == [{"lang": "en"}]
@@ -134,7 +134,7 @@ def test_the_page_says_it_all_without_a_script(inputs):
     assert {a for a in anchors if a.startswith("#")} <= ids
 
 
-def test_nothing_of_the_text_becomes_markup(inputs):
+def test_text_is_escaped(inputs):
     page = build(inputs).read_text(encoding="utf-8")
     outline = Outline(page)
     assert len(outline.texts("script")) == 2
@@ -148,12 +148,12 @@ def test_nothing_of_the_text_becomes_markup(inputs):
     assert [RESERVED, RESERVED] in data["texts"]
 
 
-def test_the_same_results_make_the_same_bytes(inputs):
+def test_same_results_give_same_bytes(inputs):
     first = build(inputs).read_bytes()
     assert build(inputs).read_bytes() == first
 
 
-def test_the_stage_draws_every_figure_for_the_dark_page(tmp_path, monkeypatch):
+def test_stage_draws_dark_figures(tmp_path, monkeypatch):
     monkeypatch.chdir(write_project(tmp_path / "p", ["concise"]))
     paths = [figure.path for figure in figures(Inputs(["concise"]))]
     write_pictures(paths)
@@ -163,14 +163,14 @@ def test_the_stage_draws_every_figure_for_the_dark_page(tmp_path, monkeypatch):
     assert len(page) > 100_000 * len(paths) / 4  # real pictures, not the grey ones
 
 
-def test_the_stage_starts_without_torch_and_matplotlib():
+def test_stage_starts_without_torch_and_matplotlib():
     code = "import sys, stages.report; print({'torch', 'matplotlib'} & set(sys.modules))"
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
 
 
-def test_the_document_holds_what_was_recorded(inputs):
+def test_document_contains_recorded_values(inputs):
     data = json.loads(Outline(build(inputs).read_text(encoding="utf-8")).texts("script")[0])
     arrays = gate_arrays(seed=1).readings["val"]
     reading = data["models"]["concise"]["readings"]["val"]
@@ -200,7 +200,7 @@ def test_the_document_holds_what_was_recorded(inputs):
     ],
     ids=["two tokens", "one seed", "words", "one token", "validated"],
 )
-def test_small_and_other_experiments(tmp_path, options):
+def test_small_and_word_level_experiments(tmp_path, options):
     outline = Outline(build(write_project(tmp_path / "p", **options)).read_text(encoding="utf-8"))
     text = " ".join(outline.texts("main"))
     assert ("±" in text) == ("seeds" not in options)
@@ -210,7 +210,7 @@ def test_small_and_other_experiments(tmp_path, options):
     assert "nan" not in re.findall(r"\w+", text.lower())
 
 
-def test_a_summary_may_lack_baselines_and_best_epochs(inputs):
+def test_summary_without_baselines_and_best_epochs(inputs):
     models = {name: model_summary({"train": 1.0, "val": 2.0, "test": 3.0}) for name in VARIANTS}
     summary(models, {}).write(inputs / "analysis/summary.json")
     outline = Outline(build(inputs).read_text(encoding="utf-8"))
@@ -224,7 +224,7 @@ def test_a_summary_may_lack_baselines_and_best_epochs(inputs):
 # ------------------------------------------------------------------------------ other variants
 
 
-def test_one_variant_is_reported_alone(tmp_path):
+def test_single_variant_is_reported(tmp_path):
     outline = Outline(build(write_project(tmp_path / "p", ["concise"])).read_text(encoding="utf-8"))
     assert outline.texts("h1") == ["Results of a GRU language model"]
     assert (
@@ -236,7 +236,7 @@ def test_one_variant_is_reported_alone(tmp_path):
     assert "scratch" not in text and "fused" not in text and "compared" not in text
 
 
-def test_a_variant_without_gates_is_left_out_of_what_needs_them(tmp_path):
+def test_variant_without_gates_is_left_out_of_gate_sections(tmp_path):
     root = write_project(tmp_path / "p", ["lstm", "concise"])
     outline = Outline(build(root, ["lstm", "concise"]).read_text(encoding="utf-8"))
     assert outline.texts("h1") == ["Results of two recurrent language models"]
@@ -252,7 +252,7 @@ def test_a_variant_without_gates_is_left_out_of_what_needs_them(tmp_path):
     assert sum("Heat map" in alt for alt in alts) == 2 and len(alts) == 24
 
 
-def test_without_gates_there_is_no_text_to_read_along(tmp_path):
+def test_no_reader_without_gates(tmp_path):
     page = build(write_project(tmp_path / "p", ["lstm"]), ["lstm"])
     outline = Outline(page.read_text(encoding="utf-8"))
     assert not outline.open
@@ -302,7 +302,7 @@ def complete(inputs):
 
 
 @pytest.mark.parametrize("path", INPUTS)
-def test_a_missing_input_names_its_stage(complete, path):
+def test_missing_input_names_its_stage(complete, path):
     (complete / path).unlink()
     error = failure(complete)
     assert str(error) == f"{path} is missing"
@@ -313,12 +313,12 @@ def test_a_missing_input_names_its_stage(complete, path):
 
 @pytest.mark.parametrize("path", INPUTS)
 @pytest.mark.parametrize("content", [b"", b"\xff\xfenonsense", b'{"a": 1}', b"PK\3\4"])
-def test_a_damaged_input_is_named(complete, path, content):
+def test_damaged_input_is_named(complete, path, content):
     (complete / path).write_bytes(content)
     assert str(failure(complete)).startswith(f"{path} is damaged (")
 
 
-def test_passages_must_be_the_same(complete):
+def test_passages_must_be_equal(complete):
     arrays = gate_arrays()
     reading = arrays.readings["train"]
     reading.tokens[:] = reading.tokens[::-1].copy()
@@ -326,7 +326,7 @@ def test_passages_must_be_the_same(complete):
     assert "its train passage is not that of scratch" in str(failure(complete))
 
 
-def test_a_summary_without_a_listed_variant_is_damaged(complete):
+def test_summary_without_listed_variant_is_refused(complete):
     bits = {"train": 1.0, "val": 2.0, "test": 3.0}
     models = {"scratch": model_summary(bits), "fused": model_summary(bits)}
     summary(models, {}).write(complete / "analysis/summary.json")
@@ -335,7 +335,7 @@ def test_a_summary_without_a_listed_variant_is_damaged(complete):
     )
 
 
-def test_what_other_variants_left_behind_is_not_read(tmp_path):
+def test_results_of_other_variants_are_ignored(tmp_path):
     root = write_project(tmp_path / "p", ["concise", "fused"])
     for path in root.rglob("fused*"):
         if path.is_file():

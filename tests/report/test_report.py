@@ -172,7 +172,7 @@ def contrast(page, text, ground):
 
 
 @needs_chromium
-def test_the_mouse_shows_what_else_was_expected(page):
+def test_mouse_shows_alternatives(page):
     page.locator(token(17)).hover()
     assert_shows(page, "scratch", "val", 17)
     choose(page, "model", "fused")
@@ -191,17 +191,17 @@ def opens_at(split):
 
 
 @needs_chromium
-def test_the_text_opens_on_the_largest_surprise(page):
+def test_reader_opens_at_largest_surprise(page):
     assert opens_at("val") > 0
     assert_shows(page, "scratch", "val", opens_at("val"))
     choose(page, "passage", "train")
     assert_shows(page, "scratch", "train", opens_at("train"))
-    choose(page, "model", "fused")  # the position stays
+    choose(page, "model", "fused")  # the position is kept
     assert_shows(page, "fused", "train", opens_at("train"))
 
 
 @needs_chromium
-def test_the_arrow_keys_go_through_the_text(page):
+def test_arrow_keys_move_through_text(page):
     focused = "Number(document.activeElement.dataset.position)"
     assert page.locator("[role=option][tabindex='0']").count() == 1
     for _ in range(20):
@@ -233,7 +233,7 @@ def test_the_arrow_keys_go_through_the_text(page):
 
 
 @needs_chromium
-def test_units_and_gates_recolour_the_text(page):
+def test_unit_and_gate_choice_recolours_text(page):
     surprise = background(page, 5)
     top = page.evaluate("JSON.parse(document.getElementById('data').textContent).scaleTop")
     value = min(float(gate_arrays().readings["val"].surprise[5]) / top, 1)
@@ -275,7 +275,7 @@ def test_units_and_gates_recolour_the_text(page):
 
 @needs_chromium
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_from_its_ground(page, scheme):
+def test_text_contrast(page, scheme):
     prefer(page, scheme)
     lightness = contrast(page, style(page, "html", "background-color"), "black")
     assert lightness > 18 if scheme == "light" else lightness < 1.3
@@ -292,7 +292,7 @@ def test_text_stands_out_from_its_ground(page, scheme):
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_scales_are_even_and_need_no_colour_vision(scale):
+def test_colour_scales_are_even_in_lightness(scale):
     colours = np.array([oklab(SCALES[scale], value) for value in np.linspace(0, 1, 21)])
     steps = np.linalg.norm(np.diff(colours, axis=0), axis=1)
     assert steps.max() / steps.min() < 1.25
@@ -312,7 +312,7 @@ def shown(page, within="figure"):
 
 
 @needs_chromium
-def test_the_button_changes_the_theme(page):
+def test_button_changes_theme(page):
     prefer(page, "dark")
     dark = style(page, "html", "background-color")
     assert page.locator("#theme").text_content() == "Light page"
@@ -331,7 +331,7 @@ def test_the_button_changes_the_theme(page):
 
 
 @needs_chromium
-def test_a_picture_follows_the_system_without_a_script(browser, report):
+def test_pictures_follow_system_theme_without_script(browser, report):
     with opened(browser, report, java_script_enabled=False, color_scheme="dark") as page:
         assert not page.locator("img.light").first.is_visible()
         assert page.locator("img.dark").first.is_visible()
@@ -347,7 +347,7 @@ def focused_picture(page):
 
 @needs_chromium
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_keyboard_enlarges_a_picture(page, scheme):
+def test_keyboard_enlarges_picture(page, scheme):
     prefer(page, scheme)
     dialog = page.locator("dialog")
     assert page.get_by_role("button", name="Bar chart of training speed").count() == 1
@@ -358,7 +358,7 @@ def test_the_keyboard_enlarges_a_picture(page, scheme):
     page.set_viewport_size({"width": 700, "height": 500})
     start = page.locator("dialog img:visible").bounding_box()
     assert start["width"] == 1140  # its own size
-    page.keyboard.press("ArrowRight")  # the picture has the focus, and scrolls smoothly
+    page.keyboard.press("ArrowRight")  # the picture has the focus and scrolls smoothly
     for _ in range(100):
         if page.locator("dialog img:visible").bounding_box()["x"] < start["x"]:
             break
@@ -375,7 +375,7 @@ def test_the_keyboard_enlarges_a_picture(page, scheme):
 
 
 @needs_chromium
-def test_a_click_beside_the_enlarged_picture_closes_it(page):
+def test_click_beside_picture_closes_it(page):
     page.set_viewport_size({"width": 1400, "height": 900})
     dialog = page.locator("dialog")
     page.locator(".picture > button").nth(1).click()
@@ -387,7 +387,7 @@ def test_a_click_beside_the_enlarged_picture_closes_it(page):
 
 
 @needs_chromium
-def test_a_phone_shows_pictures_at_a_legible_size(browser, report):
+def test_phone_shows_legible_pictures(browser, report):
     with opened(browser, report, is_mobile=True, has_touch=True) as page:
         page.set_viewport_size({"width": 390, "height": 844})
         picture = page.locator("figure img.light").first
@@ -406,7 +406,7 @@ def test_a_phone_shows_pictures_at_a_legible_size(browser, report):
 
 @needs_chromium
 @pytest.mark.parametrize("width", [320, 390, 768, 1000, 1600])
-def test_nothing_is_wider_than_the_screen(browser, report, width):
+def test_content_fits_screen_width(browser, report, width):
     phone = width < 500
     with opened(browser, report, is_mobile=phone, has_touch=phone) as page:
         page.set_viewport_size({"width": width, "height": 740})
@@ -421,7 +421,7 @@ def test_nothing_is_wider_than_the_screen(browser, report, width):
 
 
 @needs_chromium
-def test_a_tap_shows_the_same_as_the_mouse(browser, report):
+def test_tap_shows_same_as_mouse(browser, report):
     with opened(browser, report, is_mobile=True, has_touch=True) as page:
         page.set_viewport_size({"width": 360, "height": 740})
         page.locator(token(30)).tap()
@@ -429,7 +429,7 @@ def test_a_tap_shows_the_same_as_the_mouse(browser, report):
 
 
 @needs_chromium
-def test_on_paper_the_page_is_light_and_without_controls(page):
+def test_print_is_light_without_controls(page):
     page.emulate_media(color_scheme="light")
     page.locator("#theme").click()
     assert shown(page) == {"dark"}
@@ -445,7 +445,7 @@ def test_on_paper_the_page_is_light_and_without_controls(page):
 
 
 @needs_chromium
-def test_words_are_spaced_and_markup_is_shown(browser, tmp_path):
+def test_words_are_spaced_and_markup_escaped(browser, tmp_path):
     with opened(browser, build(write_project(tmp_path / "words", vocabulary=WORDS))) as page:
         text = page.locator("#passage").inner_text()
         assert text.split()[:7] == ["<unk>", "the", "time", "traveller", "<b>", "said", "<unk>"]
@@ -455,7 +455,7 @@ def test_words_are_spaced_and_markup_is_shown(browser, tmp_path):
 
 
 @needs_chromium
-def test_the_policy_refuses_the_network(browser, report):
+def test_policy_refuses_network(browser, report):
     messages = []
     with browser.new_page(offline=True) as page:
         page.on("console", lambda message: messages.append(message.text))
@@ -466,7 +466,7 @@ def test_the_policy_refuses_the_network(browser, report):
 
 
 @needs_chromium
-def test_the_screenshot_tool(report, tmp_path):
+def test_screenshot_tool(report, tmp_path):
     picture = tmp_path / "report.png"
     command = [sys.executable, "-m", "tools.screenshot", str(report), str(picture)]
     subprocess.run(command, cwd=PROJECT, check=True)

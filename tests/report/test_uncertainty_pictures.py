@@ -41,11 +41,11 @@ def measured(*values):
         ),
     ],
 )
-def test_whether_the_models_are_calibrated(values, finding):
+def test_calibration_title(values, finding):
     assert finding in findings.calibration(measured(*values))
 
 
-def test_where_it_is_hardest():
+def test_uncertainty_title():
     groups = {"1": group(640.0), "2": group(70.0), "end": group(11.5), "other": group(9000.0)}
     assert findings.where_uncertain(measured({"groups": groups}, {"groups": groups})) == (
         "On unseen text (validation) the models expect a perplexity of 2.00 and reach 118;\n"
@@ -53,7 +53,7 @@ def test_where_it_is_hardest():
     )
 
 
-def test_a_mean_over_the_models_is_taken_in_bits():
+def test_mean_over_models_is_in_bits():
     low, high = {"1": group(10.0), "2": group(2.0)}, {"1": group(1000.0), "2": group(2.0)}
     found = findings.where_uncertain(measured({"groups": low}, {"groups": high}))
     assert "it is highest at a word's first letter (100)" in found
@@ -62,7 +62,7 @@ def test_a_mean_over_the_models_is_taken_in_bits():
 @pytest.mark.parametrize(
     "groups", [None, {}, {"3": group(5.0)}, {"1": group(5.0), "end": group(math.inf)}]
 )
-def test_fewer_than_two_places_are_not_compared(groups):
+def test_single_place_is_not_compared(groups):
     found = findings.where_uncertain(measured({"groups": groups}))
     assert found == (
         "On unseen text (validation) scratch expects a perplexity of 2.00 and reaches 118"
@@ -96,7 +96,7 @@ def test_groups_of_one_split_only():
 
 
 @given(st.integers(1, 10_000), st.data())
-def test_the_interval_holds_what_the_share_does_not_contradict(count, data):
+def test_wilson_interval_equals_definition(count, data):
     share = data.draw(st.integers(0, count)) / count
     low, high = wilson(share, count)
     assert 0 <= low <= share + 1e-9 and share - 1e-9 <= high <= 1
@@ -119,7 +119,7 @@ def test_calibration_is_shown_on_each_split():
 
 
 @pytest.mark.parametrize(("spaces", "shown"), [(10, False), (11, True)])
-def test_the_spaces_after_words_are_shown_once(spaces, shown):
+def test_spaces_after_words_are_shown_once(spaces, shown):
     end, space = group(11.5), {**group(12.0), "tokens": spaces}
     measured = split_uncertainty(groups={"1": group(5.0), "end": end})
     kinds = {"vowel": group(20.0), "space": space}

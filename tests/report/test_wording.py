@@ -30,11 +30,11 @@ from gru_lm.report.wording import (
         ("time", ("time", "time")),
     ],
 )
-def test_every_token_can_be_seen_and_named(token, expected):
+def test_tokens_are_visible_and_named(token, expected):
     assert visible(token) == expected
 
 
-def test_numbers_are_written_as_people_do():
+def test_numbers_are_formatted():
     values = (1.0661, 17.4, 113.02, 999.7, 12345.6, 1.23e8)
     assert [figures(x) for x in values] == ["1.07", "17.4", "113", "1,000", "12,346", "1.23e+08"]
     assert power(5.9e-5).replace("\u202f", " ") == "6 \u00d7 10⁻⁵"
@@ -43,7 +43,7 @@ def test_numbers_are_written_as_people_do():
     assert [count(3), count(12)] == ["three", "12"]
 
 
-def test_a_span_of_equal_figures_is_one():
+def test_span_of_equal_figures_is_one_figure():
     assert span([3.001, 2.999]) == "3.00"
     assert span([2.5, 9.0, 1.25]) == "1.25\u20139.00"
     assert percent([0.334, 0.31]) == "31\u201333 %"
@@ -58,5 +58,5 @@ def test_lists_and_capitals():
     ("value", "text"),
     [(51516.4, "52,000"), (187183, "190,000"), (9.96, "10"), (1.234, "1.2"), (0.0031, "0.0031")],
 )
-def test_a_speed_has_two_digits(value, text):
+def test_speeds_have_two_digits(value, text):
     assert rounded(value) == text
