@@ -1,4 +1,4 @@
-"""The curves of a training: written as DVC's plots want them, read whole or refused."""
+"""Curves are written for DVC's plots, and damaged ones are refused."""
 
 import math
 
@@ -14,20 +14,20 @@ perplexities = st.floats(min_value=1, allow_infinity=False, allow_nan=False)
 
 @settings(deadline=None, max_examples=60)
 @given(st.dictionaries(st.integers(0, 10**7), perplexities, min_size=1))
-def test_a_curve_comes_back_to_the_last_bit(tmp_path_factory, values):
+def test_curve_round_trip_is_exact(tmp_path_factory, values):
     path = tmp_path_factory.mktemp("curve") / "train.tsv"
     curve = sorted(values.items())
     write_curve(path, curve)
     assert read_curve(path) == curve
 
 
-def test_a_curve_is_written_for_dvc_to_plot(tmp_path):
+def test_curve_has_columns_for_dvc(tmp_path):
     write_curve(tmp_path / "a" / "val.tsv", iter([(5, 12.25), (10, 9.0)]))
     written = (tmp_path / "a" / "val.tsv").read_bytes()
     assert written == b"step\tperplexity\n5\t12.25\n10\t9.0\n"
 
 
-def test_dvclives_files_are_read_too(tmp_path):
+def test_dvclive_files_are_read(tmp_path):
     path = tmp_path / "perplexity.tsv"
     path.write_bytes(b"step\tperplexity\r\n1\t27.5\r\n2\t13\r\n")
     assert read_curve(path) == [(1, 27.5), (2, 13.0)]
@@ -60,7 +60,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED.keys())
-def test_anything_else_is_damaged(tmp_path, content):
+def test_other_content_is_refused(tmp_path, content):
     path = tmp_path / "train.tsv"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(DamagedFile) as caught:
@@ -72,20 +72,20 @@ def test_anything_else_is_damaged(tmp_path, content):
         parse_curve(content, path)
 
 
-def test_bytes_that_are_no_text_are_damaged(tmp_path):
+def test_non_utf8_bytes_are_refused(tmp_path):
     (tmp_path / "train.tsv").write_bytes(HEAD.encode() + b"1\t2.5\xff\n")
     with pytest.raises(DamagedFile):
         read_curve(tmp_path / "train.tsv")
 
 
-def test_a_missing_curve_is_named(tmp_path):
+def test_missing_curve_is_named(tmp_path):
     with pytest.raises(MissingFile) as caught:
         read_curve(tmp_path / "train.tsv")
     assert caught.value.path == tmp_path / "train.tsv"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 0.5])
-def test_what_is_written_without_a_number_is_not_read_as_one(tmp_path, value):
+def test_invalid_perplexities_are_refused(tmp_path, value):
     write_curve(tmp_path / "train.tsv", [(1, value)])
     with pytest.raises(DamagedFile, match="not a curve of perplexities"):
         read_curve(tmp_path / "train.tsv")

@@ -1,4 +1,4 @@
-"""The arrays of the gate study: the bytes come back, and what cannot be is refused."""
+"""The arrays of the gate study are read as they were written, and invalid ones are refused."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ def path(tmp_path):
     return path
 
 
-def test_what_is_read_is_what_was_written(path, tmp_path):
+def test_round_trip(path, tmp_path):
     found = read(path)
     for split, reading in gate_arrays().readings.items():
         for part, array in dataclasses.asdict(reading).items():
@@ -62,7 +62,7 @@ def test_what_is_read_is_what_was_written(path, tmp_path):
         ("mean_Z", lambda a: np.array([None]), "Object arrays cannot be loaded"),
     ],
 )
-def test_arrays_that_cannot_be_are_refused(path, name, change, why):
+def test_invalid_arrays_are_refused(path, name, change, why):
     arrays = dict(np.load(path))
     arrays[name] = change(arrays[name])
     np.savez(path, **{key: array for key, array in arrays.items() if array is not None})
@@ -71,14 +71,14 @@ def test_arrays_that_cannot_be_are_refused(path, name, change, why):
     assert why in str(caught.value)
 
 
-def test_an_array_too_many_is_refused(path):
+def test_extra_array_is_refused(path):
     arrays = read_arrays(path, OWNER)
     write_arrays(path, {**arrays, "mean_H": np.zeros(3)}, OWNER)
     with pytest.raises(DamagedFile, match="'mean_H' is not an array of the gate study"):
         read(path)
 
 
-def test_a_variant_without_gates_has_no_arrays(path):
+def test_variant_without_gates_has_no_arrays(path):
     write_no_arrays(path, OWNER)
     assert read_arrays(path, OWNER) == {}
     with pytest.raises(DamagedFile, match="it has no array"):

@@ -1,4 +1,4 @@
-"""Each result file: the bytes come back, and damage is one line that names the place."""
+"""Result files are read as they were written, and damage is one line that names the key."""
 
 import json
 
@@ -54,7 +54,7 @@ RESULTS = {
 
 
 @pytest.mark.parametrize("name", RESULTS)
-def test_what_is_read_is_what_was_written(tmp_path, name):
+def test_round_trip(tmp_path, name):
     result = RESULTS[name]
     path, again = tmp_path / "a.json", tmp_path / "b.json"
     result.write(path)
@@ -65,7 +65,7 @@ def test_what_is_read_is_what_was_written(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", RESULTS)
-def test_no_key_may_be_missing_or_unknown(tmp_path, name):
+def test_missing_and_unknown_keys_are_refused(tmp_path, name):
     result, path = RESULTS[name], tmp_path / "x.json"
     for key in result.model_dump():
         tree = result.model_dump()
@@ -112,15 +112,15 @@ def test_no_key_may_be_missing_or_unknown(tmp_path, name):
         ("summary", "seeds.0", -1, "greater than or equal to 0"),
     ],
 )
-def test_the_place_of_a_damage_is_named(tmp_path, name, place, value, why):
-    """A ``!`` comes after the place that is named, where that is not the whole of it."""
+def test_invalid_value_names_its_key(tmp_path, name, place, value, why):
+    """If the message names only a part of the key, a ``!`` ends that part."""
     message = damage(tmp_path, name, place, value)
     assert message.startswith(f"{tmp_path / 'x.json'} is damaged ({place.split('!')[0]}")
     assert why in message and "\n" not in message
 
 
 def damage(tmp_path, name, place, value):
-    """The refusal of the result ``name`` with ``value`` at ``place``."""
+    """Return the refusal of the result ``name`` with ``value`` at ``place``."""
     result, path = RESULTS[name], tmp_path / "x.json"
     tree = inner = result.model_dump()
     *sections, last = place.replace("!", ".").split(".")
@@ -155,11 +155,11 @@ def spread(mean, least=None, most=None, median=None):
         ("summary", "seeds", [0, 1, 0], "a seed is listed twice"),
     ],
 )
-def test_figures_that_contradict_each_other(tmp_path, name, place, value, why):
+def test_contradictory_figures_are_refused(tmp_path, name, place, value, why):
     assert why in damage(tmp_path, name, place, value)
 
 
-def test_whole_epochs_stay_whole(tmp_path):
+def test_epochs_stay_integers(tmp_path):
     tree = RESULTS["summary"].model_dump()
     epochs = {"mean": 188.5, "min": 155, "max": 205, "median": 205}
     tree["models"]["scratch"]["best_val"]["epoch"] |= epochs
@@ -169,7 +169,7 @@ def test_whole_epochs_stay_whole(tmp_path):
     assert '"max": 205,' in path.read_text(encoding="utf-8")
 
 
-def test_baselines_are_by_name(tmp_path):
+def test_baselines_are_keyed_by_name(tmp_path):
     path = tmp_path / "baselines.json"
     write_baselines(path, {"xz": baseline(2.0), "5-gram": baseline(2.5)})
     found = read_baselines(path)
@@ -181,7 +181,7 @@ def test_baselines_are_by_name(tmp_path):
         read_baselines(tmp_path / "none.json")
 
 
-def test_a_variant_without_gates_says_why(tmp_path):
+def test_variant_without_gates_has_a_reason(tmp_path):
     path = tmp_path / "lstm.json"
     path.write_text('{"left_out": "lstm has no gates to read"}', encoding="utf-8")
     assert read_gate_study(path).left_out == "lstm has no gates to read"

@@ -1,4 +1,4 @@
-"""Samples as text and back again."""
+"""Samples are read as they were written."""
 
 import pytest
 from hypothesis import given
@@ -18,11 +18,11 @@ HEADINGS = st.sampled_from([heading(t) for t in (None, 0.5, 1.0, 1e-6)])
 
 
 @given(st.dictionaries(HEADINGS, TEXTS, min_size=1))
-def test_every_text_comes_back(samples):
+def test_texts_round_trip(samples):
     assert parse_samples(format_samples(samples)) == samples
 
 
-def test_the_file_is_easy_to_read(tmp_path):
+def test_file_format(tmp_path):
     path = tmp_path / "x.txt"
     write_samples(path, {heading(None): ["a b", "c\n d"], heading(1.0): ["greedy"]})
     assert path.read_text(encoding="utf-8") == (
@@ -47,7 +47,7 @@ def test_the_file_is_easy_to_read(tmp_path):
         (b"\xff", "'utf-8' codec can't decode byte"),
     ],
 )
-def test_a_damage_is_named(tmp_path, content, why):
+def test_damaged_file_names_line(tmp_path, content, why):
     path = tmp_path / "x.txt"
     path.write_bytes(content)
     with pytest.raises(DamagedFile) as caught:
@@ -55,6 +55,6 @@ def test_a_damage_is_named(tmp_path, content, why):
     assert f"{path} is damaged ({why}" in str(caught.value)
 
 
-def test_no_file(tmp_path):
+def test_missing_file_is_named(tmp_path):
     with pytest.raises(MissingFile):
         read_samples(tmp_path / "x.txt")
