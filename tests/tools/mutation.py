@@ -57,9 +57,9 @@ TARGETS = {
     "corpus/web": ["tests/corpus/test_fetch.py"],
 }
 LIBRARIES = ("hypothesis", "pydantic", "pytest", "requests", "safetensors.torch", "torch", "yaml")
-SLOWER = 6  # a mutant's tests may take so many times as long as they do without a change,
-GRACE = 10.0  # and so many seconds more
-LARGEST = 1 << 26  # bytes of a file: a mutant without a size limit must not fill the disk
+SLOWER = 6  # time limit of a mutant's tests, as a multiple of the time without a change,
+GRACE = 10.0  # plus this many seconds
+LARGEST = 1 << 26  # bytes of a file, so that a mutant without a size limit does not fill the disk
 
 
 # The mutants
@@ -258,7 +258,7 @@ def run_pytest(
     answer: Connection, root: Path, targets: list[str], limit: float, recorder: Recorder
 ) -> None:
     """Run tests in the copy ``root``, in this process, with the output in a file there."""
-    os.setsid()  # with the processes that it starts, it can be killed as one group
+    os.setsid()  # it can be killed with its child processes as one group
     os.chdir(root)
     resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST, LARGEST))
     with Path("output.txt").open("w") as output:
@@ -300,11 +300,11 @@ class Workplace:
         trace: bool = False,
         limits: tuple[float, float] = (300.0, 600.0),
     ) -> Outcome:
-        """Replace the module by ``source`` and run its tests. ``limits``: of each, of all."""
+        """Run the tests on ``source`` as the module. ``limits`` are those per test and in all."""
         path = self.path(module)
         original = path.read_bytes()
         path.write_text(source, encoding="utf-8")
-        now = next(self._times)  # Python tells an outdated .pyc by the time alone
+        now = next(self._times)  # Python detects an outdated .pyc by its time only
         os.utime(path, (now, now))
         context = multiprocessing.get_context("forkserver")
         answer, theirs = context.Pipe(duplex=False)
@@ -341,7 +341,7 @@ def check(
         raise SystemExit(f"the tests of {module} fail without a change\n{output}")
     seconds = {name: took for name, (took, _) in timed.tests.items()}
     ran = {name: lines for name, (_, lines) in traced.tests.items()}
-    # Tests that ran nothing of the module here may start processes that do; if so, one now fails.
+    # Tests that did not run the module in this process may run it in others; then one now fails.
     elsewhere = [name for name in ran if not ran[name]]
     broken = f"{source}\nimport sys\nassert 'pytest' in sys.modules\n"
     if elsewhere and not workplaces[0].run(module, broken, elsewhere).code:

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 from markdown_it import MarkdownIt
 
-# What the reports themselves use.
+# The tags that the reports use.
 OWN_TAGS = {"h1", "h2", "h3", "p", "ul", "li", "strong", "em", "code", "br", "img"}
 OWN_TAGS |= {"table", "thead", "tbody", "tr", "th", "td"}
 

@@ -146,7 +146,7 @@ class Repository:
         self.write("analysis/dvc.lock", {"schema": "2.0", "stages": stages})
 
     def corpus(self, name: str) -> None:
-        """Record that the results are of the corpus ``name``."""
+        """Record ``name`` as the corpus of the results."""
         self.write("data/raw/corpus.json", {"corpus": name, "sha256": md5(name), "bytes": 9})
 
     def cache(self, path: str) -> str:

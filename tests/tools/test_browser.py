@@ -42,7 +42,7 @@ def server():
 
 @needs_chromium
 @pytest.mark.parametrize("offline", [True, False])
-def test_a_page_reaches_no_server(server, tmp_path, offline):
+def test_page_reaches_no_server(server, tmp_path, offline):
     port, asked = server
     path = tmp_path / "page.html"
     addresses = [f"http://{host}:{port}/picture.png" for host in ("127.0.0.1", "localhost")]
@@ -60,7 +60,7 @@ def test_a_page_reaches_no_server(server, tmp_path, offline):
 
 @needs_chromium
 @pytest.mark.parametrize("fault", [None, "page", "browser"])
-def test_no_process_and_no_file_is_left(tmp_path, monkeypatch, fault):
+def test_no_process_or_file_is_left(tmp_path, monkeypatch, fault):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     expected = {
         None: contextlib.nullcontext(),
@@ -90,7 +90,7 @@ def test_no_process_and_no_file_is_left(tmp_path, monkeypatch, fault):
     ],
     ids=["missing", "broken"],
 )
-def test_without_a_browser_the_tool_says_so_in_one_line(tmp_path, browser, message):
+def test_missing_browser_is_one_line(tmp_path, browser, message):
     if browser:
         (tmp_path / "chromium").write_text(browser)
         (tmp_path / "chromium").chmod(0o755)

@@ -64,36 +64,36 @@ def check_schema(path: Path, schema: str, *options: str) -> str:
     return "" if result.returncode == 0 else result.stdout + result.stderr
 
 
-def test_there_is_something_to_check():
+def test_ci_files_exist():
     assert [path.name for path in WORKFLOWS] == ["ci.yml", "gpu.yml"]
     assert [path.parent.name for path in DEVCONTAINERS] == ["cpu", "gpu"]
     assert set(gitlab_jobs()) == {"test", "pipeline", "comment", "gate"}
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_a_github_workflow_fits_its_schema(path: Path):
+def test_github_workflows_match_schema(path: Path):
     assert check_schema(path, "vendor.github-workflows") == ""
 
 
-def test_gitlab_ci_fits_its_schema():
+def test_gitlab_ci_matches_schema():
     problems = check_schema(GITLAB, "vendor.gitlab-ci", "--data-transform", "gitlab-ci")
     assert problems == ""
 
 
-def test_the_citation_fits_its_schema():
+def test_citation_matches_schema():
     problems = check_schema(
         PROJECT / "CITATION.cff", "vendor.citation-file-format", "--force-filetype", "yaml"
     )
     assert problems == ""
 
 
-def test_the_schemas_refuse_what_is_wrong(tmp_path: Path):
+def test_schemas_refuse_invalid_files(tmp_path: Path):
     broken = tmp_path / "broken.yml"
     broken.write_text("on: push\njobs:\n  a:\n    steps: []\n", encoding="utf-8")  # no runs-on
     assert "broken.yml" in check_schema(broken, "vendor.github-workflows")
 
 
-def test_the_citation_gives_the_projects_version():
+def test_citation_has_project_version():
     version = re.search(
         r'^version = "(.+)"$', (PROJECT / "pyproject.toml").read_text("utf-8"), re.M
     )
@@ -102,7 +102,7 @@ def test_the_citation_gives_the_projects_version():
 
 
 @pytest.mark.parametrize("path", DEVCONTAINERS, ids=lambda path: path.parent.name)
-def test_a_devcontainer_is_json_and_makes_the_environment(path: Path):
+def test_devcontainer_creates_environment(path: Path):
     container = json.loads(path.read_text(encoding="utf-8"))
     assert container["image"].startswith("mcr.microsoft.com/devcontainers/python:")
     assert container["postCreateCommand"] == "make setup"
@@ -110,7 +110,7 @@ def test_a_devcontainer_is_json_and_makes_the_environment(path: Path):
     assert ("--gpus=all" in container.get("runArgs", [])) == (path.parent.name == "gpu")
 
 
-def test_the_devcontainers_differ_in_the_gpu_only():
+def test_devcontainers_differ_in_gpu_only():
     cpu, gpu = (json.loads(path.read_text(encoding="utf-8")) for path in DEVCONTAINERS)
     for key in ("runArgs", "hostRequirements", "name"):
         cpu.pop(key, None)
@@ -119,20 +119,20 @@ def test_the_devcontainers_differ_in_the_gpu_only():
 
 
 @pytest.mark.parametrize("job", workflow_jobs())
-def test_a_github_job_has_a_time_limit(job: dict[str, Any]):
+def test_github_jobs_have_time_limits(job: dict[str, Any]):
     assert 0 < int(job["timeout-minutes"]) <= 120
 
 
-def test_every_gitlab_job_has_a_time_limit():
+def test_gitlab_jobs_have_time_limits():
     assert all("timeout" in job for job in gitlab_jobs().values())
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_a_workflow_may_only_read(path: Path):
+def test_workflows_are_read_only(path: Path):
     assert load(path)["permissions"] == {"contents": "read"}
 
 
-def test_only_the_comment_may_write_and_it_runs_no_code_of_the_project():
+def test_only_comment_job_may_write():
     writers = {
         name: job
         for path in WORKFLOWS
@@ -149,17 +149,17 @@ def test_only_the_comment_may_write_and_it_runs_no_code_of_the_project():
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_no_workflow_gives_a_pull_requests_code_more_than_its_own_rights(path: Path):
+def test_pull_request_code_has_no_extra_rights(path: Path):
     assert not {"pull_request_target", "workflow_run"} & set(load(path)["on"])
 
 
-def test_pull_requests_cancel_their_older_runs_and_main_does_not():
+def test_only_pull_requests_cancel_older_runs():
     concurrency = load(PROJECT / ".github/workflows/ci.yml")["concurrency"]
     assert "github.ref" in concurrency["group"]
     assert concurrency["cancel-in-progress"] == "${{ github.event_name == 'pull_request' }}"
 
 
-def test_a_self_hosted_runner_is_opt_in_and_never_runs_a_pull_request():
+def test_self_hosted_runner_is_opt_in():
     workflow = load(PROJECT / ".github/workflows/gpu.yml")
     assert set(workflow["on"]) == {"schedule", "workflow_dispatch"}
     for job in workflow["jobs"].values():
@@ -168,7 +168,7 @@ def test_a_self_hosted_runner_is_opt_in_and_never_runs_a_pull_request():
 
 
 @pytest.mark.parametrize("job", workflow_jobs())
-def test_actions_are_pinned_and_checkouts_keep_no_token(job: dict[str, Any]):
+def test_actions_are_pinned_and_checkouts_drop_token(job: dict[str, Any]):
     for step in job["steps"]:
         if "uses" not in step:
             continue
@@ -179,13 +179,13 @@ def test_actions_are_pinned_and_checkouts_keep_no_token(job: dict[str, Any]):
 
 
 @pytest.mark.parametrize("job", workflow_jobs())
-def test_no_expression_is_pasted_into_a_shell_command(job: dict[str, Any]):
+def test_shell_commands_contain_no_expression(job: dict[str, Any]):
     """A branch name is untrusted input and must be passed in an environment variable."""
     assert not [step["run"] for step in job["steps"] if "${{" in step.get("run", "")]
 
 
 @pytest.mark.parametrize("path", [*WORKFLOWS, GITLAB], ids=lambda path: path.name)
-def test_what_the_commands_call_exists(path: Path):
+def test_called_commands_exist(path: Path):
     commands = scripts(path)
     makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
     targets = {
@@ -204,21 +204,21 @@ def test_what_the_commands_call_exists(path: Path):
 @pytest.mark.parametrize(
     "path", [PROJECT / ".github/workflows/ci.yml", GITLAB], ids=lambda path: path.name
 )
-def test_the_pipeline_reports_before_the_gate_can_fail(path: Path):
+def test_report_precedes_gate(path: Path):
     lines = [line.strip() for line in scripts(path).splitlines()]
     order = ["make setup", "dvc checkout", "dvc repro -P", "make ci-report", "python -m tools.gate"]
     positions = [next(i for i, s in enumerate(lines) if s.startswith(part)) for part in order]
     assert positions == sorted(positions)
 
 
-def test_a_failed_gate_still_gets_its_comment():
+def test_failed_gate_is_commented():
     jobs = load(PROJECT / ".github/workflows/ci.yml")["jobs"]
     assert "tools.gate" in jobs["pipeline"]["steps"][-1]["run"]
     assert jobs["comment"]["if"].startswith("!cancelled()")
     assert "needs.pipeline.outputs.report == 'success'" in jobs["comment"]["if"]
 
 
-def test_the_dvc_remote_is_touched_only_where_one_is_set():
+def test_dvc_remote_is_used_only_if_set():
     steps = load(PROJECT / ".github/workflows/ci.yml")["jobs"]["pipeline"]["steps"]
     remote = [s for s in steps if re.search(r"dvc (remote|pull|push)", s.get("run", ""))]
     assert len(remote) == 3
@@ -275,9 +275,7 @@ def clone(tmp_path: Path) -> Path:
         ("", "0" * 40, "HEAD"),  # a new branch
     ],
 )
-def test_github_compares_a_pull_request_with_its_target(
-    target: str, before: str, base: str, clone: Path
-):
+def test_github_compares_with_target_branch(target: str, before: str, base: str, clone: Path):
     file = clone / "env"
     shell(step_of("^{commit}"), clone, TARGET=target, BEFORE=before, GITHUB_ENV=str(file))
     assert file.read_text("utf-8") == f"BASE={base}\n"
@@ -291,9 +289,7 @@ def test_github_compares_a_pull_request_with_its_target(
         ("push", "0" * 40, "HEAD"),
     ],
 )
-def test_gitlab_compares_a_merge_request_with_its_target(
-    source: str, before: str, base: str, clone: Path
-):
+def test_gitlab_compares_with_target_branch(source: str, before: str, base: str, clone: Path):
     shell("git update-ref -d refs/remotes/origin/release", clone)  # GitLab fetches one branch
     printed = shell(
         line_of("^{commit}") + "\necho base=$BASE",
@@ -307,8 +303,8 @@ def test_gitlab_compares_a_merge_request_with_its_target(
 
 
 @pytest.mark.parametrize("ci", ["github", "gitlab"])
-def test_what_the_committed_lock_files_name_is_pushed(ci: str, clone: Path):
-    """Files that the runner computed instead, with other last bits, are not pushed."""
+def test_committed_outputs_are_pushed(ci: str, clone: Path):
+    """Files that the runner computed again, with rounding differences, are not pushed."""
     fake = clone.parent / "bin/dvc"
     fake.parent.mkdir()
     fake.write_text('#!/bin/sh\ntest "$*" = push && cat dvc.lock analysis/dvc.lock > ../pushed\n')
@@ -335,7 +331,7 @@ def test_what_the_committed_lock_files_name_is_pushed(ci: str, clone: Path):
     [("", "gru-lm"), ("[user]\nemail = a@example.org\n", ""), ("[[", "")],
     ids=["none", "an identity", "a file that git refuses"],
 )
-def test_make_gives_git_an_identity_only_if_it_has_none(config: str, name: str, tmp_path: Path):
+def test_make_sets_git_identity_only_if_missing(config: str, name: str, tmp_path: Path):
     (tmp_path / "config").write_text(config, "utf-8")
     kept = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     command = ["make", "--no-print-directory", "-f", str(PROJECT / "Makefile")]
@@ -350,7 +346,7 @@ def test_make_gives_git_an_identity_only_if_it_has_none(config: str, name: str, 
     assert ("bad config" in result.stderr) == (config == "[[")
 
 
-def test_the_hooks_use_the_projects_own_tools():
+def test_hooks_use_project_tools():
     config = load(PROJECT / ".pre-commit-config.yaml")
     hooks = [hook for repo in config["repos"] for hook in repo["hooks"]]
     assert {repo["repo"] for repo in config["repos"]} == {"local"}  # no second list of versions

@@ -41,7 +41,7 @@ def make_report(output: Path, tolerance: float = 0.05) -> str:
     return (output / "report.md").read_text(encoding="utf-8")
 
 
-def test_the_report_of_a_change(repository: Repository, tmp_path: Path) -> None:
+def test_report_of_a_change(repository: Repository, tmp_path: Path) -> None:
     repository.results({"scratch": (10.0, 30.0), "concise": (20.0, 30.0)})
     repository.commit()
     params = {"train": {"lr": 0.5, "seed": 0}, "gate": {"name": "a|b"}}
@@ -80,7 +80,7 @@ def test_the_report_of_a_change(repository: Repository, tmp_path: Path) -> None:
     assert 300 < height < 1500
 
 
-def test_a_passed_gate_is_reported(repository: Repository, tmp_path: Path) -> None:
+def test_passed_gate_is_reported(repository: Repository, tmp_path: Path) -> None:
     repository.results({"scratch": (10.0, 30.0)})
     repository.commit()
     repository.results({"scratch": (10.4, 30.0)})
@@ -88,7 +88,7 @@ def test_a_passed_gate_is_reported(repository: Repository, tmp_path: Path) -> No
     assert "**Gate: failed.**" in make_report(tmp_path, tolerance=0.01)
 
 
-def test_equal_revisions_give_a_short_report(repository: Repository, tmp_path: Path) -> None:
+def test_equal_revisions_give_short_report(repository: Repository, tmp_path: Path) -> None:
     repository.results({"scratch": (10.0, 30.0)})
     repository.commit()
     (tmp_path / "curves.png").write_bytes(b"of an earlier report")
@@ -98,7 +98,7 @@ def test_equal_revisions_give_a_short_report(repository: Repository, tmp_path: P
     assert not (tmp_path / "curves.png").exists()
 
 
-def test_what_is_on_one_side_only_is_new_or_gone(repository: Repository, tmp_path: Path) -> None:
+def test_one_sided_entries_are_new_or_gone(repository: Repository, tmp_path: Path) -> None:
     repository.results({"scratch": (10.0, 30.0)})
     repository.commit()
     repository.git("rm", "-r", "-q", "metrics", "plots", "samples", "dvc.lock")
@@ -113,7 +113,7 @@ def test_what_is_on_one_side_only_is_new_or_gone(repository: Repository, tmp_pat
     assert rows_of(text, "### `concise`")["greedy"][0] == "-"
 
 
-def test_a_base_without_any_result(repository: Repository, tmp_path: Path) -> None:
+def test_base_without_results(repository: Repository, tmp_path: Path) -> None:
     params = {"variants": ["scratch"], "train": {"lr": 1.0, "seed": 0}}
     repository.write("params.yaml", params)
     repository.commit()
@@ -124,7 +124,7 @@ def test_a_base_without_any_result(repository: Repository, tmp_path: Path) -> No
     assert size_of_png((tmp_path / "curves.png").read_bytes())
 
 
-def test_the_reason_of_a_stage_is_named(repository: Repository) -> None:
+def test_reason_for_a_stage_run(repository: Repository) -> None:
     def stage(**changes: Any) -> dict[str, Any]:
         deps = {"a.py": "1", **changes.get("deps", {})}
         return {
@@ -154,7 +154,7 @@ def test_the_reason_of_a_stage_is_named(repository: Repository) -> None:
     )
 
 
-def test_results_older_than_the_code_are_flagged(repository: Repository, tmp_path: Path) -> None:
+def test_stale_results_are_flagged(repository: Repository, tmp_path: Path) -> None:
     repository.results({"scratch": (10.0, 30.0)})
     repository.commit()
     repository.git("branch", "start")
@@ -166,11 +166,11 @@ def test_results_older_than_the_code_are_flagged(repository: Repository, tmp_pat
     assert "src/model.py" in text
 
 
-# For the names of variants and of a branch, so it has no slash and no character that git refuses.
+# It names variants and a branch, so it has no slash and no character that git refuses.
 NAME = "@{}![x](y)`$z$|<b>"
 
 
-def test_everything_hostile_is_shown_as_code(repository: Repository, tmp_path: Path) -> None:
+def test_hostile_text_is_shown_as_code(repository: Repository, tmp_path: Path) -> None:
     """Put "evil" and markup into everything that a pull request can choose."""
     scratch, gone, branch = NAME.format("evil"), NAME.format("evilgone"), "@evil/x](y)`$z$|<b>"
     marked = "![{}](/proc/self/environ) @octocat | \\| `a` ``b <img src=x>\n# evil\n"
@@ -223,9 +223,7 @@ def test_everything_hostile_is_shown_as_code(repository: Repository, tmp_path: P
     assert size_of_png((tmp_path / "curves.png").read_bytes())
 
 
-def test_the_gates_rule_is_reported_with_its_numbers(
-    repository: Repository, tmp_path: Path
-) -> None:
+def test_gate_rule_is_reported(repository: Repository, tmp_path: Path) -> None:
     repository.seeds({"scratch": [9.0, 10.0, 11.0]})
     repository.commit()
     repository.seeds({"scratch": [10.0, 12.0]})
@@ -239,7 +237,7 @@ def test_the_gates_rule_is_reported_with_its_numbers(
     ) in text
 
 
-def test_what_is_not_comparable_is_reported(repository: Repository, tmp_path: Path) -> None:
+def test_incomparable_revisions_are_reported(repository: Repository, tmp_path: Path) -> None:
     repository.results({"scratch": (10.0, 30.0)})
     repository.corpus("time_machine")
     repository.commit()
@@ -252,7 +250,7 @@ def test_what_is_not_comparable_is_reported(repository: Repository, tmp_path: Pa
     assert "Nothing was compared." in text
 
 
-def test_the_stages_of_both_lock_files_are_listed(repository: Repository, tmp_path: Path) -> None:
+def test_stages_of_both_lock_files_are_listed(repository: Repository, tmp_path: Path) -> None:
     repository.seeds({"scratch": [10.0, 11.0]})
     repository.commit()
     repository.seeds({"scratch": [10.0, 11.5]})
@@ -264,7 +262,7 @@ def test_the_stages_of_both_lock_files_are_listed(repository: Repository, tmp_pa
     assert stages["train@scratch"][0] == "skipped"
 
 
-def test_a_folder_older_than_its_files_is_flagged(repository: Repository) -> None:
+def test_stale_folder_is_flagged(repository: Repository) -> None:
     """Hash a folder as DVC does, with the MD5 of the list of its files."""
     repository.write("src/core/a.py", "A\n")
     repository.write("src/core/b/c.py", "C\n")
@@ -283,14 +281,14 @@ def test_a_folder_older_than_its_files_is_flagged(repository: Repository) -> Non
     assert ci_report.stale_files(find_revision("workspace")) == ["src/core"]
 
 
-def test_a_file_of_any_size_is_hashed(
+def test_files_of_any_size_are_hashed(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository.write("big", "large enough\n")
     digest = hashlib.md5(b"large enough\n").hexdigest()
     repository.write("dvc.lock", {"stages": {"s": {"deps": [{"path": "big", "md5": digest}]}}})
     workspace = find_revision("workspace")
-    assert workspace.lock  # read before the limit of files that are read at once is below all
+    assert workspace.lock  # read before the limit below applies
     monkeypatch.setattr(revisions, "LARGEST", 3)
     assert ci_report.stale_files(workspace) == []
     repository.write("big", "larger and changed\n")
@@ -298,7 +296,7 @@ def test_a_file_of_any_size_is_hashed(
 
 
 @pytest.mark.timeout(600)
-def test_the_report_of_the_real_pipeline(pipeline: Pipeline) -> None:
+def test_report_of_real_pipeline(pipeline: Pipeline) -> None:
     pipeline = Pipeline(pipeline.root, pipeline.env | {"PYTHONPATH": str(pipeline.root / "src")})
 
     def report(*options: str) -> str:
@@ -308,7 +306,7 @@ def test_the_report_of_the_real_pipeline(pipeline: Pipeline) -> None:
 
     assert "Nothing changed" in report()
     assert "Nothing changed" in report("--head", "main")
-    pipeline.set_params({"model.fused.reset": "after"})  # fused alone: the rest takes minutes
+    pipeline.set_params({"model.fused.reset": "after"})  # only fused, as the rest takes minutes
     pipeline.dvc("repro")
     text = report()
     assert "Not used from workspace: fused-1 in analysis/replicate" in text

@@ -32,7 +32,7 @@ def run_sweep_of_scores(repository: Repository, scores: Mapping[float, list[floa
             repository.experiment(f"sweep-lr{lr}-seed{seed}")
 
 
-def test_runs_are_grouped_by_all_but_the_seed(repository: Repository, tmp_path: Path) -> None:
+def test_runs_are_grouped_by_setting(repository: Repository, tmp_path: Path) -> None:
     run_sweep_of_scores(repository, {0.5: [10.0, 12.0, 17.0], 2.0: [21.0, 22.0]})
     groups = compare.compare(["sweep-*"], "val", tmp_path / "out")
     assert [(group.label, group.num_seeds) for group in groups] == [
@@ -53,7 +53,7 @@ def test_runs_are_grouped_by_all_but_the_seed(repository: Repository, tmp_path: 
     assert 300 < height < 2000
 
 
-def test_the_metric_is_the_one_asked_for(repository: Repository, tmp_path: Path) -> None:
+def test_metric_option(repository: Repository, tmp_path: Path) -> None:
     run_sweep_of_scores(repository, {0.5: [10.0, 12.0]})
     (group,) = compare.compare(["sweep-*"], "test", tmp_path)
     assert group.mean == pytest.approx(22.0)
@@ -72,7 +72,7 @@ def test_the_metric_is_the_one_asked_for(repository: Repository, tmp_path: Path)
         ({0.5: [9.5, 10.5]}, "only one setting"),
     ],
 )
-def test_the_winner_and_its_uncertainty(
+def test_winner_and_uncertainty(
     scores: dict[float, list[float]], expected: str, repository: Repository
 ) -> None:
     run_sweep_of_scores(repository, scores)
@@ -83,7 +83,7 @@ def test_the_winner_and_its_uncertainty(
         assert "standard error of the difference is 0.41 (4 and 4 seeds)" in sentence
 
 
-def test_with_many_seeds_there_is_an_interval() -> None:
+def test_many_seeds_give_an_interval() -> None:
     def group(mean: int) -> compare.Group:
         runs = [compare.Run("x", seed, mean + (-1) ** seed, None, []) for seed in range(30)]
         return compare.Group("scratch", {"train.lr": str(mean)}, runs)
@@ -93,14 +93,14 @@ def test_with_many_seeds_there_is_an_interval() -> None:
     assert "its 95 % interval 1.49 to 2.51 (30 and 30 seeds)" in sentence
 
 
-def test_the_same_result_twice_is_one_seed(repository: Repository) -> None:
+def test_repeated_result_counts_once(repository: Repository) -> None:
     run_sweep_of_scores(repository, {0.5: [10.0, 12.0]})
     repository.git("branch", "again", find_revision("sweep-lr0.5-seed0").commit or "")
     (group,) = compare.group_runs(find_revisions(["sweep-*", "again"]), "val")
     assert group.values == [10.0, 12.0]
 
 
-def test_other_code_is_another_setting(repository: Repository) -> None:
+def test_changed_code_is_another_setting(repository: Repository) -> None:
     repository.results({"scratch": (10.0, 11.0)})
     repository.commit()
     repository.git("checkout", "--quiet", "-b", "feature")
@@ -110,7 +110,7 @@ def test_other_code_is_another_setting(repository: Repository) -> None:
     assert labels == ["code and data=as in feature", "code and data=as in main"]
 
 
-def test_a_result_that_varies_by_itself_stays_one_setting(repository: Repository) -> None:
+def test_nondeterministic_result_stays_one_setting(repository: Repository) -> None:
     for score in (10.0, 10.5):
         repository.results({"scratch": (score, 11.0)})
         repository.commit()
@@ -119,7 +119,7 @@ def test_a_result_that_varies_by_itself_stays_one_setting(repository: Repository
     assert (group.label, group.num_seeds, group.values) == ("same params", 1, [10.0, 10.5])
 
 
-def test_a_variant_ignores_params_of_the_other(repository: Repository) -> None:
+def test_params_of_other_variants_are_ignored(repository: Repository) -> None:
     scores = {"scratch": (10.0, 11.0), "concise": (12.0, 13.0)}
     for reset in ("before", "after"):
         params = {"train": {"seed": 0}, "model": {"scratch": {"reset": reset}, "concise": {}}}
@@ -136,7 +136,7 @@ def test_a_variant_ignores_params_of_the_other(repository: Repository) -> None:
     ]
 
 
-def test_a_param_that_no_training_reads_is_no_setting(repository: Repository) -> None:
+def test_unused_params_are_ignored(repository: Repository) -> None:
     for rise in (0.05, 0.1):
         repository.results({"scratch": (10.0, 11.0)}, {"train": {"lr": 1}, "gate": {"rise": rise}})
         repository.commit()
@@ -145,7 +145,7 @@ def test_a_param_that_no_training_reads_is_no_setting(repository: Repository) ->
     assert (group.label, group.num_seeds) == ("same params", 1)
 
 
-def test_nothing_to_compare(repository: Repository, tmp_path: Path) -> None:
+def test_missing_results_are_refused(repository: Repository, tmp_path: Path) -> None:
     repository.write("params.yaml", {"train": {"lr": 1.0}})
     repository.commit()
     with pytest.raises(UserError, match="no perplexity on val in main"):
@@ -153,7 +153,7 @@ def test_nothing_to_compare(repository: Repository, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_revisions_of_different_texts_are_refused(repository: Repository, tmp_path: Path) -> None:
+def test_revisions_with_different_texts_are_refused(repository: Repository, tmp_path: Path) -> None:
     repository.results({"scratch": (10.0, 11.0)})
     repository.corpus("time_machine")
     repository.commit()
@@ -169,9 +169,7 @@ def test_revisions_of_different_texts_are_refused(repository: Repository, tmp_pa
     assert not (tmp_path / "refused").exists()
 
 
-def test_a_revision_without_results_refuses_no_comparison(
-    repository: Repository, tmp_path: Path
-) -> None:
+def test_revision_without_results_is_skipped(repository: Repository, tmp_path: Path) -> None:
     repository.corpus("tiny_shakespeare")
     repository.write("params.yaml", {"train": {"lr": 1.0}})
     repository.commit()
@@ -184,7 +182,7 @@ def test_a_revision_without_results_refuses_no_comparison(
     assert "Without validation perplexity: `empty`." in report
 
 
-def test_names_and_params_are_shown_as_code(repository: Repository, tmp_path: Path) -> None:
+def test_names_and_params_are_code(repository: Repository, tmp_path: Path) -> None:
     variant, value = "@evil![x](y)`|<b>", "![evil](/proc/self/environ)\n# evil | `x` @octocat"
     for name, lr in (("one", 1.0), ("two", value)):
         repository.results({variant: (10.0 if name == "one" else 20.0, 30.0)}, {"train": {"a": lr}})

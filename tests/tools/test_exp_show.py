@@ -37,13 +37,13 @@ def test_exp_show_has_few_metrics(experiments: Pipeline) -> None:
     assert len(metrics) <= 16
 
 
-def test_metrics_show_is_a_row_a_variant(experiments: Pipeline) -> None:
+def test_metrics_show_has_one_row_per_variant(experiments: Pipeline) -> None:
     head, *rows = experiments.dvc("metrics", "show").splitlines()
     assert [row.split()[0] for row in rows] == [f"metrics/{name}.json" for name in VARIANTS]
     assert len(re.split(r"\s{2,}", head.strip())) <= 10
 
 
-def test_the_documented_table_fits_a_screen(experiments: Pipeline) -> None:
+def test_documented_table_fits_screen(experiments: Pipeline) -> None:
     wide = Pipeline(experiments.root, experiments.env | {"COLUMNS": "160"})
     shown = wide.run(*shlex.split(SHOW), "--no-pager").stdout
     assert max(map(len, shown.splitlines())) <= 160
@@ -60,5 +60,5 @@ def test_the_documented_table_fits_a_screen(experiments: Pipeline) -> None:
     assert row.split()[-4:] == [*(f"{score:.5g}" for score in scores), "2"]
 
 
-def test_the_readme_has_the_command() -> None:
+def test_readme_has_command() -> None:
     assert SHOW in (PROJECT / "docs/experiments.md").read_text("utf-8")

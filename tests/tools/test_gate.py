@@ -37,7 +37,7 @@ def recorded_seeds(variant: str) -> list[float]:
 @pytest.mark.parametrize(
     ("val", "passes"), [(9.0, True), (10.0, True), (10.5, True), (10.51, False), (1.0, True)]
 )
-def test_the_gate(val: float, passes: bool, repository: Repository) -> None:
+def test_gate_verdicts(val: float, passes: bool, repository: Repository) -> None:
     repository.results({"scratch": (10.0, 11.0), "concise": (20.0, 11.0)})
     repository.commit()
     repository.results({"scratch": (val, 99.0), "concise": (20.0, 99.0)})
@@ -55,7 +55,7 @@ def test_the_gate(val: float, passes: bool, repository: Repository) -> None:
 
 
 @pytest.mark.parametrize("val", [math.nan, math.inf, 0.99, 0, -1, True, "9", [9]])
-def test_the_gate_refuses_what_is_no_perplexity(val: object, repository: Repository) -> None:
+def test_invalid_perplexity_is_refused(val: object, repository: Repository) -> None:
     repository.results({"scratch": (10.0, 11.0)})
     repository.commit()
     repository.write("metrics/evaluate/scratch.json", {"val": {"perplexity": val}})
@@ -63,7 +63,7 @@ def test_the_gate_refuses_what_is_no_perplexity(val: object, repository: Reposit
         gate.judge(find_revision("main"), find_revision("workspace"), RULE)
 
 
-def test_the_gate_command(
+def test_gate_command(
     repository: Repository, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     repository.results({"scratch": (10.0, 11.0)})
@@ -84,7 +84,7 @@ def test_the_gate_command(
     assert "\ngate: passed: scratch" in capsys.readouterr().out
 
 
-def test_the_gate_and_variants_on_one_side(repository: Repository) -> None:
+def test_one_sided_variants(repository: Repository) -> None:
     repository.results({"scratch": (10.0, 11.0)})
     repository.commit()
     repository.git("rm", "-r", "-q", "metrics", "plots", "samples", "dvc.lock")
@@ -113,7 +113,7 @@ def test_the_gate_and_variants_on_one_side(repository: Repository) -> None:
         ([12.4], False),
     ],
 )
-def test_means_over_seeds_are_judged_by_the_spread(
+def test_tolerance_includes_spread_of_seeds(
     head: list[float], passes: bool, repository: Repository
 ) -> None:
     repository.seeds({"scratch": [9.0, 10.0, 11.0]})
@@ -132,7 +132,7 @@ def test_means_over_seeds_are_judged_by_the_spread(
     )
 
 
-def test_a_small_spread_leaves_the_share(repository: Repository) -> None:
+def test_small_spread_keeps_fraction(repository: Repository) -> None:
     repository.seeds({"scratch": [10.0, 10.01]})
     repository.commit()
     repository.seeds({"scratch": [10.4, 10.41]})
@@ -141,14 +141,14 @@ def test_a_small_spread_leaves_the_share(repository: Repository) -> None:
     assert [change.tolerance for change in verdict.changes] == [0.05]
 
 
-def test_the_spread_is_pooled_over_the_variants() -> None:
+def test_spread_is_pooled_over_variants() -> None:
     by_variant = {"a": {0: 9.0, 1: 11.0}, "b": {0: 20.0, 1: 20.0}, "c": {0: 5.0}}
     # Squares of -10 % and 10 %, and of two zeros, over one degree of freedom each.
     assert gate.pooled_spread(by_variant) == pytest.approx(math.sqrt(0.02 / 2))
     assert gate.pooled_spread({"c": {0: 5.0}}) is None
 
 
-def test_a_base_with_one_seed_is_judged_by_the_heads_spread(repository: Repository) -> None:
+def test_base_with_one_seed_uses_spread_of_head(repository: Repository) -> None:
     repository.results({"scratch": (10.0, 11.0)})
     repository.commit()
     repository.seeds({"scratch": [9.9, 11.0, 12.1]})
@@ -168,7 +168,7 @@ def test_stale_replicates_are_named(repository: Repository) -> None:
     assert verdict.notes[1].startswith("Not used from workspace: scratch-1, scratch-2 in analysis/")
 
 
-def test_a_variant_of_the_list_without_a_result_fails(repository: Repository) -> None:
+def test_listed_variant_without_result_fails(repository: Repository) -> None:
     repository.results({"scratch": (10.0, 11.0), "concise": (10.0, 11.0)})
     repository.commit()
     (repository.root / "metrics/evaluate/concise.json").unlink()
@@ -196,12 +196,12 @@ def test_a_variant_of_the_list_without_a_result_fails(repository: Repository) ->
             "main and workspace have different splits or vocabularies, with the same corpus and "
             "the same prepare params (data/prepared differs in dvc.lock)",
         ),
-        # The same data, however they came about.
+        # The same data with other params or another name.
         ("time_machine", {"params": {"prepare": {"tokens": "char", "min_freq": 1}}}, None),
         ("renamed", {}, None),
     ],
 )
-def test_other_data_are_not_comparable(
+def test_different_data_are_not_comparable(
     corpus: str, changes: dict[str, Any], reason: str | None, repository: Repository
 ) -> None:
     repository.seeds({"scratch": [15.78, 15.0]})
@@ -215,7 +215,7 @@ def test_other_data_are_not_comparable(
         assert verdict.reason == f"not comparable: {reason}"
 
 
-def test_without_hashes_the_number_of_tokens_tells(repository: Repository) -> None:
+def test_number_of_tokens_is_compared_without_hashes(repository: Repository) -> None:
     repository.results({"scratch": (10.0, 11.0)})
     repository.git("rm", "-q", "--cached", "--ignore-unmatch", "dvc.lock")
     (repository.root / "dvc.lock").unlink()
@@ -226,10 +226,10 @@ def test_without_hashes_the_number_of_tokens_tells(repository: Repository) -> No
     assert verdict.reason == ("not comparable: train has 99 tokens in main, 1,234 in workspace")
 
 
-def test_other_last_bits_of_the_recorded_experiment_pass(repository: Repository) -> None:
-    """fused computes the function of scratch with other last bits, like another processor.
+def test_rounding_differences_pass(repository: Repository) -> None:
+    """fused differs from scratch by rounding, as results of another processor do.
 
-    Judged by one seed, or by 5 % of the means, fused would be a regression of scratch.
+    With one seed, or with 5 % as the tolerance, the gate would fail.
     """
     scratch, fused, concise = map(recorded_seeds, ("scratch", "fused", "concise"))
     repository.seeds({"scratch": scratch, "concise": concise})
@@ -238,6 +238,6 @@ def test_other_last_bits_of_the_recorded_experiment_pass(repository: Repository)
     verdict = gate.judge(find_revision("main"), find_revision("workspace"), RULE)
     assert verdict.passed, verdict
     assert max(new / old for old, new in zip(scratch, fused, strict=True)) > 1.05
-    # Twice the perplexity is beyond the noise.
+    # Twice the perplexity exceeds the tolerance.
     repository.seeds({"scratch": [2 * one for one in scratch], "concise": concise})
     assert not gate.judge(find_revision("main"), find_revision("workspace"), RULE).passed

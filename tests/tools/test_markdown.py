@@ -1,4 +1,4 @@
-"""Texts of any kind stay texts when a report is rendered."""
+"""Any text is shown unchanged when a report is rendered."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MARKUP = st.text(st.sampled_from("`|\\<>&#;![]()*_~@$:/-=ab \n"), max_size=30)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_hostile_text_is_code(text: str) -> None:
+def test_hostile_text_is_code(text: str) -> None:
     check(text)
 
 

@@ -41,7 +41,7 @@ def test_branches_tags_commits_and_experiments_are_found(repository: Repository)
     assert set(experiment.lock) == {"prepare", "train@scratch", "evaluate@scratch", "fetch"}
 
 
-def test_the_workspace_is_read_from_disk(repository: Repository) -> None:
+def test_workspace_is_read_from_disk(repository: Repository) -> None:
     repository.results({"scratch": (10.0, 11.0)})
     repository.commit()
     repository.results({"scratch": (12.5, 11.0), "concise": (13.0, 14.0)})
@@ -51,7 +51,7 @@ def test_the_workspace_is_read_from_disk(repository: Repository) -> None:
     assert find_revision("main").perplexity("concise", "val") is None
 
 
-def test_an_unknown_revision_gets_a_hint(repository: Repository) -> None:
+def test_unknown_revision_gives_hint(repository: Repository) -> None:
     repository.results({"scratch": (10.0, 11.0)})
     repository.commit()
     repository.experiment("puffy-daks")
@@ -63,10 +63,8 @@ def test_an_unknown_revision_gets_a_hint(repository: Repository) -> None:
         find_revisions(["main", "sweep-*"])
 
 
-def test_a_refusal_of_git_is_passed_on(
-    repository: Repository, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Git trusts no folder of another user, as in a container with a mounted project."""
+def test_git_refusal_is_passed_on(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Git refuses a folder of another user, as in a container with a mounted project."""
     repository.results({"scratch": (10.0, 11.0)})
     repository.commit()
     known = find_revision("main")
@@ -91,7 +89,7 @@ def test_a_refusal_of_git_is_passed_on(
 
 
 @pytest.mark.parametrize("tool", ["compare", "gate", "ci_report"])
-def test_a_tool_ends_with_gits_line(
+def test_tool_error_is_gits_line(
     tool: str,
     repository: Repository,
     monkeypatch: pytest.MonkeyPatch,
@@ -113,7 +111,7 @@ def test_a_tool_ends_with_gits_line(
     assert line.endswith(f": run git config --global --add safe.directory {repository.root}")
 
 
-def test_a_lost_object_is_not_a_missing_file(repository: Repository) -> None:
+def test_lost_object_is_not_a_missing_file(repository: Repository) -> None:
     repository.results({"scratch": (10.0, 11.0)})
     repository.commit()
     lost = repository.git("rev-parse", "HEAD:metrics/evaluate/scratch.json")
@@ -129,7 +127,7 @@ def test_a_lost_object_is_not_a_missing_file(repository: Repository) -> None:
         _ = find_revision("main").files
 
 
-def test_outside_of_a_repository(
+def test_outside_repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Repository
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -137,14 +135,14 @@ def test_outside_of_a_repository(
         find_revision("main")
 
 
-def test_a_repository_without_a_commit_has_no_revisions(repository: Repository) -> None:
+def test_repository_without_commit(repository: Repository) -> None:
     with pytest.raises(UserError, match="'main' is not an experiment, branch, tag or commit"):
         find_revision("main")
     repository.results({"scratch": (10.0, 11.0)})
     assert find_revision("workspace").perplexity("scratch", "val") == 10.0
 
 
-def test_a_project_in_a_folder_of_a_repository(
+def test_project_in_subfolder_of_repository(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Paths are relative to the current folder, not to the root of the repository."""
@@ -159,7 +157,7 @@ def test_a_project_in_a_folder_of_a_repository(
     assert is_tracked("params.yaml") and not is_tracked("other.yaml")
 
 
-def test_an_experiment_of_two_commits_is_the_one_from_head(repository: Repository) -> None:
+def test_ambiguous_experiment_is_the_one_from_head(repository: Repository) -> None:
     repository.results({"scratch": (10.0, 11.0)})
     first = repository.commit()
     repository.results({"scratch": (20.0, 21.0)})
@@ -175,7 +173,7 @@ def test_an_experiment_of_two_commits_is_the_one_from_head(repository: Repositor
     assert find_revision("same").perplexity("scratch", "val") == 20.0
 
 
-def test_a_damaged_file_is_named(repository: Repository) -> None:
+def test_damaged_file_is_named(repository: Repository) -> None:
     repository.results({"scratch": (10.0, 11.0)})
     (repository.root / "metrics/train/scratch.json").write_text("{")
     repository.commit()
@@ -188,7 +186,7 @@ def test_flatten() -> None:
     assert flatten(tree) == {"a.b.c": 1, "a.d": [1, {"e": 2}], "f": {}, "g": None}
 
 
-def test_what_other_variants_left_behind_is_not_read(repository: Repository) -> None:
+def test_results_of_other_variants_are_ignored(repository: Repository) -> None:
     repository.seeds({"scratch": [10.0, 12.0], "concise": [20.0, 22.0]})
     repository.commit()
     params = {"variants": ["concise"], "train": {"lr": 1.0, "seed": 0}}
@@ -201,21 +199,21 @@ def test_what_other_variants_left_behind_is_not_read(repository: Repository) -> 
     assert set(workspace.lock) == {"prepare", "fetch", "train@concise", "evaluate@concise"}
 
 
-def test_a_revision_without_a_list_has_the_variants_of_its_files(repository: Repository) -> None:
+def test_variants_default_to_those_of_files(repository: Repository) -> None:
     repository.results({"scratch": (10.0, 11.0), "concise": (10.0, 11.0)})
     repository.write("params.yaml", {"train": {"lr": 1.0}})
     repository.commit()
     assert find_revision("main").variants == ["concise", "scratch"]
 
 
-def test_stages_that_the_pipeline_no_longer_has_are_not_read(repository: Repository) -> None:
+def test_removed_stages_are_ignored(repository: Repository) -> None:
     repository.results({"scratch": (10.0, 11.0)})
     names = ("prepare", "train", "evaluate")
     repository.write("dvc.yaml", {"stages": {name: {"cmd": name} for name in names}})
     assert set(find_revision("workspace").lock) == {"prepare", "train@scratch", "evaluate@scratch"}
 
 
-def test_the_speed_of_a_commit_comes_from_dvcs_cache(repository: Repository) -> None:
+def test_speed_is_read_from_dvc_cache(repository: Repository) -> None:
     repository.results({"scratch": (10.0, 11.0), "concise": (20.0, 21.0)})
     repository.commit()
     assert not repository.git("ls-files", "metrics/timing")
@@ -230,7 +228,7 @@ def test_the_speed_of_a_commit_comes_from_dvcs_cache(repository: Repository) -> 
     assert main.metric("timing", "concise", "tokens_per_second") == 20_000
 
 
-def test_the_seeds_of_a_variant(repository: Repository) -> None:
+def test_seeds_of_a_variant(repository: Repository) -> None:
     repository.seeds({"scratch": [10.0, 12.0, 14.0], "concise": [20.0, 22.0, 24.0]})
     repository.commit()
     main = find_revision("main")
@@ -252,11 +250,11 @@ def test_the_seeds_of_a_variant(repository: Repository) -> None:
         ({"data": "2"}, [1, 2]),
     ],
 )
-def test_replicates_of_another_training_are_not_used(
+def test_stale_replicates_are_ignored(
     changes: dict[str, Any], stale: list[int], repository: Repository
 ) -> None:
     repository.seeds({"scratch": [10.0, 12.0, 14.0]})
-    # The main pipeline runs again; the replicates stay as they were.
+    # The main pipeline runs again, and the replicates are unchanged.
     params = {"train": {"lr": 1.0, "seed": 0, "epochs": 3}} | changes.pop("params", {})
     params["replicate"] = {"seeds": [1, 2]}
     repository.results({"scratch": (9.0, 18.0)}, params, **changes)
@@ -266,13 +264,13 @@ def test_replicates_of_another_training_are_not_used(
     assert list(workspace.perplexities("scratch", "val")) == seeds
 
 
-def test_a_replicate_that_no_lock_file_records_is_not_used(repository: Repository) -> None:
+def test_unrecorded_replicate_is_ignored(repository: Repository) -> None:
     repository.seeds({"scratch": [10.0, 12.0]})
     (repository.root / "analysis/dvc.lock").unlink()
     assert find_revision("workspace").stale_replicates("scratch") == [1]
 
 
-def test_a_replicate_with_an_impossible_value_is_named(repository: Repository) -> None:
+def test_invalid_replicate_is_named(repository: Repository) -> None:
     repository.seeds({"scratch": [10.0, 0.5]})
     with pytest.raises(UserError, match=r"scratch-1\.json of workspace .* is 0\.5"):
         find_revision("workspace").perplexities("scratch", "val")

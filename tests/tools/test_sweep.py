@@ -15,7 +15,7 @@ from gru_lm.core.errors import UserError
 from tools import sweep
 
 
-def test_the_grid() -> None:
+def test_grid() -> None:
     options = ["train.lr=0.5,1e-3", "sample.temperatures=[0.5,1],[2]", "train.seed=0"]
     experiments = sweep.grid(options, "s")
     assert [one.params for one in experiments] == [
@@ -31,19 +31,19 @@ def test_the_grid() -> None:
         subprocess.run(["git", "check-ref-format", f"refs/exps/{name}"], check=True)
 
 
-def test_a_point_is_queued_with_its_own_params_only() -> None:
+def test_points_are_queued_with_their_params() -> None:
     (point,) = sweep.grid(["train.lr=1"], "s")
     assert point.queue[4:] == ["-S", "train.lr=1", "--name", point.name]
 
 
 @pytest.mark.parametrize("options", [["train.lr"], ["train.lr="], ["=1"], ["train.lr=1,1"]])
-def test_a_grid_that_makes_no_sense(options: list[str]) -> None:
+def test_invalid_grid_is_refused(options: list[str]) -> None:
     with pytest.raises(UserError):
         sweep.grid(options, "s")
 
 
 @pytest.mark.parametrize(("jobs", "cores", "threads"), [(1, 8, 8), (2, 8, 4), (3, 8, 2), (9, 8, 1)])
-def test_jobs_share_the_cores(jobs: int, cores: int, threads: int) -> None:
+def test_jobs_share_cores(jobs: int, cores: int, threads: int) -> None:
     assert sweep.threads_per_job(jobs, cores) == threads
 
 
@@ -57,13 +57,13 @@ Worker status: {} active, {} idle
 """
 
 
-def test_the_queue_is_read() -> None:
+def test_queue_status_is_parsed() -> None:
     queue = sweep.read_status(STATUS.format("Running", 1, 2))
     assert queue.states == {"sweep-lr0.5": "Running", "sweep-lr2": "Success"}
     assert queue.workers == 3
 
 
-def test_the_reason_of_a_failure() -> None:
+def test_failure_reason() -> None:
     log = "Running stage 'train'\ntrain: error: no room\nERROR: failed to reproduce 'train': 1\n"
     assert sweep.failure(log) == "train: error: no room"
     assert sweep.failure("ERROR: failed to reproduce 'x': 1\n\n").startswith("ERROR: failed")
@@ -71,8 +71,8 @@ def test_the_reason_of_a_failure() -> None:
     assert not sweep.reached_a_stage(f"ERROR: {sweep.NO_LOG} for experiment 'x'")
 
 
-def test_a_task_lost_at_the_start_is_queued_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Simulated workers of DVC: the first fails a task before its first stage, the second dies."""
+def test_lost_task_is_queued_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first simulated worker fails a task before its first stage, the second dies."""
     states = iter([("Failed", 1, 0), *[("Queued", 0, 0)] * sweep.PATIENCE, ("Success", 0, 1)])
     commands = []
 
@@ -117,7 +117,7 @@ esac
 
 @pytest.fixture
 def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a folder in which ``dvc`` is FAKE_DVC."""
+    """Create a folder in which ``dvc`` is FAKE_DVC."""
     fake = tmp_path / "bin/dvc"
     fake.parent.mkdir()
     fake.write_text(FAKE_DVC)
@@ -139,7 +139,7 @@ def run_sweep(played: Path, states: list[str]) -> tuple[dict[str, str], list[str
     ]
 
 
-def test_no_worker_is_started_while_a_task_is_running(played: Path) -> None:
+def test_no_worker_is_started_during_a_task(played: Path) -> None:
     """DVC does not list a busy worker that responds too late."""
     silent = ["Running 0"] * (3 * sweep.PATIENCE)
     failed, calls = run_sweep(played, ["Queued 0", "Queued 1", *silent, "Running 1", "Success 0"])
@@ -147,7 +147,7 @@ def test_no_worker_is_started_while_a_task_is_running(played: Path) -> None:
     assert calls == ["exp run", "queue start"]
 
 
-def test_no_worker_is_started_beside_the_task_of_another_sweep(played: Path) -> None:
+def test_no_worker_is_started_during_another_sweep(played: Path) -> None:
     failed, calls = run_sweep(played, ["Running 0", "Running 0", "Success 0"])
     assert not failed
     assert calls == ["exp run"]
@@ -161,7 +161,7 @@ def refusal_of_a_sweep(option: str) -> str:
     return str(refusal.value)
 
 
-def test_a_text_that_git_does_not_know_is_refused(played: Path) -> None:
+def test_untracked_text_is_refused(played: Path) -> None:
     book = played / "corpora/my book.txt"
     book.parent.mkdir()
     book.write_text("Once upon a time")
@@ -180,21 +180,21 @@ def test_a_text_that_git_does_not_know_is_refused(played: Path) -> None:
     assert run_sweep(played, ["Success 0"])[0] == {}, "added is enough"
 
 
-def test_a_cache_with_a_path_that_dvc_cannot_write_is_refused(played: Path) -> None:
+def test_non_ascii_cache_path_is_refused(played: Path) -> None:
     (played / "cache_dir").write_text("/tmp/naïve/.dvc/cache\n")
     assert refusal_of_a_sweep("lr=1").startswith(
         "DVC cannot run a queue with its cache in /tmp/naïve/.dvc/cache, a path with non-ASCII"
     )
 
 
-def test_a_queue_that_cannot_be_read_is_not_empty(played: Path) -> None:
+def test_unreadable_queue_is_an_error(played: Path) -> None:
     (played / "bin/dvc").write_text(
         '#!/bin/sh\n[ "$1" = cache ] || { echo "ERROR: no" >&2; exit 255; }'
     )
     assert refusal_of_a_sweep("lr=1") == "dvc queue status: ERROR: no"
 
 
-def test_the_error_of_a_worker_is_found(played: Path) -> None:
+def test_worker_error_is_found(played: Path) -> None:
     assert sweep.worker_error() == ""
     log = played / sweep.WORKERS / "dvc-exp-worker-1.out"
     log.parent.mkdir(parents=True)
@@ -208,7 +208,7 @@ def record_worker(played: Path, pid: int) -> None:
     path.write_text(json.dumps({"pid": pid, "returncode": None}))
 
 
-def test_a_silent_worker_whose_process_lives_is_waited_for(played: Path) -> None:
+def test_silent_living_worker_is_waited_for(played: Path) -> None:
     command = [sys.executable, "-c", "import time; time.sleep(60)", "queue-worker"]
     with subprocess.Popen(command) as worker:
         record_worker(played, worker.pid)
@@ -219,7 +219,7 @@ def test_a_silent_worker_whose_process_lives_is_waited_for(played: Path) -> None
     assert calls == ["exp run", "queue start"]
 
 
-def test_a_task_whose_worker_is_gone_is_ended(played: Path) -> None:
+def test_task_of_dead_worker_is_ended(played: Path) -> None:
     """DVC would list it as running forever."""
     with subprocess.Popen([sys.executable, "-c", "", "queue-worker"]) as worker:
         pass
@@ -230,7 +230,7 @@ def test_a_task_whose_worker_is_gone_is_ended(played: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_a_sweep_lists_what_failed(pipeline: Pipeline) -> None:
+def test_sweep_lists_failures(pipeline: Pipeline) -> None:
     # Use the copy's own library, as its stages do.
     pipeline = Pipeline(pipeline.root, pipeline.env | {"PYTHONPATH": str(pipeline.root / "src")})
     command = ["-S", "train.batch_size=4,5000", "--name", "try", "--jobs", "2"]
