@@ -109,7 +109,7 @@ def training(best_val: Best | None = None) -> Training:
 
 
 def scores(bits: dict[str, float]) -> Scores:
-    """Those of a model that takes ``bits`` by split."""
+    """Return the scores of a model with ``bits`` by split."""
     measured = {
         split: Score(perplexity=2.0**value, bits_per_token=value, tokens=9)
         for split, value in bits.items()
@@ -162,7 +162,7 @@ NATS = {"never": 3.78, "<25%": 2.58, "25-50%": 0.95, "50-75%": 0.23, "75-100%": 
 
 
 def coverage(targets=TARGETS, nats=NATS, epochs=500) -> Coverage:
-    """A training split with so many ``targets`` by group, at so many ``nats`` each."""
+    """Return the coverage for ``targets`` by group with ``nats`` per target."""
     total = sum(targets.values())
     loss = sum(nats[name] * count for name, count in targets.items())
 
@@ -264,7 +264,7 @@ def context_curves(bits, trainings, reach) -> dict:
 
 
 def interventions(near, gain=(2.0, 1.5), long=(-0.1, -0.2, -0.15), trainings=3) -> dict:
-    """On one text, with the differences ``near`` of the gates and ``long`` of the units."""
+    """Return interventions with the differences ``near`` of the gates and ``long`` of the units."""
     rises = {gate: by_measure([0.0, 0.0, 0.1, 0.2, 0.3, 0.6, 1.0]) for gate in ("reset", "update")}
     equal = {"dose": {"reset": 0.7, "update": 0.4}, "fresh": rises, "passage": rises}
     losses = {"long": [0.5, 0.9], "short": [1.5, 1.5], "random": [[0.7, 1.1]] * 20}
@@ -304,7 +304,7 @@ def gate_study(
     long=(-0.1, -0.2, -0.15),
     selected="last",
 ) -> GateStudy:
-    """A study with the mean curves ``train``, ``val`` and ``best`` (on val), and their reaches.
+    """Return a study with the mean curves ``train``, ``val`` and ``best`` (on val) and reaches.
 
     ``near`` are the differences between the gates on the training text.
     """

@@ -18,13 +18,13 @@ def text(page: str) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page: str) -> None:
+def test_links_exist(page: str) -> None:
     folder = (PROJECT / page).parent
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text(page)):
         assert (folder / target).exists(), target
 
 
-def test_each_test_that_the_docs_name_is_there() -> None:
+def test_tests_named_in_docs_exist() -> None:
     named = re.findall(r"`([\w/]*test_\w+\.py)(?:: (test_\w+))?`", text("docs/reliability.md"))
     assert len(named) > 40
     for path, function in named:
@@ -32,7 +32,7 @@ def test_each_test_that_the_docs_name_is_there() -> None:
         assert f"def {function}(" in source or not function, f"{path}: {function}"
 
 
-def test_the_graph_of_the_readme_is_dvcs() -> None:
+def test_readme_graph_matches_dvc() -> None:
     command = [str(Path(sys.executable).parent / "dvc"), "dag", "--md", "--collapse-foreach-matrix"]
     made = subprocess.run(
         [*command, "dvc.yaml"], cwd=PROJECT, capture_output=True, text=True, check=True
