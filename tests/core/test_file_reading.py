@@ -122,7 +122,7 @@ def test_readers_refuse_non_files_and_large_files(
 @pytest.mark.parametrize("name", READERS)
 def test_readers_name_missing_file(name: str, tmp_path: Path) -> None:
     if name in ("split", "weights", "config", "params"):
-        pytest.skip("their tests are beside them")
+        pytest.skip("tested with the other tests of its module")
     with pytest.raises(MissingFile) as caught:
         READERS[name](tmp_path / "it")
     assert caught.value.path == tmp_path / "it"
