@@ -18,13 +18,14 @@ from gru_lm.core.settings import CoreSettings
 from gru_lm.core.variants import Variant
 from gru_lm.data.prepared import SPLITS, Prepared
 from gru_lm.evaluation.coverage import coverage
-from gru_lm.evaluation.perplexity import evaluate
+from gru_lm.evaluation.perplexity import evaluate, evaluate_blocks
+from gru_lm.evaluation.settings import EvaluationSettings
 from gru_lm.evaluation.uncertainty import Observations, uncertainty
 from gru_lm.models.base import BEST, CONFIG, WEIGHTS, load_model
 from gru_lm.models.device import choose_device, describe_device
 from gru_lm.results.card import Card
 from gru_lm.results.coverage import Coverage
-from gru_lm.results.scores import Headline, Score, Scores
+from gru_lm.results.scores import Blocks, Headline, Score, Scores
 from gru_lm.results.training import TIMES_TRAINED, Timing, Training, read_curve, write_curve
 from gru_lm.results.uncertainty import Uncertainty
 from stages import add_variant, run_stage
@@ -59,7 +60,14 @@ def main() -> None:
         surprise[name], *_ = observed.columns()
         uncertainties[name] = uncertainty(observed, prepared.tokens(name), prepared.vocabulary)
         say(f"evaluate@{variant}", f"{name} perplexity {measured[name].perplexity:.4g}")
-    scores = Scores(**measured)
+    blocks = None
+    if length := load_params(EvaluationSettings).evaluate.block:
+        in_blocks = {
+            name: evaluate_blocks(model, prepared.tensor(name), length).as_metrics()
+            for name in SPLITS
+        }
+        blocks = Blocks.model_validate({"length": length, **in_blocks})
+    scores = Scores(**measured, blocks=blocks)
     covered = Coverage.model_validate(coverage(surprise["train"], times, training.selected_epoch))
     best = training.best_val
 

@@ -11,7 +11,7 @@ from gru_lm.core.errors import DamagedFile, UnusableFile
 from gru_lm.core.files import write_array
 from gru_lm.data.prepared import Prepared
 from gru_lm.data.vocabulary import Vocabulary
-from gru_lm.evaluation.perplexity import evaluate
+from gru_lm.evaluation.perplexity import evaluate, evaluate_blocks
 from gru_lm.models.base import BEST, build_model
 from gru_lm.results.coverage import Coverage
 from gru_lm.results.scores import Scores
@@ -99,3 +99,16 @@ def test_invalid_times_trained_are_refused(project, times):
     with pytest.raises(DamagedFile, match=r"times_trained\.npy is damaged \(it is not a list"):
         stage.main()
     assert not Path("models").exists() and not Path("metrics").exists()
+
+
+def test_blocks_are_measured_if_they_are_asked_for(project):
+    model, tokens, _ = project
+    params = Path("params.yaml")
+    params.write_text(params.read_text("utf-8").replace("block: null", "block: 7"), "utf-8")
+    stage.main()
+    blocks = Scores.read(Path("metrics/evaluate/scratch.json")).blocks
+    assert blocks is not None and blocks.length == 7
+    assert blocks.val == blocks.test  # the splits are equal
+    assert blocks.val.bits_per_token == pytest.approx(
+        evaluate_blocks(model, tokens, 7).as_metrics()["bits_per_token"]
+    )

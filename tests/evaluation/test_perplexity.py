@@ -12,7 +12,7 @@ from reference import as_nn_gru, gru_numpy
 
 from gru_lm.core.errors import UserError
 from gru_lm.evaluation.baselines import unigram
-from gru_lm.evaluation.perplexity import Score, evaluate
+from gru_lm.evaluation.perplexity import Score, evaluate, evaluate_blocks
 from gru_lm.models.concise.model import ConciseGRU
 from gru_lm.models.scratch.model import ScratchGRU
 
@@ -149,3 +149,17 @@ def test_unigram_of_uniform_stream_is_vocabulary_size():
     stream = np.arange(50, dtype=np.uint8) % 5
     result = unigram(dict.fromkeys(("train", "val", "test"), stream), 5)
     assert result["val"]["perplexity"] == pytest.approx(5.0)
+
+
+@given(st.integers(1, N), st.integers(1, 5))
+@settings(max_examples=20, deadline=None)
+def test_blocks_are_read_from_an_empty_state(length, rows):
+    model = random_model("before").double()
+    stream = torch.randint(V, (N,), generator=torch.Generator().manual_seed(3))
+    wanted = sum(
+        evaluate(model, stream[start : start + length + 1]).nats
+        for start in range(0, N - 1, length)
+    )
+    score = evaluate_blocks(model, stream, length, rows)
+    assert score.tokens == N - 1
+    assert score.nats == pytest.approx(wanted, rel=1e-12)

@@ -20,7 +20,7 @@ from examples import (
 from gru_lm.core.errors import DamagedFile, MissingFile
 from gru_lm.results.baselines import read_baselines, write_baselines
 from gru_lm.results.gates import read_gate_study
-from gru_lm.results.scores import Headline
+from gru_lm.results.scores import Blocks, Headline
 from gru_lm.results.seeds import Replicate
 from gru_lm.results.training import Best
 
@@ -47,6 +47,7 @@ RESULTS = {
         selected_epoch=3,
         scores=scores(BITS),
     ),
+    "scores": scores(BITS),
     "uncertainty": uncertainty(groups={"1": {**uncertainty().val.overall.model_dump()}}),
     "gates": gate_study(),
     "summary": summary({"scratch": model_summary(BITS, best_bits=3.0)}, {"xz": 2.0}),
@@ -190,3 +191,13 @@ def test_variant_without_gates_has_a_reason(tmp_path):
         read_gate_study(path)
     gate_study().write(path)
     assert read_gate_study(path) == gate_study()
+
+
+def test_scores_have_blocks_only_if_they_were_measured(tmp_path):
+    plain, path = scores(BITS), tmp_path / "scores.json"
+    plain.write(path)
+    assert "blocks" not in path.read_text()
+    blocks = Blocks(length=256, train=plain.train, val=plain.val, test=plain.test)
+    measured = plain.model_copy(update={"blocks": blocks})
+    measured.write(path)
+    assert type(plain).read(path) == measured != plain

@@ -70,3 +70,34 @@ def evaluate(
         if observe:
             observe(scores, Y)
     return Score(nats.item(), len(targets))
+
+
+@torch.inference_mode()
+def evaluate_blocks(model: LanguageModel, tokens: Tensor, length: int, rows: int = 64) -> Score:
+    """Predict each token of ``tokens`` (N,) after the first, in blocks of ``length`` targets.
+
+    The model reads each block from a state of zeros. It thus predicts the first target of a block
+    from one token and the last from ``length`` tokens, as a model with a limited context does
+    (A. Karpathy, nanoGPT, function ``estimate_loss``, which samples such blocks at random). The
+    last block may be shorter. ``rows`` is the number of blocks computed at a time and affects only
+    memory. The sum is in float64.
+
+    Raises ValueError if N is below 2, a token is outside the vocabulary, or a size is below 1.
+    """
+    require_tokens(tokens, model.vocab_size, least=2)
+    require_at_least(1, length=length, rows=rows)
+    tokens = tokens.to(model.device)
+    inputs, targets = tokens[:-1], tokens[1:]
+    whole = len(targets) // length * length
+    pieces = [
+        *zip(inputs[:whole].split(rows * length), targets[:whole].split(rows * length), strict=True),
+        (inputs[whole:], targets[whole:]),
+    ]
+    nats = torch.zeros((), dtype=torch.float64, device=model.device)
+    for X, Y in pieces:
+        if len(X) > 0:
+            blocks = X.view(-1, min(length, len(X)))  # (B, T)
+            logits, _ = model(blocks, model.begin_state(len(blocks)))  # (T, B, V)
+            scores = logits.transpose(0, 1).flatten(0, 1).double()  # (B T, V)
+            nats += F.cross_entropy(scores, Y, reduction="sum")
+    return Score(nats.item(), len(targets))

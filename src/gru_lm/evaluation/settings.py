@@ -1,4 +1,4 @@
-"""Settings of the evaluation: the sections ``replicate`` and ``regression`` of params.yaml."""
+"""Settings of the evaluation: the sections ``evaluate``, ``replicate`` and ``regression``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from gru_lm.core.params import Section, Seed, TopLevel
+
+
+class Evaluate(Section):
+    """The measurement of a trained model on each split.
+
+    If ``block`` is not null, each split is also read in blocks of that many tokens, each from a
+    state of zeros.
+    """
+
+    block: Annotated[int, Field(ge=1, le=1_000_000)] | None
 
 
 class Replicate(Section):
@@ -35,7 +45,8 @@ class Regression(Section):
 
 
 class EvaluationSettings(TopLevel):
-    """The settings of further seeds and of the regression rule."""
+    """The settings of measurement, further seeds and the regression rule."""
 
+    evaluate: Evaluate
     replicate: Replicate
     regression: Regression

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import model_validator
+from typing import Any
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from gru_lm.results import NotNegative, Perplexity, Positive, Result
 
@@ -15,12 +17,32 @@ class Score(Result):
     tokens: Positive
 
 
+class Blocks(Result):
+    """Scores of each split read in blocks of ``length`` tokens, each from a state of zeros."""
+
+    length: Positive
+    train: Score
+    val: Score
+    test: Score
+
+
 class Scores(Result):
-    """Scores of each split read in one piece, in ``metrics/evaluate/<variant>.json``."""
+    """Scores of each split read in one piece, in ``metrics/evaluate/<variant>.json``.
+
+    ``blocks`` is in the file only if ``evaluate.block`` is set.
+    """
 
     train: Score
     val: Score
     test: Score
+    blocks: Blocks | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_empty_blocks(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        tree: dict[str, Any] = dump(self)
+        if self.blocks is None:
+            del tree["blocks"]
+        return tree
 
     def split(self, name: str) -> Score:
         """The split ``name``: train, val or test."""
