@@ -58,6 +58,26 @@ SMALL = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files with the longest tests first, so that all workers end at about the same time.
+
+    These are the files that use a finished pipeline. The first of them makes it. Meanwhile another
+    worker runs the tests of the corpus and of the data, which do not need it.
+    """
+    in_files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        in_files.setdefault(item.path, []).append(item)
+    long = [path for path, found in in_files.items() if any(map(_needs_pipeline, found))]
+    others = [path for path in in_files if path not in long]
+    early = [path for path in others if path.parent.name in ("corpus", "data")]
+    order = [*long[:1], *early, *long[1:], *(path for path in others if path not in early)]
+    items[:] = [item for path in order for item in in_files[path]]
+
+
+def _needs_pipeline(item: pytest.Item) -> bool:
+    return "unrun_pipeline" in getattr(item, "fixturenames", ())
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """A copy of the project in its own folder, with methods to run commands in it."""

@@ -1,9 +1,10 @@
-"""Stages in separate processes that start with torch loaded.
+"""Stages and DVC in separate processes that start with their libraries loaded.
 
 A new Python process needs two to three seconds of one core to import the libraries of a training,
-and the tests start hundreds of stages. Therefore a server imports them once and forks itself
-(``warm_server.py``). Each fork is a real process that runs a stage's script as ``python -m`` does.
-It can be killed, and it imports the project's own modules itself.
+and one second for those of DVC. The tests start hundreds of both. Therefore a server imports the
+libraries once and forks itself (``warm_server.py``). Each fork is a real process that runs a
+stage's script as ``python -m`` does, or DVC's command. It can be killed, and it imports the
+project's own modules itself.
 """
 
 from __future__ import annotations
@@ -24,15 +25,22 @@ from tempfile import NamedTemporaryFile, mkdtemp
 
 SERVER = Path(__file__).with_name("warm_server.py")
 
-# Replaces python on the PATH. All commands except ``-m stages.…`` are passed to the real one.
+# Replaces python and dvc on the PATH. The real python gets all commands but ``-m stages.…``, and
+# the real dvc gets those that start other processes of dvc.
 COMMAND = """#!{python} -IS
 import os, sys
-if sys.argv[1:2] != ["-m"] or not sys.argv[2].startswith("stages."):
-    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
+name = os.path.basename(sys.argv[0])
+if name == "dvc" and sys.argv[1:2] != ["queue"]:
+    arguments = [{dvc!r}, *sys.argv[1:]]
+elif name == "python" and sys.argv[1:2] == ["-m"] and sys.argv[2].startswith("stages."):
+    arguments = sys.argv[2:]
+else:
+    real = os.path.join(os.path.dirname({python!r}), name)
+    os.execv(real, [real, *sys.argv[1:]])
 import json, signal, socket
 connection = socket.socket(socket.AF_UNIX)
 connection.connect({address!r})
-request = dict(arguments=sys.argv[2:], cwd=os.getcwd(), env=dict(os.environ))
+request = dict(arguments=arguments, cwd=os.getcwd(), env=dict(os.environ))
 data = json.dumps(request).encode()
 socket.send_fds(connection, [len(data).to_bytes(8)], [0, 1, 2])
 connection.sendall(data)
@@ -49,13 +57,15 @@ os._exit(128 - status if status < 0 else status)
 
 @functools.cache
 def server() -> Path:
-    """Return the folder with the ``socket`` of this process's server and a ``python`` for it."""
+    """Return the folder with the ``socket`` of this process's server, ``python`` and ``dvc``."""
     # A folder of pytest may be too long, because the path of a socket has about 100 characters.
     folder = Path(mkdtemp(prefix="warm-"))
-    command = folder / "python"
     address = folder / "socket"
-    command.write_text(COMMAND.format(python=sys.executable, address=str(address)), "utf-8")
-    command.chmod(0o755)
+    dvc = Path(sys.executable).with_name("dvc")
+    text = COMMAND.format(python=sys.executable, dvc=str(dvc), address=str(address))
+    for name in ("python", "dvc"):
+        (folder / name).write_text(text, "utf-8")
+        (folder / name).chmod(0o755)
     process = subprocess.Popen(
         [sys.executable, str(SERVER), address], env=os.environ | {"OMP_NUM_THREADS": "1"}
     )

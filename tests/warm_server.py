@@ -1,7 +1,7 @@
-"""A Python process that has imported the slow libraries and forks itself for each stage.
+"""A Python process that has imported the slow libraries and forks itself for each request.
 
 Run it with ``python warm_server.py SOCKET``. See ``warm.py``. A request is a JSON object, preceded
-by its size in 8 bytes, with the stage's stdin, stdout and stderr. The answer is the process's
+by its size in 8 bytes, with the process's stdin, stdout and stderr. The answer is the process's
 number and, after its end, its wait status. If the requester closes the connection, the process is
 killed.
 """
@@ -9,29 +9,39 @@ killed.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import importlib
 import json
 import os
+import pkgutil
+import re
 import runpy
 import select
 import signal
 import socket
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 LIBRARIES = (
     *("torch", "torch._dynamo", "safetensors.torch", "numba", "dvclive", "pydantic"),
     *("ruamel.yaml", "requests", "tenacity", "tqdm", "matplotlib.figure"),
-    "matplotlib.backends.backend_agg",
+    *("matplotlib.backends.backend_agg", "pyparsing", "dulwich.ignore", "dulwich.worktree"),
 )
+DVC = ("dvc", "dvc_data", "dvc_objects", "scmrepo")  # with all their modules
 
 
 def serve(address: str) -> dict[str, Any]:
     """Accept requests without end, and return each in the forked process that runs it."""
     for name in LIBRARIES:
         importlib.import_module(name)
+    for name in modules_of(DVC):
+        with contextlib.suppress(ImportError):  # it is for something that is not installed
+            importlib.import_module(name)
     gc.freeze()  # a collection would copy the shared memory
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors are not waited for
     with socket.socket(socket.AF_UNIX) as server:
@@ -56,6 +66,15 @@ def serve(address: str) -> dict[str, Any]:
     return request
 
 
+def modules_of(packages: tuple[str, ...]) -> Iterator[str]:
+    """Yield the names of all modules that can be imported."""
+    for package in packages:
+        path = importlib.import_module(package).__path__
+        for module in pkgutil.walk_packages(path, f"{package}."):
+            if not re.search(r"__main__|pyinstaller|testing", module.name):
+                yield module.name
+
+
 def supervise(process: int, connection: socket.socket, files: list[int]) -> None:
     """Report the end of ``process``; kill it if the connection is closed first."""
     for file in files:
@@ -72,14 +91,17 @@ def supervise(process: int, connection: socket.socket, files: list[int]) -> None
         os._exit(0)
 
 
-def run(module: str) -> NoReturn:
-    """Run ``module`` as a script and exit as Python does, but without freeing each object.
+def run(program: str) -> NoReturn:
+    """Run a module or a file as a script and exit as Python does, but without freeing each object.
 
     Freeing them would copy all objects of the libraries from the server's memory.
     """
     code: object = 0
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        if Path(program).is_absolute():
+            runpy.run_path(program, run_name="__main__")
+        else:
+            runpy.run_module(program, run_name="__main__", alter_sys=True)
     except SystemExit as end:
         code = end.code
     except BaseException:
@@ -88,6 +110,7 @@ def run(module: str) -> NoReturn:
     if code is not None and not isinstance(code, int):
         print(code, file=sys.stderr)
         code = 1
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -96,12 +119,14 @@ def run(module: str) -> NoReturn:
 
 if __name__ == "__main__":
     asked = serve(sys.argv[1])
-    own = [name for name in sys.modules if name.split(".")[0] in ("gru_lm", "stages")]
-    assert not own, f"modules of the project are among the libraries: {own}"
+    loaded = [name for name in sys.modules if name.split(".")[0] in ("gru_lm", "stages")]
+    assert not loaded, f"modules of the project are among the libraries: {loaded}"
     os.environ.clear()
     os.environ.update(asked["env"])
     os.chdir(asked["cwd"])
     sys.argv = asked["arguments"]
-    roots = [asked["cwd"], *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    program = Path(sys.argv[0])
+    own = program.parent if program.is_absolute() else asked["cwd"]
+    roots = [str(own), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     sys.path[:1] = [root for root in roots if root]  # in place of this file's folder
     run(sys.argv[0])

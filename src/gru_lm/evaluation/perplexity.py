@@ -88,13 +88,10 @@ def evaluate_blocks(model: LanguageModel, tokens: Tensor, length: int, rows: int
     require_at_least(1, length=length, rows=rows)
     tokens = tokens.to(model.device)
     inputs, targets = tokens[:-1], tokens[1:]
-    whole = len(targets) // length * length
-    pieces = [
-        *zip(inputs[:whole].split(rows * length), targets[:whole].split(rows * length), strict=True),
-        (inputs[whole:], targets[whole:]),
-    ]
+    whole, size = len(targets) // length * length, rows * length
+    pieces = zip(inputs[:whole].split(size), targets[:whole].split(size), strict=True)
     nats = torch.zeros((), dtype=torch.float64, device=model.device)
-    for X, Y in pieces:
+    for X, Y in [*pieces, (inputs[whole:], targets[whole:])]:
         if len(X) > 0:
             blocks = X.view(-1, min(length, len(X)))  # (B, T)
             logits, _ = model(blocks, model.begin_state(len(blocks)))  # (T, B, V)
