@@ -9,6 +9,7 @@ import argparse
 import importlib
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from gru_lm.core.errors import DamagedFile, UnusableFile, say
@@ -23,6 +24,7 @@ from gru_lm.evaluation.settings import EvaluationSettings
 from gru_lm.evaluation.uncertainty import Observations, uncertainty
 from gru_lm.models.base import BEST, CONFIG, WEIGHTS, load_model
 from gru_lm.models.device import choose_device, describe_device
+from gru_lm.models.token_counts import write_token_counts
 from gru_lm.results.card import Card
 from gru_lm.results.coverage import Coverage
 from gru_lm.results.scores import Blocks, Headline, Score, Scores
@@ -69,10 +71,13 @@ def main() -> None:
         blocks = Blocks.model_validate({"length": length, **in_blocks})
     scores = Scores(**measured, blocks=blocks)
     covered = Coverage.model_validate(coverage(surprise["train"], times, training.selected_epoch))
+    targets = prepared.tokens("train")[1:]
+    counts = np.bincount(targets, weights=times, minlength=len(prepared.vocabulary))
     best = training.best_val
 
     for name in (WEIGHTS, CONFIG, f"{BEST}/{WEIGHTS}", f"{BEST}/{CONFIG}"):
         copy_file(trained / name, Path("models") / variant / name)
+    write_token_counts(Path("models") / variant, counts, prepared.vocabulary.fingerprint)
     card(variant, model.has_gates()).write(Path("models") / variant / "card.json")
     for name, curve in curves.items():
         write_curve(Path(f"plots/{name}/{variant}.tsv"), curve)

@@ -232,7 +232,8 @@ def test_artifact_can_be_fetched_and_sampled(pipeline: Pipeline, tmp_path: Path)
     for variant in VARIANTS:
         elsewhere.dvc("artifacts", "get", url, variant)
         model = {path.name for path in (elsewhere.root / variant).iterdir()}
-        assert model == {"model.safetensors", "config.json", "card.json", "best"}
+        files = {"model.safetensors", "config.json", "card.json", "token_counts.npy", "best"}
+        assert model == files
     elsewhere.dvc("get", url, "data/prepared/vocab.json")
 
     page = (PROJECT / "docs/models.md").read_text(encoding="utf-8")

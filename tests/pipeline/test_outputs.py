@@ -60,6 +60,7 @@ def test_trained_model_is_complete(variant: str, finished_pipeline: Pipeline) ->
         "card.json",
         "config.json",
         "model.safetensors",
+        "token_counts.npy",
     ]
     config = read_json(folder / "config.json")
     hidden_size = SMALL["model.hidden_size"]

@@ -56,6 +56,7 @@ USED_BY: dict[str, set[str]] = {
     "models/gru/__init__.py": WITH_MODEL,
     "models/gru/family.py": WITH_MODEL,
     "models/device.py": {*TRAINED, *by_variant("evaluate", "sample")},
+    "models/token_counts.py": {*by_variant("evaluate", "sample")},
     "models/*stepper.py": {*by_variant("sample")},
     "models/*onnx_graph.py": {*by_variant("export")},
     "models/gates.py": {*by_variant("gates")},

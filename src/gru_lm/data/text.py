@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import io
+import itertools
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -13,6 +16,8 @@ from gru_lm.core.reading import read_bytes
 
 Normalize = Literal["letters", "none"]
 TokenLevel = Literal["char", "word"]
+
+SEPARATORS: dict[TokenLevel, str] = {"char": "", "word": " "}  # between two tokens of a text
 
 LARGEST = 10**11  # bytes of a corpus, the highest fetch.max_bytes
 
@@ -23,21 +28,45 @@ def read_text(path: Path) -> str:
     Raises UserError if the file looks like UTF-16 or UTF-32, or with the first invalid byte if it
     is not UTF-8. Raises UnusableFile if it is missing, not a regular file or too large.
     """
-    data = read_bytes(path, LARGEST)
-    if encoding := wide_encoding(data):
-        raise UserError(
-            f"{path} is {encoding}, not UTF-8: convert it first, for example with "
-            f"iconv -f {encoding} -t UTF-8"
-        )
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        offset = error.start + (3 if data.startswith(b"\xef\xbb\xbf") else 0)
-        raise UserError(
-            f"{path} is not UTF-8: byte 0x{data[offset]:02x} at offset {offset}; "
-            "convert it to UTF-8 first, for example with iconv"
-        ) from None
-    return with_newlines(text)
+    return decode_text(read_bytes(path, LARGEST), str(path))
+
+
+def decode_text(data: bytes, name: str) -> str:
+    """Decode ``data`` as ``read_text`` does. Messages call its source ``name``."""
+    return "".join(decoded_pieces([data], name))
+
+
+def decoded_pieces(pieces: Iterable[bytes], name: str) -> Iterator[str]:
+    """Decode a UTF-8 text that arrives in ``pieces``, without holding all of it in memory.
+
+    The byte order mark is removed and each line end becomes ``\\n``, as in ``read_text``. A
+    character or a line end can be split between two pieces.
+
+    Raises UserError if the first piece looks like UTF-16 or UTF-32, or with the first invalid byte
+    if the text is not UTF-8. Messages call its source ``name``.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    newlines = io.IncrementalNewlineDecoder(None, translate=True)
+    offset = 0  # of the first byte that is not decoded yet
+    for number, piece in enumerate(itertools.chain(filter(None, pieces), [b""])):
+        if number == 0:
+            if encoding := wide_encoding(piece):
+                raise UserError(
+                    f"{name} is {encoding}, not UTF-8: convert it first, for example with "
+                    f"iconv -f {encoding} -t UTF-8"
+                )
+            offset = len(codecs.BOM_UTF8) if piece.startswith(codecs.BOM_UTF8) else 0
+            piece = piece[offset:]
+        waiting = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(piece, final=not piece)
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{name} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset "
+                f"{offset + error.start}; convert it to UTF-8 first, for example with iconv"
+            ) from None
+        offset += waiting + len(piece) - len(decoder.getstate()[0])
+        yield newlines.decode(text, final=not piece)
 
 
 def with_newlines(text: str) -> str:
@@ -130,4 +159,4 @@ def join(tokens: list[str], level: TokenLevel) -> str:
     Raises ValueError for an unknown ``level``.
     """
     require_one_of(get_args(TokenLevel), level=level)
-    return ("" if level == "char" else " ").join(tokens)
+    return SEPARATORS[level].join(tokens)

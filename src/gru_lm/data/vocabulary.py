@@ -15,7 +15,14 @@ import numpy as np
 
 from gru_lm.core.errors import DamagedFile, OutOfRange, require_at_least, require_one_of
 from gru_lm.core.files import read_json, write_json
-from gru_lm.data.text import Normalize, TokenLevel, join, normalized_fragment, tokenize
+from gru_lm.data.text import (
+    SEPARATORS,
+    Normalize,
+    TokenLevel,
+    join,
+    normalized_fragment,
+    tokenize,
+)
 
 UNKNOWN = "<unk>"
 LARGEST = 1 << 26  # bytes of a vocabulary's file
@@ -84,12 +91,19 @@ class Vocabulary:
         """Normalise, tokenise and encode ``text``: (N,) numbers of the type ``dtype``."""
         return self.encode_tokens(tokenize(text, self.normalize, self.level))
 
+    def __contains__(self, token: object) -> bool:
+        return token in self._ids
+
     def encode_fragment(self, text: str) -> np.ndarray:
-        """Encode a piece of text, such as the prefix of a sample: (N,) of the type ``dtype``.
+        """Return the numbers of ``fragment_tokens(text)``: (N,) of the type ``dtype``."""
+        return self.encode_tokens(self.fragment_tokens(text))
+
+    def fragment_tokens(self, text: str) -> list[str]:
+        """Normalise and split a piece of text, such as the prefix of a sample, into tokens.
 
         Spaces at its ends are kept, see ``normalized_fragment``. If a character is unknown in the
         Unicode form that it is typed in, its composed and its decomposed form are tried: the corpus
-        may have é as one character or as e with an accent.
+        may have é as one character or as e with an accent. A token can be outside the vocabulary.
         """
         text = normalized_fragment(text, self.normalize)
         parts = text.split() if self.level == "word" else list(text)
@@ -97,7 +111,7 @@ class Vocabulary:
             if self.level == "char":
                 parts = list(unicodedata.normalize("NFC", text))
             parts = [token for part in parts for token in self._known_form(part)]
-        return self.encode_tokens(parts)
+        return parts
 
     def _known_form(self, part: str) -> Sequence[str]:
         """Return the tokens of ``part`` in the first Unicode form in which all are known."""
@@ -115,6 +129,11 @@ class Vocabulary:
                 raise OutOfRange("token number", number, f"0 to {len(self.tokens) - 1}")
             tokens.append(self.tokens[number])
         return join(tokens, self.level)
+
+    @property
+    def separator(self) -> str:
+        """The text between two tokens: nothing, or a space between words."""
+        return SEPARATORS[self.level]
 
     @property
     def unit(self) -> str:
