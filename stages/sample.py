@@ -151,17 +151,17 @@ def print_samples(
 
     for number in range(samples):
         if samples > 1:
-            print(f"=== sample {number + 1} of {samples}, seed {seed + number} ===", flush=True)
+            show(f"=== sample {number + 1} of {samples}, seed {seed + number} ===\n")
         options = {"temperature": given.temperature, "generator": seeded(seed + number)}
         if terminal or given.stream:
             try:
                 write_on(prefix, observe=show, **options)
             except (KeyboardInterrupt, UserError):
-                print(flush=True)  # ends the line before the message
+                show("\n")  # ends the line before the message
                 raise
         else:
             show(write_on(prefix, **options))
-        print("\n" if number + 1 < samples else "", flush=True)
+        show("\n\n" if number + 1 < samples else "\n")
 
 
 def seeded(seed: int) -> torch.Generator:
