@@ -1,4 +1,7 @@
-"""Text from a model: greedy against a loop by hand, draws against the distribution they follow."""
+"""Generated text: greedy decoding against a plain loop, draws against their distribution.
+
+The options of a draw, stop strings and streaming are in test_sampling_options.py.
+"""
 
 import math
 from collections import Counter
@@ -30,7 +33,7 @@ def model(request):
 
 
 def fixed_model(probabilities):
-    """A model that predicts the same distribution whatever it reads."""
+    """Return a model that always predicts the distribution ``probabilities``."""
     model = ScratchGRU(V, 2)
     with torch.no_grad():
         for weight in model.parameters():
@@ -44,7 +47,7 @@ def seeded(number):
 
 
 def greedy_by_hand(model, prefix, length):
-    """One step after the other in float64, from the first letter of the prefix on."""
+    """Return the greedy text, computed step by step in float64."""
     text, state = "", np.zeros((1, H))
     for character in prefix:
         text += character
@@ -64,11 +67,11 @@ def test_greedy_is_the_likeliest_token_at_each_step(model, prefix):
     assert text.startswith(prefix)
 
 
-def test_the_fixture_does_not_repeat_one_letter(model):
+def test_the_greedy_text_has_several_letters(model):
     assert len(set(greedy_by_hand(model, "bad cafe", 30))) > 3
 
 
-def test_the_prefix_is_treated_as_the_corpus_was(model):
+def test_the_prefix_is_normalised_as_the_corpus_was(model):
     text = generate(model, VOCABULARY, "BAD,--Cafe", 10)
     assert text == generate(model, VOCABULARY, "bad cafe", 10)
     assert generate(model, VOCABULARY, "bad cafe ", 0) == "bad cafe ", "its last space is a token"
@@ -90,7 +93,7 @@ def test_the_same_seed_draws_the_same_text(model):
     assert texts[0] != texts[2]
 
 
-def test_draws_do_not_touch_the_global_random_state(model):
+def test_draws_leave_the_global_random_state_unchanged(model):
     torch.manual_seed(4)
     expected = torch.rand(3)
     torch.manual_seed(4)
@@ -120,13 +123,13 @@ def test_draws_follow_the_softmax(temperature):
     text = generate(
         fixed_model(PROBABILITIES), VOCABULARY, "a", draws, temperature, None, seeded(6)
     )
-    # <unk> is spelt with characters outside the vocabulary: count it as one.
+    # Counted as one character: the characters of <unk> are not in the vocabulary.
     counts = Counter(text[1:].replace("<unk>", "?"))
     assert sum(counts.values()) == draws
     powers = [p ** (1 / temperature) for p in PROBABILITIES]
     expected = [draws * power / sum(powers) for power in powers]
     observed = [counts[token] for token in "?" + LETTERS]
-    # Pearson's statistic; 26.1 is exceeded once in a thousand with 8 degrees of freedom.
+    # Pearson's statistic exceeds 26.1 once in a thousand with 8 degrees of freedom.
     statistic = sum((o - e) ** 2 / e for o, e in zip(observed, expected, strict=True))
     assert statistic < 26.1
     uniform = sum((o - draws / V) ** 2 / (draws / V) for o in observed)
@@ -152,7 +155,7 @@ def test_a_prefix_without_a_token_is_refused(model, prefix):
     with pytest.raises(UserError) as caught:
         generate(model, VOCABULARY, prefix, 5)
     message = str(caught.value)
-    assert "holds no token" in message
+    assert "has no tokens" in message
     assert "prepare.normalize = letters" in message
     assert len(message.splitlines()) == 1
 
@@ -172,13 +175,13 @@ def test_logits_that_are_not_finite_are_refused(model, value, temperature):
         generate(model, VOCABULARY, "abc", 3, temperature, generator=seeded(0))
 
 
-def test_a_token_that_can_never_come_is_none(model):
+def test_a_logit_of_minus_infinity_is_allowed(model):
     with torch.no_grad():
         model.b_q[1] = -math.inf
     assert len(generate(model, VOCABULARY, "abc", 3)) >= 3
 
 
-def test_generating_leaves_the_model_as_it_was(model):
+def test_generating_does_not_change_the_model(model):
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     generate(model, VOCABULARY, "a", 5, 1.0, 2, seeded(1))
     assert all(torch.equal(before[name], w) for name, w in model.state_dict().items())
@@ -188,7 +191,7 @@ def test_generating_leaves_the_model_as_it_was(model):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 @pytest.mark.parametrize("temperature", [None, 1.0])
 @pytest.mark.parametrize("variant", ["scratch", "concise", "fused"])
-def test_gpu_gives_text_too(variant, temperature):
+def test_a_model_on_a_gpu_generates_text(variant, temperature):
     torch.manual_seed(8)
     model = build_model(variant, V, hidden_size=H)
     on_cpu = generate(model, VOCABULARY, "a", 20, temperature, 4, seeded(1))
