@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gru_lm.core.errors import UserError
 from gru_lm.data.text import (
+    decoded_pieces,
     dropped_letters,
     join,
     normalized_fragment,
@@ -84,6 +85,11 @@ def test_words_are_separated_by_whitespace(text):
     assert join(tokenize(text, "none", "word"), "word") == " ".join(text.split())
 
 
+def cut(data, size):
+    """Return ``data`` in pieces of ``size`` bytes."""
+    return [data[start : start + size] for start in range(0, len(data), size)]
+
+
 @pytest.mark.parametrize(
     "data, text",
     [
@@ -101,6 +107,8 @@ def test_read_text_normalises_line_ends_and_drops_bom(tmp_path, data, text):
     path = tmp_path / "book.txt"
     path.write_bytes(data)
     assert read_text(path) == text
+    for size in (3, 4, 5):
+        assert "".join(decoded_pieces(cut(data, size), "book")) == text
 
 
 def test_crlf_and_lf_give_the_same_tokens(tmp_path):
@@ -129,6 +137,11 @@ def test_invalid_utf8_names_file_byte_and_offset(tmp_path, data, byte, offset):
     message = str(caught.value)
     assert str(path) in message
     assert f"0x{byte:02x} at offset {offset};" in message
+    for size in (3, 4, 5):
+        with pytest.raises(
+            UserError, match=f"book is not UTF-8: .*0x{byte:02x} at offset {offset};"
+        ):
+            list(decoded_pieces(cut(data, size), "book"))
 
 
 @pytest.mark.skipif(not (MIRROR and BOOK.is_file()), reason="no timemachine.txt in the mirror")

@@ -8,11 +8,12 @@ import torch
 from conftest import PROJECT
 
 from gru_lm.core.errors import DamagedFile, UnusableFile
-from gru_lm.core.files import write_array
+from gru_lm.core.files import read_array, write_array
 from gru_lm.data.prepared import Prepared
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.evaluation.perplexity import evaluate, evaluate_blocks
 from gru_lm.models.base import BEST, build_model
+from gru_lm.models.token_counts import TOKEN_COUNTS
 from gru_lm.results.coverage import Coverage
 from gru_lm.results.scores import Scores
 from gru_lm.results.training import TIMES_TRAINED, Timing, Training, write_curve
@@ -52,6 +53,19 @@ def project(tmp_path, monkeypatch):
     times = np.arange(89, dtype=np.uint32) % 5  # 0 to 4 of the four epochs up to the kept weights
     write_array(folder / TIMES_TRAINED, times, vocabulary.fingerprint)
     return model, torch.from_numpy(tokens.astype("int64")), times
+
+
+def test_token_counts_are_of_trained_targets(project):
+    _, tokens, times = project
+    stage.main()
+    counts = read_array(
+        Path("models/scratch") / TOKEN_COUNTS, Vocabulary(("<unk>", "a", " "), "char").fingerprint
+    )
+    expected = [0, 0, 0]
+    for target, trained in zip(tokens[1:].tolist(), times.tolist(), strict=True):
+        expected[target] += trained
+    assert counts.tolist() == expected
+    assert expected[0] == 0 < min(expected[1:])
 
 
 def test_groups_cover_training_predictions(project):

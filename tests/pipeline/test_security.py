@@ -201,7 +201,7 @@ def npy(array: np.ndarray) -> bytes:
 
 
 def test_stage_output_goes_through_say() -> None:
-    """Only the text of ``sample --prefix`` is printed unchanged."""
+    """Only the generated text and the score of a text have print statements of their own."""
     prints = {
         path.name: sum(
             isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "sys.stdout.write")
@@ -209,7 +209,10 @@ def test_stage_output_goes_through_say() -> None:
         )
         for path in (ROOT / "stages").glob("*.py")
     }
-    assert {name: count for name, count in prints.items() if count} == {"sample.py": 1}
+    assert {name: count for name, count in prints.items() if count} == {
+        "sample.py": 1,
+        "score.py": 1,
+    }
 
 
 # --------------------------------------------------------------------------- names stay names
