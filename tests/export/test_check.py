@@ -1,4 +1,4 @@
-"""The exported file, run by ONNX Runtime, against the model that it was made of."""
+"""The exported file, run by ONNX Runtime, gives the results of the model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from gru_lm.generation.sampling import generate
 from gru_lm.models.base import build_model
 from gru_lm.results.export import Differences, ExportCheck
 
-# Of logits and states of order 1 and up to 24 units: 1e-6 was the largest of 600 random models.
+# For logits and states of order 1 and up to 24 units. The largest of 600 random models was 1e-6.
 ROUNDING = 5e-6
 
 LETTERS = Vocabulary(("<unk>", *" abcdefghijklmnopqrstuvwxyz"), "char", "letters")
@@ -46,16 +46,16 @@ def any_vocabulary(V):
 
 
 def exported(kind, V, H, seed=0):
-    """A random model, its file, and that file's session."""
+    """Return a random model, its file and a session with the file."""
     model = random_model(kind, V, H, seed)
     data = to_onnx(model, any_vocabulary(V))
     return model, data, open_session(data)
 
 
 def lively_model(kind):
-    """A model whose greedy text is no single letter, and clear of ties by far more than rounding.
+    """Return a model whose greedy text has several letters and does not depend on rounding.
 
-    The likeliest letter leads by 0.006 at least, and float32 is off by 0.00002 at most.
+    The most likely letter leads by at least 0.006. Rounding errors are at most 0.00002.
     """
     model = random_model(kind, len(LETTERS), 24, 4)
     with torch.no_grad():
@@ -65,7 +65,7 @@ def lively_model(kind):
 
 
 def read(session, tokens, state):
-    """The logits (B, T, V) and the next state (B, H) that the file gives."""
+    """Return the logits (B, T, V) and the next state (B, H) of the file."""
     return session.run(["logits", "next_state"], {"tokens": tokens, "state": state})
 
 
@@ -75,7 +75,7 @@ def read(session, tokens, state):
 @each_kind
 @any_size
 @settings(max_examples=20, deadline=None)
-def test_the_file_computes_what_the_model_does(kind, V, H, B, T, seed):
+def test_the_file_gives_the_results_of_the_model(kind, V, H, B, T, seed):
     model, _, session = exported(kind, V, H, seed)
     tokens, state = torch.randint(V, (B, T)), torch.randn(B, H)
     with torch.no_grad():
@@ -88,7 +88,7 @@ def test_the_file_computes_what_the_model_does(kind, V, H, B, T, seed):
 
 
 @each_kind
-def test_one_token_at_a_time_is_all_at_once(kind):
+def test_one_token_at_a_time_gives_the_results_of_one_call(kind):
     _, _, session = exported(kind, 9, 12)
     tokens, state = torch.randint(9, (3, 15)).numpy(), torch.randn(3, 12).numpy()
     logits, last = read(session, tokens, state)
@@ -99,7 +99,7 @@ def test_one_token_at_a_time_is_all_at_once(kind):
 
 
 @each_kind
-def test_greedy_text_is_that_of_sampling(kind):
+def test_the_greedy_text_is_that_of_the_stage_sample(kind):
     model = lively_model(kind)
     session = open_session(to_onnx(model, LETTERS))
     text, state = "time traveller", np.zeros((1, 24), np.float32)
@@ -112,7 +112,7 @@ def test_greedy_text_is_that_of_sampling(kind):
     assert len(set(text[14:])) > 3
 
 
-def test_a_number_beyond_the_vocabulary_reads_as_nothing():
+def test_a_number_outside_the_vocabulary_has_no_input_weights():
     model, _, session = exported("scratch-before", 5, 6)
     state = torch.randn(1, 6)
     _, read_beyond = read(session, np.array([[5]]), state.numpy())
@@ -125,7 +125,7 @@ def test_a_number_beyond_the_vocabulary_reads_as_nothing():
 
 
 @each_kind
-def test_the_file_is_valid_and_needs_nothing_beyond_the_standard(kind):
+def test_the_file_is_valid_and_uses_standard_operators_only(kind):
     _, data, _ = exported(kind, 7, 5)
     file = onnx.load_from_string(data)
     onnx.checker.check_model(file, full_check=True)
@@ -144,10 +144,10 @@ def test_the_file_is_valid_and_needs_nothing_beyond_the_standard(kind):
     }
 
 
-def test_a_large_vocabulary_costs_no_more_than_its_weights():
+def test_a_large_vocabulary_adds_only_its_weights_and_tokens():
     model, data, _ = exported("concise", 3000, 4)
     weights = sum(4 * weight.numel() for weight in model.textbook_weights().values())
-    assert len(data) < weights + 60_000  # the tokens take 30 kB, a table of V x V would take 36 MB
+    assert len(data) < weights + 60_000  # the tokens take 30 kB; a table (V, V) would take 36 MB
 
 
 def test_the_same_model_gives_the_same_bytes():
@@ -156,8 +156,8 @@ def test_the_same_model_gives_the_same_bytes():
     assert first != other
 
 
-def test_a_model_beyond_the_format_is_refused():
-    with torch.device("meta"):  # sizes without memory
+def test_a_model_too_large_for_onnx_is_refused():
+    with torch.device("meta"):  # allocates no memory
         model = build_model("scratch", 700_000, hidden_size=256)
     with pytest.raises(UserError, match=r"2\.7 GiB.*model\.hidden_size"):
         to_onnx(model, LETTERS)
@@ -183,7 +183,7 @@ ODD = (
 
 
 @each_kind
-def test_the_metadata_suffice_to_generate(kind):
+def test_the_metadata_are_sufficient_to_generate_text(kind):
     vocabulary = Vocabulary(ODD, "char", "none")
     session = open_session(to_onnx(random_model(kind, len(ODD), 3, 0), vocabulary))
     metadata = session.get_modelmeta().custom_metadata_map
@@ -201,7 +201,7 @@ def test_the_metadata_suffice_to_generate(kind):
 
 @given(tokens=st.lists(st.text(min_size=1), unique=True, max_size=20))
 @settings(max_examples=25, deadline=None)
-def test_any_tokens_come_back(tokens):
+def test_any_tokens_can_be_read_back(tokens):
     vocabulary = Vocabulary(("<unk>", *(token for token in tokens if token != "<unk>")), "word")
     session = open_session(to_onnx(random_model("concise", len(vocabulary), 2, 0), vocabulary))
     metadata = session.get_modelmeta().custom_metadata_map
@@ -229,7 +229,7 @@ def test_a_model_and_its_file_agree(kind, chunk):
     require_agreement(found)
 
 
-def test_a_relative_difference_is_to_the_largest_logit_of_its_step():
+def test_a_difference_is_relative_to_the_largest_logit_of_its_step():
     model, data, _ = exported("scratch-before", 9, 12)
     tokens = torch.randint(9, (50,))
     with torch.inference_mode():
@@ -264,7 +264,7 @@ def test_freshly_initialised_weights_of_the_default_size_agree_to_2e_6(kind):
 
 
 @each_kind
-def test_fresh_weights_are_those_before_training(kind):
+def test_initial_weights_are_those_before_training(kind):
     variant, options = KINDS[kind]
     torch.manual_seed(INITIAL_SEED)
     expected = build_model(variant, 9, hidden_size=4, **options)
@@ -279,7 +279,7 @@ def test_fresh_weights_are_those_before_training(kind):
 
 
 @each_kind
-def test_changed_weights_are_noticed_by_as_much_as_they_changed(kind):
+def test_changed_weights_are_detected_with_the_size_of_the_change(kind):
     model, data, _ = exported(kind, 9, 12)
     bias = model.linear.bias if kind == "concise" else model.b_q
     with torch.no_grad():
@@ -297,7 +297,7 @@ def test_changed_weights_are_noticed_by_as_much_as_they_changed(kind):
     assert found["max_state_difference"] > 1e-3
 
 
-def test_a_file_that_ignores_its_state_is_noticed():
+def test_a_file_that_ignores_its_state_is_detected():
     model, data, _ = exported("scratch-before", 9, 12)
     file = onnx.load_from_string(data)
     gru = next(node for node in file.graph.node if node.op_type == "GRU")
@@ -310,7 +310,7 @@ def test_a_file_that_ignores_its_state_is_noticed():
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_what_is_not_a_number_is_noticed_wherever_it_stands(first):
+def test_nan_is_detected_at_the_first_and_the_last_token(first):
     model, data, _ = exported("scratch-before", 9, 12)
     with torch.no_grad():
         model.W_xh[3] = math.nan
@@ -337,7 +337,7 @@ def test_what_is_not_a_number_is_noticed_wherever_it_stands(first):
         (math.inf, 0.0, 1.0, False),
     ],
 )
-def test_what_counts_as_agreement(logit, state, max_logit, agree):
+def test_differences_up_to_the_tolerance_are_agreement(logit, state, max_logit, agree):
     found = {
         "max_logit_difference": logit,
         "max_state_difference": state,
@@ -346,7 +346,7 @@ def test_what_counts_as_agreement(logit, state, max_logit, agree):
     if agree:
         require_agreement(found)
     else:
-        with pytest.raises(UserError, match=r"computes something else .*train\.lr"):
+        with pytest.raises(UserError, match=r"give different results.*train\.lr"):
             require_agreement(found)
 
 
@@ -354,7 +354,7 @@ def test_what_counts_as_agreement(logit, state, max_logit, agree):
 
 
 def prepare(folder: Path, model, length: int) -> None:
-    """What the stages before this one leave in ``folder``: a model and a validation split."""
+    """Write the inputs of the stage to ``folder``: a model and a validation split."""
     tokens = np.random.default_rng(0).integers(len(LETTERS), size=length).astype(np.uint8)
     Prepared.write(LETTERS, {"val": tokens}, folder / "data/prepared")
     model.save(folder / "models" / model.variant, LETTERS.fingerprint)
@@ -393,15 +393,17 @@ def test_the_stage_writes_the_file_and_the_differences(tmp_path, kind, length):
     assert found["max_state_difference"] < ROUNDING
 
 
-def test_the_stage_writes_nothing_where_the_two_disagree(tmp_path):
+def test_the_stage_writes_nothing_if_the_results_differ(tmp_path):
     model = random_model("scratch-before", len(LETTERS), 16, 0)
     with torch.no_grad():
         for weight in model.parameters():
-            weight.mul_(20)  # the dynamics are chaotic: rounding decides
+            weight.mul_(20)  # chaotic, so rounding errors grow
     prepare(tmp_path, model, 1200)
     result = run_stage_in(tmp_path, "scratch")
     assert result.returncode == 1
-    assert result.stderr.startswith("export: error: the ONNX file computes something else")
+    assert result.stderr.startswith(
+        "export: error: the ONNX file and the model give different results"
+    )
     assert len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "exports").exists()
     assert not (tmp_path / "metrics").exists()
@@ -411,7 +413,7 @@ def test_the_stage_writes_nothing_where_the_two_disagree(tmp_path):
 
 
 def documented_snippet() -> str:
-    """The Python block of docs/models.md that runs the exported file."""
+    """Return the Python block of docs/models.md that runs the exported file."""
     blocks = (PROJECT / "docs/models.md").read_text("utf-8").split("```python\n")[1:]
     (snippet,) = [code for code, *_ in (b.split("```") for b in blocks) if "onnxruntime" in code]
     return snippet
@@ -420,7 +422,7 @@ def documented_snippet() -> str:
 SNIPPET = documented_snippet()
 
 
-def test_ten_lines_write_text_from_the_file_alone(tmp_path):
+def test_the_documented_lines_generate_text_from_the_file_alone(tmp_path):
     model = lively_model("scratch-before")
     (tmp_path / "scratch.onnx").write_bytes(to_onnx(model, LETTERS))
     assert len([line for line in SNIPPET.splitlines() if line]) <= 10

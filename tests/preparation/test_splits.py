@@ -1,4 +1,4 @@
-"""How the stream of tokens is cut into splits."""
+"""The splits of the tokens, and the vocabulary of the corpus or of the training split."""
 
 import math
 from fractions import Fraction
@@ -24,7 +24,7 @@ def split_tokens(tokens, split):
 
 @few
 @given(sizes, sizes, sizes, st.integers(0, 30))
-def test_counts_cut_consecutive_pieces_from_the_start(train, val, test, rest):
+def test_splits_by_count_follow_each_other_from_the_start(train, val, test, rest):
     tokens = np.arange(train + val + test + rest, dtype=np.uint16)
     splits = split_tokens(tokens, Split(train=train, val=val, test=test))
     assert list(splits) == ["train", "val", "test"]
@@ -41,7 +41,7 @@ def test_fractions_are_rounded_down(length, percents):
         return
     train, val, test = (percent / 100 for percent in percents)
     splits = split_tokens(np.arange(length), Split(train=train, val=val, test=test))
-    # The exact binary value of each fraction decides, give or take a product that is rounded.
+    # A fraction is a rounded binary number, so the result can be one below the exact one.
     for name, percent in zip(splits, percents, strict=True):
         exact = Fraction(percent, 100) * length
         assert len(splits[name]) in {math.floor(exact), math.ceil(exact) - 1}
@@ -56,18 +56,18 @@ def test_fractions_of_a_known_corpus():
     assert splits["test"][0] == 751
 
 
-def test_a_fraction_that_is_a_whole_number_of_tokens_gives_that_number():
+def test_a_fraction_equal_to_a_whole_number_of_tokens_gives_that_number():
     splits = split_tokens(np.arange(100), Split(train=0.29, val=0.57, test=0.14))
     assert [len(piece) for piece in splits.values()] == [29, 57, 14]
 
 
-def test_tiny_fractions_give_the_two_tokens_that_scoring_needs():
+def test_tiny_fractions_give_two_tokens():
     splits = split_tokens(np.arange(100), Split(train=0.5, val=0.001, test=0.001))
     assert [len(piece) for piece in splits.values()] == [50, 2, 2]
 
 
 @pytest.mark.parametrize("length", [0, 5, 2599])
-def test_too_short_a_corpus_names_both_numbers(length):
+def test_the_error_for_a_short_corpus_names_both_numbers(length):
     with pytest.raises(UserError) as caught:
         split_tokens(np.zeros(length, np.uint8), Split(train=2000, val=500, test=100))
     message = str(caught.value)
@@ -77,12 +77,12 @@ def test_too_short_a_corpus_names_both_numbers(length):
     split_tokens(np.zeros(2600, np.uint8), Split(train=2000, val=500, test=100))
 
 
-def test_too_short_a_corpus_for_fractions():
+def test_a_corpus_too_short_for_fractions_is_refused():
     with pytest.raises(UserError, match=r"has 5 tokens, but prepare\.split needs 6"):
         split_tokens(np.zeros(5, np.uint8), Split(train=0.4, val=0.3, test=0.3))
 
 
-# ------------------------------------------------------------------ where the vocabulary is from
+# ------------------------------------------------------------------- the source of the vocabulary
 
 
 def settings_of(tokens="char", normalize="none", split=(2, 2, 2), **changes):
@@ -95,7 +95,7 @@ TEXT = "One two, one\nThree two! four\nfour Five one\nsix\n"
 
 
 @pytest.mark.parametrize("split", [(3, 3, 3), (0.3, 0.3, 0.3)])
-def test_a_vocabulary_of_the_training_split_at_word_level(split):
+def test_the_vocabulary_of_the_training_split_with_words(split):
     corpus = tokenize(TEXT, "letters", "word")  # one two one three two four four five one six
     vocabulary, splits = prepare(corpus, settings_of("word", "letters", split, vocabulary="train"))
     assert vocabulary.tokens == ("<unk>", "one", "two")
@@ -109,7 +109,7 @@ def test_a_vocabulary_of_the_training_split_at_word_level(split):
 
 
 @pytest.mark.parametrize("split", [(4, 3, 3), (0.4, 0.3, 0.3)])
-def test_a_vocabulary_of_the_training_split_at_character_level(split):
+def test_the_vocabulary_of_the_training_split_with_characters(split):
     corpus = tokenize("A-b\nAb cA", "letters", "char")  # "a b" and "ab ca": a, space, b, a, b, …
     assert "".join(corpus) == "a bab ca"
     vocabulary, splits = prepare(
@@ -121,7 +121,7 @@ def test_a_vocabulary_of_the_training_split_at_character_level(split):
     assert splits["test"].tolist() == [1, 0, 1]
 
 
-def test_min_freq_counts_where_the_vocabulary_is_from():
+def test_min_freq_counts_in_the_source_of_the_vocabulary():
     corpus = list("aabbbbaba")
     counted = {
         source: prepare(corpus, settings_of(split=(3, 3, 3), vocabulary=source, min_freq=2))
@@ -132,7 +132,7 @@ def test_min_freq_counts_where_the_vocabulary_is_from():
     assert counted["train"][1]["train"].tolist() == [1, 1, 0]
 
 
-def test_reserved_tokens_come_first_in_either():
+def test_reserved_tokens_come_first():
     changes = {"vocabulary": "train", "reserved_tokens": ["<pad>", "c"]}
     vocabulary, splits = prepare(list("abcabc"), settings_of(**changes))
     assert vocabulary.tokens == ("<unk>", "<pad>", "c", "a", "b")
@@ -141,7 +141,7 @@ def test_reserved_tokens_come_first_in_either():
 
 @few
 @given(st.text("abcdé ", min_size=30), st.integers(0, 4), st.data())
-def test_either_vocabulary_is_the_definition(text, min_freq, data):
+def test_both_vocabularies_follow_the_definition(text, min_freq, data):
     source = data.draw(st.sampled_from(["all", "train"]))
     split = data.draw(st.sampled_from([(5, 9, 7), (0.5, 0.2, 0.3)]))
     given_settings = settings_of(split=split, vocabulary=source, min_freq=min_freq)
@@ -159,7 +159,7 @@ def test_either_vocabulary_is_the_definition(text, min_freq, data):
 
 
 @pytest.mark.parametrize("source, min_freq", [("train", 3), ("all", 5)])
-def test_nothing_but_unk_to_train_on_is_one_line(source, min_freq):
+def test_a_training_split_of_unknown_tokens_is_refused(source, min_freq):
     given_settings = settings_of(vocabulary=source, min_freq=min_freq)
     with pytest.raises(UserError) as caught:
         prepare(list("aabbcc"), given_settings)
@@ -169,6 +169,6 @@ def test_nothing_but_unk_to_train_on_is_one_line(source, min_freq):
     )
 
 
-def test_too_few_tokens_are_refused_before_any_is_counted():
+def test_too_few_tokens_are_refused():
     with pytest.raises(UserError, match=r"has 5 tokens, but prepare\.split needs 6"):
         prepare(list("abcde"), settings_of(vocabulary="train"))

@@ -1,1 +1,1 @@
-"""A trained model outside torch, and the check that it computes the same."""
+"""Export of a trained model to ONNX, and the check that its results are the same."""

@@ -1,7 +1,7 @@
-"""A trained model as one ONNX file, which writes text without torch and without this project.
+"""Export a trained model to one ONNX file, and compare the file with the model.
 
-The file holds the model's graph (``models/onnx_graph.py`` has its inputs and outputs) and the
-vocabulary. It is made, and then compared with the model.
+The file contains the model's graph (``models/onnx_graph.py`` describes its inputs and outputs) and
+the vocabulary. It can generate text without torch and without this project.
 """
 
 from __future__ import annotations
@@ -20,21 +20,24 @@ from gru_lm.core.errors import UserError
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.models.base import LanguageModel, build_model
 
-MAX_BYTES = 2**31 - 2**26  # of weights: Protocol Buffers' limit of 2 GiB, less room for the tokens
+MAX_BYTES = 2**31 - 2**26  # of weights: the 2 GiB of Protocol Buffers minus space for the tokens
 
-# Of the state, whose units lie within -1 and 1, and of the largest logit. Float32 keeps seven
-# digits, of which a sum over hundreds of units, carried through thousands of steps, loses two.
+# The allowed difference: absolute for the state, whose units are between -1 and 1, and relative to
+# the largest logit. Float32 has seven digits. Sums over hundreds of units and thousands of steps
+# lose about two of them.
 TOLERANCE = 1e-4
 
-INITIAL_SEED = 0  # of the freshly initialised weights that are compared beside the trained ones
+INITIAL_SEED = 0  # for the untrained weights, which are compared as well
 
 
 def to_onnx(model: LanguageModel, vocabulary: Vocabulary) -> bytes:
-    """The ONNX file of ``model``: its graph, and with it ``vocabulary`` in the metadata.
+    """Return the ONNX file of ``model``, with ``vocabulary`` in its metadata.
 
-    Metadata: those of the graph (``variant``, and for a GRU ``reset``), ``level``, ``normalize``
-    and ``vocabulary``, the list of tokens as JSON. The same model gives the same bytes. Raises
-    UserError if they would exceed ONNX's limit of 2 GiB.
+    The metadata are those of the graph (``variant``, and ``reset`` for a GRU), ``level``,
+    ``normalize`` and ``vocabulary``, which is the list of tokens as JSON. The same model gives the
+    same bytes.
+
+    Raises UserError if the file would exceed ONNX's limit of 2 GiB.
     """
     size = 4 * sum(weight.numel() for weight in model.parameters())
     if size > MAX_BYTES:
@@ -49,7 +52,7 @@ def to_onnx(model: LanguageModel, vocabulary: Vocabulary) -> bytes:
         | {
             "level": vocabulary.level,
             "normalize": vocabulary.normalize,
-            "vocabulary": json.dumps(vocabulary.tokens),  # in ASCII: safe with any token
+            "vocabulary": json.dumps(vocabulary.tokens),  # ASCII, so any token is safe
         },
     )
     onnx.checker.check_model(file, full_check=True)
@@ -58,7 +61,10 @@ def to_onnx(model: LanguageModel, vocabulary: Vocabulary) -> bytes:
 
 
 def open_session(data: bytes) -> onnxruntime.InferenceSession:
-    """ONNX Runtime on the CPU with the ONNX file ``data``; one thread, so that sums keep order."""
+    """Open the ONNX file ``data`` with ONNX Runtime on the CPU.
+
+    It uses one thread, so that the order of sums does not vary.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
@@ -68,15 +74,21 @@ def open_session(data: bytes) -> onnxruntime.InferenceSession:
 def largest_differences(
     model: LanguageModel, data: bytes, tokens: Tensor, chunk: int = 1000
 ) -> dict[str, float]:
-    """How far the ONNX file ``data``, run by ONNX Runtime, is from ``model`` on the CPU.
+    """Return the largest differences between ``model`` and its ONNX file ``data``, on the CPU.
 
-    Both read ``tokens`` (N,) in chunks, each from its own last state on, so that a difference in
-    the state has consequences. Returns the fields of ``results.export.Differences``: the largest
-    absolute difference in a logit; the largest relative one, which is a step's largest absolute
-    difference divided by the same step's largest absolute logit of ``model``; the largest absolute
-    difference in the state after a chunk; and for scale the largest absolute logit. They are not a
-    number if a model gave none. (A logit's difference is not divided by that logit, as the ratio
-    has no bound at a logit of almost zero.)
+    ONNX Runtime runs the file. Both read ``tokens`` (N,) in chunks of ``chunk`` steps. Each starts
+    a chunk from its own previous state, so that a difference in the state affects what follows.
+
+    Returns the fields of ``results.export.Differences``:
+
+    - the largest absolute difference of a logit
+    - the largest relative difference, which is the largest absolute difference of a step divided
+      by the largest absolute logit of ``model`` in the same step. It is not divided by the same
+      logit, because that ratio is unbounded if the logit is almost zero.
+    - the largest absolute difference of the state after a chunk
+    - the largest absolute logit, as a scale
+
+    A value is NaN if either gave NaN.
     """
     session = open_session(data)
     state = model.begin_state(1)
@@ -101,9 +113,10 @@ def largest_differences(
 
 
 def freshly_initialised(model: LanguageModel) -> LanguageModel:
-    """A model with the variant, sizes and options of ``model``, its weights those before training.
+    """Return a model like ``model``, with initial weights from the seed ``INITIAL_SEED``.
 
-    They are drawn from the seed ``INITIAL_SEED``. Torch's global random state stays as it is.
+    Its variant, sizes and options are those of ``model``. Torch's global random state does not
+    change.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(INITIAL_SEED)
@@ -112,17 +125,18 @@ def freshly_initialised(model: LanguageModel) -> LanguageModel:
 
 
 def require_agreement(found: Mapping[str, float]) -> None:
-    """Raise UserError if ``largest_differences`` found more than rounding accounts for.
+    """Raise UserError if the differences ``found`` are larger than rounding errors.
 
-    ``TOLERANCE`` is absolute for the state, and for logits relative to the largest one of all
-    steps. (At a single step with logits near zero, rounding alone can be a larger share of them.)
+    ``found`` is the result of ``largest_differences``. ``TOLERANCE`` is absolute for the state. For
+    logits it is relative to the largest logit of all steps, because rounding errors can be a large
+    part of the logits in a step in which all are almost zero.
     """
     logit, state = found["max_logit_difference"], found["max_state_difference"]
     allowed = TOLERANCE * found["max_logit"]
-    if not (logit <= allowed and state <= TOLERANCE):  # so that NaN is refused too
+    if not (logit <= allowed and state <= TOLERANCE):  # also true for NaN
         raise UserError(
-            f"the ONNX file computes something else than the model: logits differ by {logit:.2g} "
-            f"(allowed {allowed:.2g}), the state by {state:.2g} (allowed {TOLERANCE:.2g}); where "
-            "the perplexity is poor too, the weights are so large that rounding decides: lower "
+            f"the ONNX file and the model give different results: logits differ by {logit:.2g} "
+            f"(allowed {allowed:.2g}), the state by {state:.2g} (allowed {TOLERANCE:.2g}); if the "
+            "perplexity is poor too, the weights are so large that rounding errors dominate: lower "
             "train.lr and train again; otherwise install another version of onnxruntime"
         )

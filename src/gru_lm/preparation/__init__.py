@@ -1,1 +1,1 @@
-"""How a corpus is cut into splits."""
+"""Preparation of the corpus: the vocabulary and the splits."""

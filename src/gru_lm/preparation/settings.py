@@ -1,4 +1,4 @@
-"""From text to tokens: the section ``prepare`` of params.yaml."""
+"""Settings for preparing the corpus: the section ``prepare`` of params.yaml."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ SplitSize = Annotated[int, Field(ge=2, le=10**12)] | Annotated[float, Field(gt=0
 
 
 class Split(Section):
-    """Tokens for training, validation and test, in this order from the start of the corpus.
+    """The sizes of the splits, which follow each other from the start of the corpus.
 
-    Either all are numbers of tokens or all are fractions of the corpus that sum to at most 1.
+    They are either three numbers of tokens, or three fractions of the corpus that sum to at most 1.
     """
 
     train: SplitSize
@@ -33,12 +33,12 @@ class Split(Section):
 
 
 class Prepare(Section):
-    """From text to tokens.
+    """How the text is normalised, tokenised, split and encoded.
 
-    The text is normalised, cut into tokens and then into splits. ``vocabulary`` says where tokens
-    are counted after that: in the whole corpus (``all``, as the textbook does) or in the training
-    split only (``train``), so that the other splits' tokens which it lacks become ``<unk>``.
-    ``min_freq`` is a number of occurrences there.
+    ``vocabulary`` selects the tokens that are counted: those of the whole corpus (``all``, as in
+    the textbook) or those of the training split (``train``). In the second case, tokens that occur
+    only in the other splits are encoded as ``<unk>``. So are tokens that occur fewer than
+    ``min_freq`` times among the counted ones.
     """
 
     normalize: Literal["letters", "none"]
@@ -57,6 +57,6 @@ class Prepare(Section):
 
 
 class PreparationSettings(TopLevel):
-    """How the corpus becomes token arrays."""
+    """The settings of the stage prepare."""
 
     prepare: Prepare

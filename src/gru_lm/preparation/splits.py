@@ -1,4 +1,4 @@
-"""The vocabulary, and the training, validation and test splits of the stream of tokens."""
+"""Build the vocabulary, and split the tokens for training, validation and test."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from gru_lm.preparation.settings import Prepare, Split
 
 
 def prepare(corpus: list[str], settings: Prepare) -> tuple[Vocabulary, dict[str, np.ndarray]]:
-    """The vocabulary of ``corpus``, its N tokens, and the token numbers of each split.
+    """Return the vocabulary of ``corpus``, a list of tokens, and the token numbers of each split.
 
-    The splits are cut first, so that the vocabulary can be that of the training split alone
-    (``settings.vocabulary``). Raises UserError if the corpus has too few tokens, or if the training
-    split holds nothing but ``<unk>``.
+    The vocabulary has the tokens of the whole corpus or of the training split, as
+    ``settings.vocabulary`` says.
+
+    Raises UserError if the corpus has too few tokens, or if every token of the training split is
+    ``<unk>``.
     """
     places = split_places(len(corpus), settings.split)
     vocabulary = Vocabulary.build(
@@ -38,9 +40,11 @@ def prepare(corpus: list[str], settings: Prepare) -> tuple[Vocabulary, dict[str,
 
 
 def split_places(num_tokens: int, split: Split) -> dict[str, slice]:
-    """Where the splits are among ``num_tokens``: train from the start, then val, then test.
+    """Return the slice of each split among ``num_tokens`` tokens: train, val and test in order.
 
-    Fractions are rounded down, each to at least 2 tokens (one to read and one to predict).
+    Fractions are rounded down, but each split has at least 2 tokens, one to read and one to
+    predict.
+
     Raises UserError if there are too few tokens.
     """
     sizes = {
