@@ -52,8 +52,8 @@ def describe(
         rows.append("  The text is read as the corpus was: as lower-case letters and spaces.")
     if vocabulary.level == "char":
         rows.append(
-            f"  A model that knows nothing needs {even:.2f} bits, for {len(vocabulary):,} "
-            "equally likely tokens."
+            f"  A uniform guess among the {len(vocabulary):,} tokens of the vocabulary has "
+            f"{even:.2f} bits."
         )
     rows.append(
         f"  {found.unknown:,} of {found.tokens + 1:,} {unit}s are unknown"
