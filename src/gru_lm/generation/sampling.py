@@ -74,6 +74,7 @@ def generate(
     stepper = model.stepper()
     for token in numbers:
         stepper.feed(token)
+    separator, tokens = vocabulary.separator, vocabulary.tokens
     end = ""  # of the generated text, as long as ``stop``
     for _ in range(length):
         logits = stepper.logits()
@@ -88,7 +89,7 @@ def generate(
             token = int(logits.argmax())
         else:
             token = _draw(torch.from_numpy(logits), temperature, top_k, top_p, generator)
-        text = vocabulary.separator + vocabulary.decode([token])
+        text = separator + tokens[token]
         texts.append(text)
         if observe:
             observe(text)
