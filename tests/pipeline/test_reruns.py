@@ -73,6 +73,8 @@ USED_BY: dict[str, set[str]] = {
     "evaluation/words.py": {*by_variant("evaluate", "gates")},
     "evaluation/seeds.py": {"summarise"},
     "evaluation/settings.py": {"summarise", *by_variant("evaluate")},
+    "evaluation/score*.py": set(),
+    "evaluation/text_stream.py": set(),
     "evaluation/*": {"baseline"},
     "generation/*": {*by_variant("sample")},
     "export/*": {*by_variant("export")},
