@@ -22,10 +22,19 @@ PIPELINES = ("dvc.yaml", "analysis/dvc.yaml")
 
 
 def run_stage(name: str, main: Callable[[], None]) -> None:
-    """Run a stage's ``main``. A UserError becomes one line and a non-zero exit status."""
-    from gru_lm.core.errors import run_main  # imported here, so importing ``stages`` loads nothing
+    """Run a stage's ``main``. A UserError becomes one line and a non-zero exit status.
 
-    run_main(name, main, made_by)
+    The stage fails too if the params that it has loaded were changed while it ran.
+    """
+    # Imported here, so that importing ``stages`` loads nothing.
+    from gru_lm.core.errors import run_main
+    from gru_lm.core.params import require_unchanged
+
+    def run() -> None:
+        main()
+        require_unchanged()
+
+    run_main(name, run, made_by)
 
 
 def add_variant(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from gru_lm.core.errors import UserError, say
-from gru_lm.core.params import load_params
+from gru_lm.core.params import load_params, require_unchanged
 from gru_lm.core.settings import CoreSettings
 from gru_lm.core.variants import Variant
 from gru_lm.data.prepared import SPLITS, Prepared
@@ -65,6 +65,7 @@ def replicate(variant: Variant, seed: int) -> None:
             },
         }
     )
+    require_unchanged()  # while its checkpoints are there to resume from
     run.save(Path(f"analysis/replicate/{variant}/{seed}"))
     measured.write(Path(f"analysis/replicate/{name}.json"))
     run.checkpoints.remove()

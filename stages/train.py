@@ -19,7 +19,7 @@ from scmrepo.exceptions import SCMError
 
 from gru_lm.core.errors import say
 from gru_lm.core.files import write_text
-from gru_lm.core.params import load_params
+from gru_lm.core.params import load_params, require_unchanged
 from gru_lm.core.settings import CoreSettings
 from gru_lm.core.variants import Variant
 from gru_lm.data.prepared import Prepared
@@ -82,6 +82,7 @@ def train(variant: Variant) -> None:
         device=run.device,
         torch=torch.__version__,
     )
+    require_unchanged()  # while its checkpoints are there to resume from
     run.save(folder)
     write_curve(folder / "train.tsv", enumerate(history.curve, start=1))
     write_curve(folder / "val.tsv", history.validation.items())

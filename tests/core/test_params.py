@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 
 from gru_lm.core.errors import UserError
-from gru_lm.core.params import all_parts, load_params, parse_yaml
+from gru_lm.core.params import all_parts, load_params, parse_yaml, require_unchanged
 from gru_lm.core.settings import CoreSettings
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -866,3 +866,24 @@ def test_unknown_key_stops_every_stage(ends, stage):
         assert code == 1
         # All stages print the same line.
         assert printed.partition(": ")[2] == ends[place]["fetch"][1].partition(": ")[2]
+
+
+# ---------------------------------------------------------------------- changes while a stage runs
+
+
+def test_a_change_of_what_was_loaded_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = Path("params.yaml")
+    file.write_text(TEXT, "utf-8")
+    load_params(CoreSettings)
+    require_unchanged()
+    file.write_text(with_value("train.lr", 0.25), "utf-8")
+    require_unchanged()
+    file.write_text(with_value("device", "cuda"), "utf-8")
+    with pytest.raises(UserError, match=r"^params.yaml: device changed .* run the stage again$"):
+        require_unchanged()
+    file.write_text("[]", "utf-8")
+    with pytest.raises(UserError, match="variants, device changed|device, variants changed"):
+        require_unchanged()
+    file.write_text(with_value("train.lr", 0.5), "utf-8")
+    require_unchanged()

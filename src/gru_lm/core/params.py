@@ -62,6 +62,9 @@ class TopLevel(Section):
 
 Part = TypeVar("Part", bound=TopLevel)
 
+# The sections that this process loaded last, by file.
+_LOADED: dict[Path, dict[str, Any]] = {}
+
 
 def load_params(part: type[Part], path: Path = PARAMS) -> Part:
     """Validate the whole file ``path`` and return its ``part``.
@@ -92,7 +95,28 @@ def load_params(part: type[Part], path: Path = PARAMS) -> Part:
         raise UserError(f"{path}: {_explain(problems)}")
     found = loaded[part]
     assert isinstance(found, part)
+    used = {key: tree.get(key) for key in part.model_fields}
+    _LOADED.setdefault(path.absolute(), {}).update(used)
     return found
+
+
+def require_unchanged(path: Path = PARAMS) -> None:
+    """Raise UserError if a section that this process has loaded is another one in ``path`` now.
+
+    DVC reads the params of a stage when the stage ends. After such a change it would record the
+    result of the earlier values under the new ones.
+    """
+    loaded = _LOADED.get(path.absolute())
+    if not loaded:
+        return
+    tree = read_yaml(path)
+    now = tree if isinstance(tree, dict) else {}
+    changed = [key for key, value in loaded.items() if now.get(key) != value]
+    if changed:
+        raise UserError(
+            f"{path}: {', '.join(changed)} changed while the stage ran, so its result belongs to "
+            "no params: run the stage again"
+        )
 
 
 def read_yaml(path: Path) -> Any:

@@ -1,0 +1,185 @@
+"""Runs of DVC that are killed within each stage or side by side, or that disturb each other."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import PROJECT, Pipeline, ran
+from stages_of import is_timing, output_files
+
+# The session's run is made within the first test that asks for it.
+pytestmark = pytest.mark.timeout(600)
+
+INTERNAL = ("data/prepared/", "training/")  # deleted before they are written
+OF_THE_ANALYSIS = (
+    *("analysis/baselines.json", "analysis/gates/", "analysis/plots/", "analysis/replicate/"),
+    *("analysis/summary.json", "exports/", "metrics/export/"),
+)
+FROM_THE_TEXT = ("prepare", "train", "evaluate", "sample", "plot")
+
+# Added to the stages of a copy of the project. A stage counts its changes of files in the folders
+# of the results: each creation, renaming and removal. With the environment's
+# STOP_AT="STAGE NUMBER PATTERN" it stops before the NUMBER-th change whose path matches PATTERN. It
+# makes a file in the folder STOPPED and continues when the folder is gone.
+WATCH = """
+
+import os
+import time
+
+PLACES = {".checkpoints", "data", "live", "metrics", "models", "plots", "samples", "training"}
+CHANGES = {"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir"}
+unwatched = run_stage
+
+
+def run_stage(name: str, main: Callable[[], None]) -> None:
+    stage, number, pattern = os.environ.get("STOP_AT", "no 0 .").split()
+    count = 0
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count
+        if event not in CHANGES or isinstance(arguments[0], int):
+            return
+        if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR):
+            return
+        path = os.path.relpath(os.fsdecode(arguments[1 if event == "os.rename" else 0]))
+        if path.split(os.sep)[0] in PLACES and re.search(pattern, path):
+            count += 1
+            if (name, count) == (stage, int(number)):
+                Path(os.environ["STOPPED"], str(os.getpid())).touch()
+                while Path(os.environ["STOPPED"]).exists():
+                    time.sleep(0.01)
+
+    sys.addaudithook(watch)
+    unwatched(name, main)
+    if "COUNTS" in os.environ:
+        Path(os.environ["COUNTS"], name).write_text(str(count))
+"""
+
+
+def results(root: Path) -> dict[str, bytes]:
+    """All results by name, without those that differ between equal runs.
+
+    What a killed process leaves beside the file that it was writing counts as no result.
+    """
+    return {
+        name: data
+        for name, data in output_files(root).items()
+        if not is_timing(name) and not re.search(r"(^|/)\.[^/]+\.tmp$", name)
+    }
+
+
+def recorded(pipeline: Pipeline) -> dict[str, str]:
+    """The checksum of each output in dvc.lock, without those that differ between equal runs."""
+    stages = yaml.safe_load((pipeline.root / "dvc.lock").read_text("utf-8"))["stages"].values()
+    outputs = [out for stage in stages for out in stage["outs"] if not is_timing(out["path"] + "/")]
+    return {out["path"]: out["md5"] for out in outputs if not is_timing(out["path"])}
+
+
+def watched(pipeline: Pipeline, root: Path) -> Pipeline:
+    """Copy the pipeline to ``root``, with stages that can be stopped at any operation."""
+    copy = pipeline.copy(root)
+    with (root / "stages/__init__.py").open("a", encoding="utf-8") as file:
+        file.write(WATCH)
+    return copy
+
+
+def start(pipeline: Pipeline, *command: str, **env: str) -> subprocess.Popen[str]:
+    """Start a command in a process group of its own. Its output includes stderr."""
+    return subprocess.Popen(
+        command,
+        cwd=pipeline.root,
+        env=pipeline.env | env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_stops(process: subprocess.Popen[str], folder: Path, count: int = 1) -> None:
+    """Wait until ``count`` stages have stopped."""
+    deadline = time.monotonic() + 120
+    while len(list(folder.iterdir())) < count:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "no stage came to the place where it has to stop"
+        time.sleep(0.01)
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """Kill the command with all its processes, which include those that run a stage."""
+    with suppress(ProcessLookupError):  # all of the group have ended
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+
+
+def test_a_run_that_is_killed_in_each_stage_ends_with_the_same_bytes(
+    finished_scratch: Pipeline, tmp_path: Path
+) -> None:
+    """dvc repro is killed at a random change of a file in each stage, one stage after the other."""
+    stormy = watched(finished_scratch, tmp_path / "stormy")
+    before = results(stormy.root)
+    stormy.set_params({"prepare.split.train": 590, "train.epochs": 4, "sample.length": 12})
+    calm = stormy.copy(tmp_path / "calm")
+    counts = tmp_path / "counts"
+    counts.mkdir()
+    process = start(calm, "dvc", "repro", COUNTS=str(counts))
+    order = [name.partition("@")[0] for name in ran(process.communicate(timeout=200)[0])]
+    assert sorted(order) == sorted(("params", "fetch", *FROM_THE_TEXT))
+    after = results(calm.root)
+    assert before.keys() == after.keys()
+
+    generator = random.Random(1)
+    for stage in order:
+        number = generator.randint(1, int((counts / stage).read_text()))
+        stopped = tmp_path / f"stopped-in-{stage}"
+        stopped.mkdir()
+        at = {"STOP_AT": f"{stage} {number} .", "STOPPED": str(stopped)}
+        process = start(stormy, "dvc", "repro", **at)
+        wait_for_stops(process, stopped)
+        kill(process)
+        there = results(stormy.root)
+        missing = {name for name in before.keys() - there.keys() if not name.startswith(INTERNAL)}
+        assert not missing, f"killed at change {number} of {stage}"
+        for name, data in there.items():
+            assert data in (before[name], after[name]), f"{name}, killed at {number} of {stage}"
+    stormy.dvc("repro")
+    assert results(stormy.root) == after
+    assert recorded(stormy) == recorded(calm)
+    assert stormy.git("status", "--short") == calm.git("status", "--short")
+
+
+def test_make_repro_that_is_killed_side_by_side_ends_with_the_same_bytes(
+    unrun_pipeline: Pipeline, finished_pipeline: Pipeline, tmp_path: Path
+) -> None:
+    stormy = watched(unrun_pipeline, tmp_path / "stormy")
+    for name in ("Makefile", "pyproject.toml", "requirements.txt"):
+        shutil.copy2(PROJECT / name, stormy.root)
+    stormy.set_params({"variants": ["scratch", "concise"], "checkpoint.every": 1})
+    make = ("make", "--old-file=.venv/.installed", "repro")
+    stopped = tmp_path / "stopped"
+    stopped.mkdir()
+    at = {"STOP_AT": "train 1 checkpoints/.*/0*2-", "STOPPED": str(stopped)}
+    process = start(stormy, *make, **at)
+    wait_for_stops(process, stopped, count=2)
+    kill(process)
+    assert {name.partition("/")[0] for name in results(stormy.root)} == {"data"}
+    output = stormy.run(*make).stdout
+    assert output.count("going on after epoch 1") == 2, output
+    made, expected = (
+        {name: data for name, data in results(root).items() if not name.startswith("plots/")}
+        for root in (stormy.root, finished_pipeline.root)
+    )
+    assert made == {name: expected[name] for name in made}
+    missing = {name for name in expected.keys() - made.keys() if "fused" not in name}
+    assert all(name.startswith(OF_THE_ANALYSIS) for name in missing), missing
