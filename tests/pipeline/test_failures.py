@@ -1,18 +1,12 @@
-"""The results after a stage refuses, diverges, fails or is killed in ``dvc repro``."""
+"""The results after a stage refuses, diverges or fails in ``dvc repro``."""
 
 from __future__ import annotations
 
-import os
-import random
-import shutil
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
 from conftest import Pipeline, ran
-from stages_of import is_timing, output_files, status
+from stages_of import output_files, status
 
 # The session's run is made within the first test that asks for it.
 pytestmark = pytest.mark.timeout(600)
@@ -71,40 +65,6 @@ def test_diverged_training_keeps_public_files(scratch: Pipeline) -> None:
     assert "train@scratch" not in ran(output), "DVC's cache has it"
     assert public(scratch.root) == before
     assert not {name for name in status(scratch) if ":" not in name}
-
-
-def test_killed_run_keeps_public_files_and_resumes(scratch: Pipeline, tmp_path: Path) -> None:
-    """dvc repro is killed at random moments until it finishes."""
-    changes = {"train.epochs": 40, "train.batch_size": 2, "sample.length": 12}
-    scratch = scratch.with_new_pythons()
-    calm = scratch.copy(tmp_path / "calm")
-    calm.set_params(changes)
-    calm.dvc("repro")
-    before = public(scratch.root)
-    scratch.set_params(changes)
-    generator = random.Random(0)
-    for _ in range(4):
-        process = subprocess.Popen(
-            ["dvc", "repro"],
-            cwd=scratch.root,
-            env=scratch.env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        time.sleep(generator.uniform(1.0, 8.0))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(timeout=60)
-        for name, data in public(scratch.root).items():
-            whole = (calm.root / name).read_bytes()
-            assert data in (before.get(name), whole) or is_timing(name), name
-    shutil.rmtree(scratch.root / ".dvc/tmp/lock", ignore_errors=True)
-    scratch.dvc("repro")
-    mine, other = output_files(scratch.root), output_files(calm.root)
-    assert mine.keys() == other.keys()
-    for name in mine:
-        assert mine[name] == other[name] or is_timing(name), name
 
 
 def test_failed_evaluation_keeps_earlier_results(scratch: Pipeline) -> None:

@@ -25,6 +25,7 @@ OF_THE_ANALYSIS = (
     *("analysis/baselines.json", "analysis/gates/", "analysis/plots/", "analysis/replicate/"),
     *("analysis/summary.json", "exports/", "metrics/export/"),
 )
+EXPERIMENT = ("dvc", "exp", "run")
 FROM_THE_TEXT = ("prepare", "train", "evaluate", "sample", "plot")
 
 # Added to the stages of a copy of the project. A stage counts its changes of files in the folders
@@ -183,3 +184,32 @@ def test_make_repro_that_is_killed_side_by_side_ends_with_the_same_bytes(
     assert made == {name: expected[name] for name in made}
     missing = {name for name in expected.keys() - made.keys() if "fused" not in name}
     assert all(name.startswith(OF_THE_ANALYSIS) for name in missing), missing
+
+
+def test_two_experiments_at_once_in_one_workspace_record_no_wrong_result(
+    finished_scratch: Pipeline, tmp_path: Path
+) -> None:
+    """DVC puts the params of the second one into the workspace while the first one trains."""
+    shared = watched(finished_scratch, tmp_path / "shared")
+    shared.commit("Watched stages")
+    before = results(shared.root)
+    stopped = tmp_path / "stopped"
+    stopped.mkdir()
+    at = {"STOP_AT": "train 1 ^live/", "STOPPED": str(stopped)}
+    first = start(shared, *EXPERIMENT, "--name", "slow", "-S", "train.lr=0.5", **at)
+    wait_for_stops(first, stopped)
+    second = shared.run(*EXPERIMENT, "--name", "fast", "-S", "train.lr=0.7", code=255)
+    assert "is busy, it is being blocked by" in second.stderr
+    shutil.rmtree(stopped)
+    output = first.communicate(timeout=200)[0]
+    assert first.returncode == 255
+    assert "train: error: params.yaml: train changed while the stage ran" in output
+    there = results(shared.root)
+    assert {name: there.get(name) for name in before if not name.startswith(INTERNAL)} == {
+        name: data for name, data in before.items() if not name.startswith(INTERNAL)
+    }
+    assert not shared.dvc("exp", "list", "--name-only").split()
+
+    output = shared.dvc(*EXPERIMENT[1:], "--name", "again", "-S", "train.lr=0.7")
+    assert "train@scratch" in ran(output), "nothing was recorded for these params"
+    assert shared.dvc("exp", "list", "--name-only").split() == ["again"]
