@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from gru_lm.core.errors import run_main
+from gru_lm.core.errors import run_main, say
 from gru_lm.core.files import write_bytes, write_text
 from tools.compare import show
 from tools.gate import Verdict, judge, rule
@@ -364,7 +364,7 @@ def main() -> None:
     given = parser.parse_args()
     base, head = find_revision(given.base), find_revision(given.head)
     write_report(base, head, judge(base, head, rule()), given.output)
-    print(f"ci_report: wrote {given.output}/report.md")
+    say("ci_report", f"wrote {given.output}/report.md")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from gru_lm.core.errors import UserError, run_main
+from gru_lm.core.errors import UserError, one_line, run_main, say
 from gru_lm.core.files import write_bytes, write_text
 from tools.comparable import check_comparable
 from tools.markdown import code, table
@@ -299,8 +299,8 @@ def main() -> None:
     given = parser.parse_args()
     groups = compare(given.names, given.metric, given.output)
     for variant in _variants(groups):
-        print(winner([group for group in groups if group.variant == variant], given.metric))
-    print(f"compare: wrote {given.output}/compare.md, compare.csv and compare.png")
+        print(one_line(winner([one for one in groups if one.variant == variant], given.metric)))
+    say("compare", f"wrote {given.output}/compare.md, compare.csv and compare.png")
 
 
 if __name__ == "__main__":

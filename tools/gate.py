@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from gru_lm.core.errors import UserError, run_main
+from gru_lm.core.errors import UserError, run_main, say
 from gru_lm.core.params import load_params
 from gru_lm.evaluation.settings import EvaluationSettings, Regression
 from tools.comparable import difference
@@ -180,10 +180,10 @@ def main() -> None:
     given = parser.parse_args()
     verdict = judge(find_revision(given.base), find_revision(given.head), rule())
     for note in verdict.notes:
-        print(f"gate: {note}", flush=True)
+        say("gate", note)
     if not verdict.passed:
         raise UserError(verdict.reason)
-    print(f"gate: passed: {verdict.reason}")
+    say("gate", f"passed: {verdict.reason}")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from gru_lm.core.errors import Interrupted, UserError, run_main
+from gru_lm.core.errors import Interrupted, UserError, printable, run_main, say
 from tools.revisions import WORKSPACE, experiments, find_revision, is_tracked
 
 RESTARTS: Final = 3  # of the workers, and of each task that fails before its first stage
@@ -224,7 +224,7 @@ class Sweep:
             states = [queue.states.get(one.name, "lost") for one in self.experiments]
             line = ", ".join(f"{count} {state}" for state, count in sorted(Counter(states).items()))
             if line != shown:
-                print(f"sweep: {line}", flush=True)
+                say("sweep", line)
                 shown = line
             if self._queue_again(queue):
                 continue
@@ -239,13 +239,13 @@ class Sweep:
                         return queue
                     self.kills += 1
                     # Otherwise DVC would list them as running forever.
-                    print(f"sweep: lost the worker of {', '.join(lost)}: task killed", flush=True)
+                    say("sweep", f"lost the worker of {', '.join(lost)}: task killed")
                     _dvc(["dvc", "queue", "kill", *lost])
                     continue
                 if self.restarts == RESTARTS:
                     return queue
                 self.restarts += 1
-                print("sweep: no worker is running: restarting the workers", flush=True)
+                say("sweep", "no worker is running: restarting the workers")
                 self._start_workers()
             time.sleep(PAUSE)
 
@@ -259,7 +259,7 @@ class Sweep:
                 self.again[one.name] = RESTARTS  # a failure of the experiment: do not retry
                 continue
             self.again[one.name] += 1
-            print(f"sweep: {one.name} failed before its first stage: queued again", flush=True)
+            say("sweep", f"{one.name} failed before its first stage: queued again")
             self._forget({one.name}, queue)
             self._queue(one)
             found = True
@@ -353,9 +353,9 @@ def main() -> None:
     points = grid(given.set_param, given.name)
     if given.dry_run:
         for experiment in points:
-            print(shlex.join(experiment.queue))
+            print(printable(shlex.join(experiment.queue)))
         threads = threads_per_job(given.jobs, _num_cores())
-        print(f"OMP_NUM_THREADS={threads} dvc queue start -j {given.jobs}")
+        print(printable(f"OMP_NUM_THREADS={threads} dvc queue start -j {given.jobs}"))
         return
     try:
         failed = Sweep(points, given.jobs).run()
@@ -366,11 +366,11 @@ def main() -> None:
         ) from None
     for experiment in points:
         if experiment.name in failed:
-            print(f"{experiment.name}: {failed[experiment.name]}")
-            print(f"    retry: {shlex.join(experiment.run_alone)}")
+            say(experiment.name, failed[experiment.name])
+            print(printable(f"    retry: {shlex.join(experiment.run_alone)}"))
     if failed:
         raise UserError(f"{len(failed)} of {len(points)} experiments failed")
-    print(f"sweep: all {len(points)} done. Next: python -m tools.compare '{given.name}-*'")
+    say("sweep", f"all {len(points)} done. Next: python -m tools.compare '{given.name}-*'")
 
 
 if __name__ == "__main__":

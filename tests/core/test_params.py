@@ -883,7 +883,7 @@ def test_a_change_of_what_was_loaded_is_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"^params.yaml: device changed .* run the stage again$"):
         require_unchanged()
     file.write_text("[]", "utf-8")
-    with pytest.raises(UserError, match="variants, device changed|device, variants changed"):
+    with pytest.raises(UserError, match="variants, device changed"):
         require_unchanged()
     file.write_text(with_value("train.lr", 0.5), "utf-8")
     require_unchanged()

@@ -1183,8 +1183,8 @@ def test_mirror_can_be_a_url(slash: str, project: Project, server: FaultyServer)
     ("content", "reason"),
     [
         (None, "no such file"),
-        ("folder", "no such file"),
-        ("pipe", "no such file"),
+        ("folder", "it is a folder"),
+        ("pipe", "it is not a regular file"),
         (OTHER, "reached, but sent other bytes"),
         (b"", "reached, but sent nothing"),
         (BOOK * 2, "larger than fetch.max_bytes"),
@@ -1301,8 +1301,8 @@ def test_project_file_is_copied(checksum: str | None, project: Project) -> None:
     ("made", "reason"),
     [
         (lambda path: None, "no such file"),
-        (lambda path: path.mkdir(), "no such file"),
-        (os.mkfifo, "no such file"),
+        (lambda path: path.mkdir(), "it is a folder"),
+        (os.mkfifo, "it is not a regular file"),
         (lambda path: path.symlink_to(path), "no such file"),
         (lambda path: path.symlink_to("/etc/hostname"), "it is outside the project"),
         (lambda path: path.symlink_to(".."), "it is outside the project"),

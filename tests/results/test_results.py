@@ -154,6 +154,9 @@ def spread(mean, least=None, most=None, median=None):
         ("summary", "models.scratch.val.perplexity", spread(9.0, least=9.5), "not between"),
         ("summary", "models.scratch.val.perplexity", spread(9.0, median=7.0), "not between"),
         ("summary", "seeds", [0, 1, 0], "a seed is listed twice"),
+        ("gates", "time_constant.p90", 0.1, "not in ascending order"),
+        ("gates", "time_constant.median", None, "not in ascending order"),
+        ("gates", "interventions.val.gain.bits.near.high", -9.0, "not within its interval"),
     ],
 )
 def test_contradictory_figures_are_refused(tmp_path, name, place, value, why):

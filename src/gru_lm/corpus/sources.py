@@ -15,8 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from gru_lm.core.errors import UnreachableError, UserError
+from gru_lm.core.errors import (
+    DamagedFile,
+    MissingFile,
+    UnreachableError,
+    UnusableFile,
+    UserError,
+)
 from gru_lm.core.files import atomic_writer
+from gru_lm.core.reading import ANY, opened
 from gru_lm.corpus.download import CHUNK, WEB_PAGE, download, store
 from gru_lm.corpus.settings import (
     CorpusSource,
@@ -57,11 +64,11 @@ def fetch(
     unusable or the target cannot be written. The target is unchanged after an error.
     """
     try:
-        if source.sha256 and target.is_file():
-            with target.open("rb") as file:
-                there = _fetched(f"{target}, there already", file)
-            if there.sha256 == source.sha256:
-                return there
+        if source.sha256:
+            with contextlib.suppress(UnusableFile), opened(target, ANY) as earlier:
+                there = _fetched(f"{target}, there already", earlier)
+                if there.sha256 == source.sha256:
+                    return there
         with atomic_writer(target) as file:
             if source.path is not None:
                 origin = _copy_own(name, source.path, source, options, project, file)
@@ -179,11 +186,13 @@ def _take(place: str | Path, source: CorpusSource, options: Fetch, file: IO[byte
 def _read(path: Path) -> Iterator[bytes]:
     """Yield the file's bytes in chunks. Raises SourceFailed if the file cannot be read."""
     try:
-        if not path.is_file():  # reading from a pipe could block forever
-            raise SourceFailed("no such file")
-        with path.open("rb") as file:
+        with opened(path, ANY) as file:
             while chunk := file.read(CHUNK):
                 yield chunk
+    except MissingFile:
+        raise SourceFailed("no such file") from None
+    except DamagedFile as error:
+        raise SourceFailed(error.why) from None
     except OSError as error:
         raise SourceFailed(str(error.strerror)) from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,14 @@ class TimeConstants(Result):
     median: NotNegative | None
     p90: NotNegative | None
     max: NotNegative | None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> TimeConstants:
+        values = [self.min, self.p10, self.median, self.p90, self.max]
+        numbers = [math.inf if value is None else value for value in values]
+        if numbers != sorted(numbers):
+            raise ValueError("the percentiles are not in ascending order")
+        return self
 
 
 class PlaceMeans(Result):
@@ -153,6 +162,13 @@ class Paired(Result):
     low: Finite | None
     high: Finite | None
     outcome: Outcome
+
+    @model_validator(mode="after")
+    def _around_the_mean(self) -> Paired:
+        known = [value for value in (self.low, self.mean, self.high) if value is not None]
+        if known != sorted(known):
+            raise ValueError("the mean is not within its interval")
+        return self
 
     @property
     def held(self) -> int:
