@@ -50,11 +50,14 @@ COPIED = ("src", "stages", "tests", "corpora", "params.yaml", "dvc.yaml", "pypro
 TARGETS = {
     "data/vocabulary": ["tests/data/test_vocabulary.py"],
     "training/minibatches": ["tests/training/test_minibatches.py"],
+    "core/reading": ["tests/core/test_file_reading.py", "-k", "not enormous"],  # see LARGEST
     "core/files": ["tests/core/test_files.py", "tests/data/test_prepared.py"],
+    "training/coverage": ["tests/training/test_times_trained.py"],
     "training/checkpoints": ["tests/training/test_checkpoints.py"],
     "corpus/sources": ["tests/corpus/test_fetch.py"],
     "corpus/download": ["tests/corpus/test_fetch.py"],
     "corpus/web": ["tests/corpus/test_fetch.py"],
+    "corpus/wire": ["tests/corpus/test_fetch.py"],
 }
 LIBRARIES = ("hypothesis", "pydantic", "pytest", "requests", "safetensors.torch", "torch", "yaml")
 SLOWER = 6  # time limit of a mutant's tests, as a multiple of the time without a change,

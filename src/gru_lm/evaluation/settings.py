@@ -20,13 +20,19 @@ class Evaluate(Section):
 
 
 class Replicate(Section):
-    """The seeds for further trainings of every variant, in addition to ``train.seed``."""
+    """The seeds for further trainings of every variant, in addition to ``train.seed``.
+
+    There is at least one. The stages that read the further trainings depend on their folders, which
+    DVC cannot find if nothing makes them.
+    """
 
     seeds: Annotated[list[Seed], Field(max_length=1000)]
 
     @field_validator("seeds")
     @classmethod
     def _distinct(cls, seeds: list[int]) -> list[int]:
+        if not seeds:
+            raise ValueError("list at least one seed: the analysis needs further trainings")
         if len(set(seeds)) < len(seeds):
             raise ValueError("each seed must be listed once")
         return seeds
