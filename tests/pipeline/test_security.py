@@ -219,7 +219,10 @@ def test_every_line_of_a_tool_is_escaped() -> None:
     """The tools print with say, or escape what they print."""
     for path in (ROOT / "tools").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "sys.stdout.write"):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "print",
+                "sys.stdout.write",
+            ):
                 [text] = node.args
                 assert isinstance(text, ast.Call), f"{path.name}: {ast.unparse(node)}"
                 assert ast.unparse(text.func) in ("one_line", "printable"), path.name

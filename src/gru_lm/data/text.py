@@ -78,8 +78,9 @@ def wide_encoding(data: bytes) -> str | None:
     """Return the name of the encoding if ``data`` looks like UTF-16 or UTF-32, else None.
 
     It does if it starts with their byte order mark, or if three in four characters would be below
-    U+0100, as in a Latin text. All but one byte of such a character are zero. A few NUL characters
-    in a UTF-8 text are no sign of it.
+    U+0900, as in a Latin, Greek, Cyrillic, Hebrew or Arabic text. All but the lowest byte of such a
+    character are below 9, and no text in UTF-8 has so many control characters. A few of them are no
+    sign of it.
     """
     for mark in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE):
         if data.startswith(mark):
@@ -94,8 +95,9 @@ def wide_encoding(data: bytes) -> str | None:
         ("UTF-16BE", 2, 1),
     ):
         size = len(data) // width
-        zeros = [data[place::width].count(0) for place in range(width)]
-        if size and zeros.pop(used) < 0.25 * size and min(zeros) > 0.75 * size:
+        columns = [data[place::width] for place in range(width)]
+        low = [len(column) - len(column.translate(None, bytes(range(9)))) for column in columns]
+        if size and low.pop(used) < 0.25 * size and min(low) > 0.75 * size:
             return name
     return None
 
