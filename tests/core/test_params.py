@@ -871,7 +871,7 @@ def test_unknown_key_stops_every_stage(ends, stage):
 # ---------------------------------------------------------------------- changes while a stage runs
 
 
-def test_a_change_of_what_was_loaded_is_refused(tmp_path, monkeypatch):
+def test_params_changed_after_loading_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file = Path("params.yaml")
     file.write_text(TEXT, "utf-8")
