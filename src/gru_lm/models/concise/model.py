@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from gru_lm.models.concise.gru import run_gru
 from gru_lm.models.gru.family import GRU
 
 
@@ -27,26 +28,11 @@ class ConciseGRU(GRU):
         steps = tokens.T[..., None]  # (T, B, 1)
         one_hot = state.new_zeros(*steps.shape[:2], self.vocab_size).scatter_(-1, steps, 1.0)
         if torch.is_autocast_enabled(state.device.type):
-            outputs, state = self._autocast_gru(one_hot, state[None])
+            weights = self.gru.all_weights[0]
+            outputs, state = run_gru(one_hot, state[None], weights, self.training)
         else:
             outputs, state = self.gru(one_hot, state[None])  # (T, B, H), (1, B, H)
         return self.linear(outputs), state[0]  # (T, B, V), (B, H)
-
-    def _autocast_gru(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Run ``nn.GRU`` with inputs, state and weights in autocast's type.
-
-        Autocast alone keeps the state in float32 on a CPU, so nearly every operation of a step
-        converts it. On a GPU it runs cuDNN's layer in float16 whatever type is requested.
-        """
-        device = state.device.type
-        dtype = torch.get_autocast_dtype(device)
-        inputs, state, *weights = (t.to(dtype) for t in (inputs, state, *self.gru.all_weights[0]))
-        with torch.autocast(device, enabled=False):
-            # As nn.GRU.forward: with biases, one layer, no dropout, one direction, time first.
-            result: tuple[Tensor, Tensor] = torch._VF.gru(
-                inputs, state, weights, True, 1, 0.0, self.training, False, False
-            )
-        return result
 
     def textbook_weights(self) -> dict[str, Tensor]:
         """See ``GRU.textbook_weights``. nn.GRU has two biases per gate, which are added here."""
