@@ -1,8 +1,9 @@
 """Validate params.yaml and write each variant's options to a file.
 
-This runs before the stages whose outputs DVC deletes at their start. The files include default
-values. Training depends on the file of its variant instead of a key of params.yaml, as DVC refuses
-to run a stage if the key is missing. Changed options retrain that variant only.
+This runs before the stages whose outputs DVC deletes at their start. The files include the default
+values of the variant's own options. Settings that all variants share are in a file only if they
+are not the defaults. Training depends on the file of its variant instead of a key of params.yaml,
+as DVC refuses to run a stage if the key is missing. Changed options retrain that variant only.
 """
 
 from pathlib import Path
@@ -21,6 +22,8 @@ OPTIONS = Path("data/options")
 def main() -> None:
     variants = load_params(CoreSettings).variants
     model = load_params(ModelSettings).model
+    for variant in variants:
+        model.require_layer(variant)
     files = {OPTIONS / f"{variant}.json": model.options(variant) for variant in known_variants()}
     for path, options in files.items():
         write_json(path, options)

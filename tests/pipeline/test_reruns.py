@@ -53,6 +53,8 @@ USED_BY: dict[str, set[str]] = {
     "models/__init__.py": {"params", *WITH_MODEL},
     "models/settings.py": {"params", *TRAINED},
     "models/base.py": WITH_MODEL,
+    "models/layer.py": WITH_MODEL,
+    "models/stack.py": WITH_MODEL,
     "models/gru/__init__.py": WITH_MODEL,
     "models/gru/family.py": WITH_MODEL,
     "models/device.py": {*TRAINED, *by_variant("evaluate", "sample")},

@@ -115,13 +115,13 @@ def largest_differences(
 def freshly_initialised(model: LanguageModel) -> LanguageModel:
     """Return a model like ``model``, with initial weights from the seed ``INITIAL_SEED``.
 
-    Its variant, sizes and options are those of ``model``. Torch's global random state does not
-    change.
+    Its variant, sizes and options are those of ``model``. It is in eval mode. Torch's global random
+    state does not change.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(INITIAL_SEED)
         options = {"hidden_size": model.hidden_size, **model.options}
-        return build_model(model.variant, model.vocab_size, **options)
+        return build_model(model.variant, model.vocab_size, **options).eval()
 
 
 def require_agreement(found: Mapping[str, float]) -> None:

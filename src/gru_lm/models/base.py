@@ -23,6 +23,7 @@ from gru_lm.core.errors import DamagedFile, UnusableFile, UserError, require_at_
 from gru_lm.core.files import read_json, write_bytes, write_json
 from gru_lm.core.reading import read_bytes
 from gru_lm.core.variants import checked
+from gru_lm.models.settings import Architecture, architecture_of
 
 if TYPE_CHECKING:  # imported at run time by their users only, so training does not depend on them
     import onnx
@@ -68,6 +69,11 @@ class LanguageModel(nn.Module, ABC):
         return self.hidden_size
 
     @property
+    def has_dropout(self) -> bool:
+        """Whether ``forward`` draws random numbers in training mode. The default is False."""
+        return False
+
+    @property
     def device(self) -> torch.device:
         """The device of the weights."""
         return next(self.parameters()).device
@@ -98,10 +104,9 @@ class LanguageModel(nn.Module, ABC):
         """Return access to the update and reset gates, or None if the model has no such gates."""
         return None
 
-    @classmethod
-    def has_gates(cls) -> bool:
+    def has_gates(self) -> bool:
         """Return whether ``gates`` returns gates."""
-        return cls.gates is not LanguageModel.gates
+        return type(self).gates is not LanguageModel.gates
 
     def save(
         self,
@@ -187,17 +192,28 @@ def size_of(tensors: Iterable[Tensor]) -> int:
 def build_model(variant: str, vocab_size: int, **options: Any) -> LanguageModel:
     """Build a model of ``variant``, initialised from torch's global random state.
 
-    Only the variant's own folder is imported, so training it depends on no other variant. Raises
-    ValueError if there is no such variant or if a size or an option is out of range.
+    ``options`` are the settings of ``Architecture`` and the variant's own. The model is the
+    variant's ``Model`` if no setting but ``hidden_size`` differs from its default, and else a
+    ``Stack``. Only the variant's own folder is imported, so training it depends on no other
+    variant. Raises ValueError if there is no such variant or if a size or an option is out of
+    range, and UserError if the variant has no layer for a stack.
     """
-    module = importlib.import_module(f"gru_lm.models.{checked(variant)}.model")
-    return cast(LanguageModel, module.Model(vocab_size, **options))
+    name = checked(variant)
+    shared = {key: options.pop(key) for key in Architecture.model_fields if key in options}
+    if shared.keys() - {"hidden_size"}:
+        architecture = architecture_of(shared)
+        if architecture.is_stack:
+            stack = importlib.import_module("gru_lm.models.stack")
+            return cast(LanguageModel, stack.Stack(name, vocab_size, architecture, **options))
+        shared = {"hidden_size": architecture.hidden_size}
+    module = importlib.import_module(f"gru_lm.models.{name}.model")
+    return cast(LanguageModel, module.Model(vocab_size, **shared, **options))
 
 
 def load_model(
     folder: Path, vocabulary_fingerprint: str, variant: str | None = None
 ) -> LanguageModel:
-    """Load the model that ``LanguageModel.save`` wrote to ``folder``, on the CPU.
+    """Load the model that ``LanguageModel.save`` wrote to ``folder``, on the CPU in eval mode.
 
     The saved model determines the variant. Raises UnusableFile if a file is missing or damaged, if
     the model belongs to another vocabulary than ``vocabulary_fingerprint``, or if ``variant`` is
@@ -224,6 +240,6 @@ def load_model(
         model.require_fitting(tensors)
         if hashlib.sha256(data).hexdigest() != checksum:
             raise ValueError(f"its checksum is not the one in {CONFIG}")
-        return model.to_empty(device="cpu").load_weights(tensors)
+        return model.to_empty(device="cpu").load_weights(tensors).eval()
     except ValueError as error:
         raise DamagedFile(path, str(error)) from None

@@ -86,7 +86,7 @@ def scanned(
     https://onnx.ai/onnx/operators/onnx__Scan.html. Tracing several steps would unroll a loop over
     them to a fixed number. ``forward`` must consist of operations that torch can export.
     """
-    step = _Step(copy.deepcopy(model).cpu().float())
+    step = _Step(copy.deepcopy(model).cpu().float().eval())
     inputs, outputs = ["old_state", "token"], ["new_state", "next_logits"]
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         # The newer exporter (dynamo=True) needs another package, onnxscript. This one warns that it

@@ -33,11 +33,12 @@ class ForwardStepper(Stepper):
 
     ``model`` has the interface of ``LanguageModel.forward`` and reads numbers below ``vocab_size``.
     ``state`` (1, state_size) is the initial state. A model on a GPU is copied to the CPU, which is
-    faster for single tokens.
+    faster for single tokens. A model in training mode is copied too, and the copy has no dropout.
     """
 
     def __init__(self, model: nn.Module, vocab_size: int, state: Tensor) -> None:
-        self._model = model if state.device.type == "cpu" else copy.deepcopy(model).cpu()
+        as_it_is = state.device.type == "cpu" and not model.training
+        self._model = model if as_it_is else copy.deepcopy(model).cpu().eval()
         self._vocab_size = vocab_size
         self._state = state.cpu()
         self._logits = state.new_empty(0)
