@@ -164,6 +164,10 @@ def test_valid_training_values(tmp_path, old, new, expected):
         ("prepare.split", {"train": 0.8, "val": 0.1, "test": 0.1}),
         ("prepare.split", {"train": 2, "val": 2, "test": 2}),
         ("model.scratch.reset", "after"),
+        ("model.num_layers", 3),
+        ("model.embedding_size", 64),
+        ("model.dropout.output", 0.5),
+        ("model.init.recurrent", "orthogonal"),
         ("sample.top_k", 5),
         ("sample.top_p", 0.9),
         ("sample.top_p", 1.0),
@@ -221,6 +225,20 @@ def test_duplicate_anchor_prints_no_warning(tmp_path, recwarn):
 def test_options_may_be_omitted(tmp_path):
     loaded = load(tmp_path, with_value("model.concise", REMOVED))
     assert loaded.model.options("concise") == {"hidden_size": TREE["model"]["hidden_size"]}
+
+
+def test_options_omit_shared_defaults(tmp_path):
+    """A key that is left out has its default, in a file of an earlier version too."""
+    text = with_value("model.num_layers", REMOVED)
+    assert load(tmp_path, text).model.options("concise") == {"hidden_size": 256}
+    loaded = load(tmp_path, with_value("model.dropout", {"output": 0.5, "same_mask": False}))
+    assert loaded.model.options("scratch") == {
+        **{"hidden_size": 256, "dropout": {"output": 0.5}},
+        "reset": TREE["model"]["scratch"]["reset"],
+    }
+    assert loaded.model.is_stack
+    tied = with_value("model", TREE["model"] | {"embedding_size": 256, "tie_weights": True})
+    assert load(tmp_path, tied).model.tie_weights
 
 
 def test_settings_are_immutable():
@@ -406,6 +424,33 @@ BAD = {
     "seed-large": (with_value("train.seed", 2**32), ["train.seed = 4294967296"]),
     "hidden-zero": (with_value("model.hidden_size", 0), ["model.hidden_size = 0"]),
     "hidden-huge": (with_value("model.hidden_size", 10**6), ["model.hidden_size", "16384"]),
+    "layers-zero": (with_value("model.num_layers", 0), ["model.num_layers = 0"]),
+    "layers-many": (with_value("model.num_layers", 65), ["model.num_layers = 65"]),
+    "embedding-zero": (with_value("model.embedding_size", 0), ["model.embedding_size = 0"]),
+    "dropout-one": (with_value("model.dropout.output", 1.0), ["model.dropout.output = 1.0"]),
+    "dropout-number": (with_value("model.dropout", 0.5), ["model.dropout = 0.5"]),
+    "dropout-unknown": (
+        with_value("model.dropout.input", 0.1),
+        ["unknown key 'model.dropout.input'", "allowed here: embedding, between"],
+    ),
+    "dropout-without-embedding": (
+        with_value("model.dropout.embedding", 0.1),
+        ["model.dropout: embedding needs model.embedding_size"],
+    ),
+    "dropout-between-one-layer": (
+        with_value("model.dropout.between", 0.1),
+        ["model.dropout: between needs model.num_layers of 2 or more"],
+    ),
+    "tied-without-embedding": (
+        with_value("model.tie_weights", True),
+        ["model.tie_weights", "model.embedding_size is model.hidden_size (256)"],
+    ),
+    "tied-of-two-sizes": (
+        with_value("model", TREE["model"] | {"embedding_size": 64, "tie_weights": True}),
+        ["model.tie_weights", "model.embedding_size is model.hidden_size (256)"],
+    ),
+    "init-unknown": (with_value("model.init.weights", "xavier"), ["model.init.weights = 'xavier'"]),
+    "init-bias-text": (with_value("model.init.update_bias", "1"), ["model.init.update_bias = '1'"]),
     "timeout-zero": (with_value("fetch.timeout", 0.0), ["fetch.timeout = 0.0"]),
     "timeout-infinite": (with_value("fetch.timeout", INF), ["fetch.timeout = inf"]),
     "retries-negative": (with_value("fetch.retries", -1), ["fetch.retries = -1"]),

@@ -122,6 +122,17 @@ def test_gates_are_left_out(repro: tuple[Pipeline, str]) -> None:
     }
 
 
+def test_stack_is_refused_before_training(pipeline: Pipeline, tmp_path: Path) -> None:
+    """The folder has no recurrent.py."""
+    other = pipeline.copy(tmp_path / "other")
+    other.set_params({"variants": ["scratch", "lstm"], "model.num_layers": 2})
+    result = other.run("python", "-m", "stages.params", code=1)
+    assert result.stderr.startswith("params: error: model.num_layers = 2: lstm has no layer")
+    assert len(result.stderr.splitlines()) == 1
+    other.set_params({"variants": ["scratch", "concise"]})
+    other.stage("params")
+
+
 def test_pictures(pipeline: Pipeline, tmp_path: Path) -> None:
     """The pictures differ without the LSTM."""
     without = pipeline.copy(tmp_path / "without")

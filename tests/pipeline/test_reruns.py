@@ -7,8 +7,9 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import Pipeline, ran
+from conftest import SMALL, Pipeline, ran
 from stages_of import (
     FROM_MODELS,
     REPLICATES,
@@ -252,16 +253,28 @@ def test_merged_branches_are_repaired_by_repro(scratch: Pipeline, tmp_path: Path
 # One variant alone
 
 
-def test_single_variant_runs_all_stages(pipeline: Pipeline) -> None:
+def test_single_variant_with_two_layers_runs_all_stages(pipeline: Pipeline) -> None:
     for path in ("metrics/train/fused.json", "plots/train/scratch.tsv", "samples/fused.txt"):
         (pipeline.root / path).write_text("of a variant that is not asked for")
-    output = pipeline.dvc("exp", "run", "-P", "-S", "variants=[concise]", "-S", "train.lr=0.7")
+    settings = ("variants=[concise]", "model.num_layers=2", "model.embedding_size=6")
+    options = [part for setting in settings for part in ("-S", setting)]
+    output = pipeline.dvc("exp", "run", "-P", *options, "-S", "model.dropout.output=0.2")
     stages = {name for name in ran(output) if "@" in name}
     assert stages == {name for name in stages if "concise" in name}
     assert {f"{stage}@concise" for stage in ("train", "evaluate", "sample", "gates")} < stages
     (row,) = pipeline.dvc("metrics", "show").splitlines()[1:]
     assert row.startswith("metrics/concise.json")
     assert read_json(pipeline.root / "analysis/summary.json")["models"].keys() == {"concise"}
+    config = read_json(pipeline.root / "models/concise/config.json")
+    assert (config["num_layers"], config["embedding_size"]) == (2, 6)
+    assert config["dropout"]["output"] == 0.2
+    H = SMALL["model.hidden_size"]
+    with np.load(pipeline.root / "analysis/gates/concise.npz") as arrays:
+        assert len(arrays["mean_Z"]) == 2 * H, "the units of both layers"
+    assert read_json(pipeline.root / "metrics/export/concise.json")["max_state_difference"] < 1e-4
+    parameters = read_json(pipeline.root / "metrics/train/concise.json")["parameters"]
+    V = 28
+    assert parameters == V * 6 + 3 * H * (6 + H + 2) + 3 * H * (H + H + 2) + V * H + V
     gates = [path.name for path in (pipeline.root / "analysis/plots").glob("gates-*.png")]
     assert gates == ["gates-concise.png"]
     page = (pipeline.root / "reports/index.html").read_text(encoding="utf-8")
