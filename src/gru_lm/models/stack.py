@@ -22,9 +22,9 @@ uniform in ±1/sqrt(H). "default" is the distribution that the variant's own mod
 is from normal(0, 1), as ``nn.Embedding``, unless it is tied and so drawn as the output layer.
 ``init.recurrent: orthogonal`` makes the recurrent matrix of each gate a random orthogonal one (Saxe
 et al. 2014, arXiv:1312.6120), which preserves the length of the state. ``init.update_bias`` is
-added to b_z. The update gate Z keeps the state where it is near 1, so a positive number makes
-the layer remember from the start (as the forget gate's bias in Gers et al. 2000,
-doi:10.1162/089976600300015015; Jozefowicz et al. 2015, section 2.2).
+added to b_z. A unit keeps its state if its update gate Z is near 1, so with a positive number the
+layer remembers from the start (Gers et al. 2000, doi:10.1162/089976600300015015, and Jozefowicz et
+al. 2015, "An Empirical Exploration of Recurrent Network Architectures", for LSTMs' forget gate).
 """
 
 from __future__ import annotations
