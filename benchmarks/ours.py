@@ -9,9 +9,10 @@ import torch
 
 from gru_lm.core.variants import Variant
 from gru_lm.models.base import LanguageModel, build_model
-from gru_lm.training.loop import Trainer, make_optimizer
 from gru_lm.training.minibatches import Minibatch
+from gru_lm.training.optimizers import make_optimizer
 from gru_lm.training.settings import Precision, Train
+from gru_lm.training.trainer import Trainer
 
 # A function that trains on minibatches (X, Y) of token numbers, each (B, T), and returns the
 # perplexity. It does one update per minibatch and carries the state to the next one.

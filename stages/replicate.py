@@ -1,6 +1,6 @@
-"""Train one variant as stages.train does, but from another seed; keep its figures and weights.
+"""Train one variant as stages.train does, but from another seed; write its figures and weights.
 
-A run that was killed goes on from its last checkpoint when it is started again.
+A run that was killed goes on from its last checkpoint if it is started again.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from gru_lm.data.prepared import SPLITS, Prepared
 from gru_lm.evaluation.perplexity import evaluate
 from gru_lm.models.settings import ModelSettings
 from gru_lm.results.seeds import Replicate
+from gru_lm.results.training import Best
 from gru_lm.training.run import TrainingRun, alone
 from gru_lm.training.settings import TrainingSettings
 from stages import add_variant, run_stage
@@ -52,14 +53,15 @@ def replicate(variant: Variant, seed: int) -> None:
     splits = {split: prepared.tensor(split) for split in SPLITS}
     run.train()
     torch.set_num_threads(1)  # as stages.evaluate does: the last digit must not depend on the cores
+    last, selected = run.history.curve[-1], run.selected
     measured = Replicate.model_validate(
         {
             "variant": variant,
             "seed": seed,
-            "train_perplexity": run.history.curve[-1],
-            "best_val": run.history.best_val,
-            "epochs": len(run.history.curve),
-            "selected_epoch": run.selected_epoch,
+            "train_perplexity": last.perplexity,
+            "best_val": Best.at(run.history.best),
+            "epochs": last.epoch,
+            "selected_epoch": selected.epoch,
             "scores": {
                 split: evaluate(run.model, tokens).as_metrics() for split, tokens in splits.items()
             },
@@ -68,7 +70,7 @@ def replicate(variant: Variant, seed: int) -> None:
     require_unchanged()  # while its checkpoints are there to resume from
     run.save(Path(f"analysis/replicate/{variant}/{seed}"))
     measured.write(Path(f"analysis/replicate/{name}.json"))
-    run.checkpoints.remove()
+    run.finish()
 
 
 if __name__ == "__main__":

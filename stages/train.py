@@ -1,8 +1,8 @@
-"""Train one variant; keep its weights, each epoch's perplexity and the speed in training/.
+"""Train one variant; write its weights, curves, figures and speed to training/.
 
-The stage evaluate measures what is there and puts it in its public place. A run that was killed
-resumes from its last checkpoint when it is started again. While it runs, ``dvc exp show`` and the
-VS Code extension for DVC follow it by the files in live/.
+The stage evaluate measures the model there and publishes all of it. A run that was killed resumes
+from its last checkpoint if it is started again. While it runs, ``dvc exp show`` and the VS Code
+extension for DVC follow it by the files in live/.
 """
 
 import argparse
@@ -65,15 +65,19 @@ def train(variant: Variant) -> None:
     seconds = time.perf_counter() - start
 
     folder, history = Path("training") / variant, run.history
-    best = history.best_epoch
+    last, best, selected = history.curve[-1], history.best, run.selected
     training = Training(
-        perplexity=history.curve[-1],
-        val_perplexity=history.validation.get(len(history.curve)),
-        best_val=None if best is None else Best(epoch=best, perplexity=history.validation[best]),
-        epochs=len(history.curve),
+        perplexity=last.perplexity,
+        val_perplexity=dict(run.validation).get(run.number(last)),
+        best_val=Best.at(best),
+        epochs=last.epoch,
         seed=settings.train.seed,
-        selected_epoch=run.selected_epoch,
+        selected_epoch=selected.epoch,
         parameters=sum(weight.numel() for weight in run.model.parameters()),
+        steps=last.step,
+        selected_step=selected.step,
+        tokens=history.targets,
+        axis=settings.train.axis,
     )
     timing = Timing(
         tokens_per_second=statistics.median(speeds),
@@ -84,16 +88,16 @@ def train(variant: Variant) -> None:
     )
     require_unchanged()  # while its checkpoints are there to resume from
     run.save(folder)
-    write_curve(folder / "train.tsv", enumerate(history.curve, start=1))
-    write_curve(folder / "val.tsv", history.validation.items())
+    write_curve(folder / "train.tsv", run.curve)
+    write_curve(folder / "val.tsv", run.validation)
     training.write(folder / "training.json")
     timing.write(folder / "timing.json")
-    run.checkpoints.remove()
+    run.finish()
 
 
 @contextmanager
 def followed(variant: Variant) -> Iterator[Log]:
-    """Log each epoch's figures for DVC in live/<variant>/, which is deleted after the block.
+    """Log each row's figures for DVC in live/<variant>/, which is deleted after the block.
 
     DVC reads the folder's own dvc.yaml. So nothing that an earlier training left is touched before
     this one has succeeded, and a finished one adds no columns to ``dvc exp show``. In a git
@@ -115,8 +119,8 @@ def followed(variant: Variant) -> Iterator[Log]:
         with started as live:
             write_text(folder / "dvc.yaml", LIVE_PIPELINE)  # whole: DVC may read it at any moment
 
-            def log(epoch: int, perplexity: float, val_perplexity: float | None) -> None:
-                live.step = epoch
+            def log(number: int, perplexity: float, val_perplexity: float | None) -> None:
+                live.step = number
                 live.log_metric("train/perplexity", perplexity)
                 if val_perplexity is not None:
                     live.log_metric("val/perplexity", val_perplexity)

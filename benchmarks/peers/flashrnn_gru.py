@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from benchmarks.peers.packages import PeerMissingError, import_from, peers_folder
 from gru_lm.models.base import LanguageModel, build_model
-from gru_lm.training.loop import Trainer
 from gru_lm.training.minibatches import Minibatch
+from gru_lm.training.trainer import Trainer
 
 FLASHRNN_VERSION: Final = "1.0.8"
 AGREEMENT: Final = 1e-3  # maximal difference relative to the largest entry

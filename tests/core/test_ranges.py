@@ -23,13 +23,13 @@ from gru_lm.models.device import choose_device
 from gru_lm.models.gates import Intervention
 from gru_lm.preparation.settings import Split
 from gru_lm.preparation.splits import split_places
-from gru_lm.training.loop import validate
 from gru_lm.training.minibatches import (
     epoch_minibatches,
     random_minibatches,
     require_enough_tokens,
     sequential_minibatches,
 )
+from gru_lm.training.trainer import validate
 
 VOCABULARY = Vocabulary(("<unk>", "a", "b"))
 MODEL = build_model("scratch", 3, hidden_size=2)

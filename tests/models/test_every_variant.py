@@ -26,7 +26,7 @@ from gru_lm.generation.sampling import generate
 from gru_lm.models.base import LanguageModel, build_model, load_model
 from gru_lm.models.settings import ModelSettings
 from gru_lm.training.checkpoints import Checkpoints, History
-from gru_lm.training.loop import Trainer
+from gru_lm.training.trainer import Trainer
 
 PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
 V, H, B, T = 6, 5, 3, 7

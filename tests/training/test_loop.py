@@ -14,24 +14,17 @@ from reference import (
     train_textbook_to_the_bit,
 )
 from torch import nn
+from trainings import train_settings
 
 from gru_lm.core.errors import UserError
 from gru_lm.models.base import build_model
 from gru_lm.models.concise.model import ConciseGRU
 from gru_lm.models.device import make_deterministic
 from gru_lm.training.cuda_graph import Snapshot
-from gru_lm.training.loop import (
-    Diverged,
-    Trainer,
-    clip_gradients,
-    make_optimizer,
-    perplexity,
-    remedy,
-    train,
-    validate,
-)
+from gru_lm.training.loop import Diverged, train
 from gru_lm.training.minibatches import epoch_minibatches
-from gru_lm.training.settings import Train
+from gru_lm.training.optimizers import clip_gradients, make_optimizer, remedy
+from gru_lm.training.trainer import Trainer, perplexity, validate
 
 V, H = 7, 8
 KINDS = {
@@ -46,11 +39,8 @@ each_partition = pytest.mark.parametrize("partition", ["sequential", "random"])
 
 
 def settings(**changes):
-    values = {"epochs": 20, "batch_size": 4, "num_steps": 5, "partition": "sequential"}
-    values |= {"optimizer": "sgd", "lr": 1.0, "clip_norm": 1.0, "seed": 0, "deterministic": False}
-    values |= {"precision": "fp32", "threads": None, "validate_every": 5, "select": "last"}
-    values |= {"drop_last": True}
-    return Train(**{**values, **changes})
+    small = {"epochs": 20, "batch_size": 4, "num_steps": 5, "threads": None}
+    return train_settings(**{**small, **changes})
 
 
 def make_model(kind, seed=1, dtype=torch.float32):
@@ -467,17 +457,16 @@ def test_validation_changes_no_bit_of_the_training(kind, optimizer, precision, c
     assert with_it[:1] + with_it[2:] == without[:1] + without[2:]
 
 
-@pytest.mark.parametrize("first_epoch", [1, 4, 5, 10])
-def test_validation_comes_every_so_many_epochs_and_after_the_last(first_epoch, corpus):
+def test_validation_comes_every_so_many_epochs_and_after_the_last(corpus):
     chosen = settings(epochs=10, validate_every=4)
     model = make_model("scratch-before")
     held_out = corpus[-50:]
     measured = {}
-    for epoch in train(model, corpus, chosen, first_epoch=first_epoch, val_tokens=held_out):
+    for epoch in train(model, corpus, chosen, val_tokens=held_out):
         if epoch.val_perplexity is not None:
             assert epoch.val_perplexity == validate(model, held_out, 4, 5)
             measured[epoch.number] = epoch.val_perplexity
-    assert list(measured) == [number for number in (4, 8, 10) if number >= first_epoch]
+    assert list(measured) == [4, 8, 10]
     assert len(set(measured.values())) == len(measured)
 
 

@@ -8,20 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from trainings import train_settings
 
 from gru_lm.training.coverage import times_trained
 from gru_lm.training.minibatches import UNSCORED, epoch_minibatches
-from gru_lm.training.settings import Train
 
 few = examples(deadline=None, max_examples=60)
 partitions = st.sampled_from(["sequential", "random"])
 
 
-def settings(**changes):
-    values = {"epochs": 500, "batch_size": 32, "num_steps": 35, "partition": "sequential"}
-    values |= {"drop_last": True, "optimizer": "sgd", "lr": 1.0, "clip_norm": 1.0, "seed": 0}
-    values |= {"precision": "fp32", "threads": 1, "deterministic": False, "validate_every": 5}
-    return Train(**{**values, "select": "last", **changes})
+settings = train_settings
 
 
 def offsets(chosen, epochs):

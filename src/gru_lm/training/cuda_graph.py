@@ -9,19 +9,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# A function of (X, Y, state) that returns the loss and the next state.
-Update = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+from gru_lm.training.optimizers import weights_of
 
-
-def weights_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """Return the tensors that ``optimizer`` updates, in its order."""
-    return [weight for group in optimizer.param_groups for weight in group["params"]]
+# A function of tensors, of which the third is the state, that returns the loss and the next state.
+Update = Callable[..., tuple[Tensor, Tensor]]
 
 
 class Snapshot:
-    """A copy of the weights and the optimizer's state."""
+    """A copy of the weights and the optimizer's state, and of the gradients if asked for."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, gradients: bool = False) -> None:
         self._optimizer = optimizer
         self._kept = [
             (
@@ -31,10 +28,14 @@ class Snapshot:
             )
             for weight in weights_of(optimizer)
         ]
+        self._gradients = [
+            (weight, None if weight.grad is None else weight.grad.clone())
+            for weight in (weights_of(optimizer) if gradients else ())
+        ]
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Restore the weights and the optimizer's state in place."""
+        """Restore in place. What did not exist at the time of the copy becomes zero."""
         for weight, value, memory in self._kept:
             weight.copy_(value)
             for key, buffer in self._optimizer.state.get(weight, {}).items():
@@ -42,6 +43,9 @@ class Snapshot:
                     buffer.copy_(memory[key])
                 else:  # created since: Adam's moments and step count start from zero
                     buffer.zero_()
+        for weight, gradient in self._gradients:
+            if weight.grad is not None:
+                weight.grad.zero_() if gradient is None else weight.grad.copy_(gradient)
 
 
 @functools.cache
@@ -53,37 +57,30 @@ def _side_stream() -> torch.cuda.Stream:  # GPU only
 class CapturedStep:  # GPU only
     """One ``update`` of the training as a CUDA graph, which needs one launch instead of hundreds.
 
-    The graph works on fixed buffers. Inputs are copied into them, and results are valid until the
-    next call. A capture needs warm-up updates. Their effect on weights and optimizer is undone.
+    The graph works on fixed buffers. ``inputs`` are copied into them, and results are valid until
+    the next call. A capture needs warm-up updates. Their effect on weights, gradients and optimizer
+    is undone. A replay draws random numbers from the state that torch's generator has at the time
+    of the call, so that ``torch.manual_seed`` before it determines them.
     """
 
-    def __init__(
-        self,
-        update: Update,
-        optimizer: torch.optim.Optimizer,
-        X: Tensor,
-        Y: Tensor,
-        state: Tensor,
-    ) -> None:
-        self._X, self._Y, self._state = X.clone(), Y.clone(), state.clone()
-        before = Snapshot(optimizer)
+    def __init__(self, update: Update, optimizer: torch.optim.Optimizer, *inputs: Tensor) -> None:
+        self._inputs = [tensor.clone() for tensor in inputs]
+        before = Snapshot(optimizer, gradients=True)
         stream = _side_stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream), warnings.catch_warnings():
             # Adam with capturable=True warns if it runs outside a capture.
             warnings.filterwarnings("ignore", ".*capturable")
             for _ in range(3):
-                update(self._X, self._Y, self._state)
+                update(*self._inputs)
         torch.cuda.current_stream().wait_stream(stream)
         before.restore()
-        optimizer.zero_grad()
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph, stream=stream):
-            self._loss, self._next_state = update(self._X, self._Y, self._state)
+            self._loss, self._next_state = update(*self._inputs)
 
-    def __call__(self, X: Tensor, Y: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        self._X.copy_(X)
-        self._Y.copy_(Y)
-        self._state.copy_(state)
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        for buffer, tensor in zip(self._inputs, inputs, strict=True):
+            buffer.copy_(tensor)
         self._graph.replay()
         return self._loss, self._next_state

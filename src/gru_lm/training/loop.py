@@ -1,44 +1,40 @@
-"""Training by truncated backpropagation through time.
-
-One loop trains every variant. To minimise overhead, the minibatches are on the device, and the loss
-is summed there and read once per epoch. On a GPU the whole step (forward, backward, clipping,
-update) is one captured CUDA graph.
-
-Source of the method: Zhang et al., Dive into Deep Learning, function ``train_ch8``.
-"""
+"""The training: one step after the other, and what is due after each (row, validation, end)."""
 
 from __future__ import annotations
 
-import functools
 import math
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from gru_lm.core.errors import UserError, require_at_least
+from gru_lm.core.errors import UserError
 from gru_lm.models.base import LanguageModel
-from gru_lm.training.cuda_graph import CapturedStep, Snapshot, weights_of
-from gru_lm.training.minibatches import (
-    UNSCORED,
-    Minibatch,
-    epoch_minibatches,
-    inputs_and_targets,
-    require_enough_tokens,
-)
-from gru_lm.training.settings import Precision, Train
+from gru_lm.training.averaging import AveragedWeights
+from gru_lm.training.cuda_graph import Snapshot
+from gru_lm.training.history import History, Point, Position
+from gru_lm.training.minibatches import Minibatch, counted_minibatches, require_enough_tokens
+from gru_lm.training.optimizers import make_optimizer, remedy, set_learning_rate
+from gru_lm.training.plan import Plan
+from gru_lm.training.schedule import Patience, Plateaus, is_varied
+from gru_lm.training.settings import Train
+from gru_lm.training.trainer import Sums, Trainer, perplexity, validate
+
+CHECK = 100  # steps between two checks of the loss within a longer logging interval
+SYNC = 16  # steps between two exact readings of the clock on a GPU, for a length in minutes
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """The result of one pass over the training tokens.
+class Row:
+    """A point of the curves.
 
-    ``number`` counts from 1. ``perplexity`` is measured on each minibatch before its update.
-    ``seconds`` is the wall time of training without validation. ``val_perplexity`` is the result of
-    ``validate`` after the epoch, or None if it was not measured or is not finite.
+    ``number`` is the number of the epoch or of the step, as ``Train.axis`` says. ``perplexity`` is
+    measured on the ``tokens`` targets since the last row, on each minibatch before its update.
+    ``seconds`` is the wall time of training since then without validation. ``val_perplexity`` is
+    the result of a validation after it, or None if there was none or it is not finite.
     """
 
     number: int
@@ -52,145 +48,189 @@ class Diverged(UserError):
     """The loss is no longer a finite number."""
 
 
-class Trainer:
-    """Updates the weights of ``model`` from minibatches."""
+class Training:
+    """A training of ``model`` on ``tokens`` (N,) int64, and its whole state.
+
+    ``val_tokens`` (M,) int64 are validated as ``settings.validate_every`` says and at the end. This
+    changes no bit of the training, except for the schedule plateau and for ``settings.patience``.
+    ``at_end`` is called after the last step, before a row or a validation that is due only because
+    the training ends. A longer training can go on from the state at that moment.
+
+    Raises UserError if there are too few ``tokens`` for one minibatch, or as ``Plan`` does.
+    """
 
     def __init__(
         self,
         model: LanguageModel,
-        optimizer: torch.optim.Optimizer,
-        clip_norm: float | None,
-        precision: Precision = "fp32",
+        tokens: Tensor,
+        settings: Train,
+        val_tokens: Tensor | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        at_end: Callable[[], None] = lambda: None,
     ) -> None:
-        self.model = model
-        self.optimizer = optimizer
-        self.clip_norm = clip_norm
-        self.precision = precision
-        self._weights = weights_of(optimizer)
-        self._dtype = self._weights[0].dtype
-        self._captured: dict[tuple[int, int], CapturedStep] = {}
+        require_enough_tokens(len(tokens), settings.batch_size, settings.num_steps)
+        self.model, self.settings, self.at_end = model, settings, at_end
+        self.plan = Plan(settings, len(tokens))
+        self.optimizer = optimizer or make_optimizer(model, settings)
+        averaged = settings.average.name != "none"
+        self.average = AveragedWeights(model, settings.average) if averaged else None
+        self.stopping = Patience()
+        self.plateaus = Plateaus(settings.schedule.patience)
+        self.history = History()
+        self.position = Position.start(model.device)
+        self._tokens = tokens.to(model.device)
+        self._val_tokens = None if val_tokens is None else val_tokens.to(model.device)
+        self._trainer = Trainer(
+            model, self.optimizer, settings.clip_norm, settings.precision, settings.seed
+        )
+        self._minibatches: Iterator[Minibatch] | None = None
+        self._left = 0  # minibatches of the running epoch
+        self._good: tuple[Snapshot, Position, AveragedWeights | None] | None = None
+        model.train()
 
-    def train_epoch(self, minibatches: Iterable[Minibatch], carry_state: bool) -> tuple[float, int]:
-        """Do one update per minibatch (X, Y) of token numbers, each (B, T).
+    @property
+    def stopped(self) -> bool:
+        """Whether ``settings.patience`` has ended the training."""
+        patience = self.settings.patience
+        return patience is not None and self.stopping.waited >= patience
 
-        If ``carry_state`` is true, each minibatch starts from the detached final state of the
-        previous one, otherwise from zeros. Returns the perplexity over all targets that are not
-        UNSCORED and the number of those targets. The perplexity is ``inf`` or ``nan`` if training
-        diverged. Raises ValueError if there are no minibatches.
+    @property
+    def is_over(self) -> bool:
+        """Whether there is no step left to do."""
+        return self.plan.is_over(self.position) or self.stopped
+
+    def advance(self) -> Row | None:
+        """Do one step and what is due after it. Returns a row if one is due.
+
+        Raises Diverged if the loss is not finite any more. It is read for each row and after every
+        ``CHECK`` steps. Everything is then restored to the state at the last row, or at the first
+        call if there is none.
         """
-        total = torch.zeros((), dtype=torch.float64, device=self.model.device)
-        scored = torch.zeros((), dtype=torch.int64, device=self.model.device)
-        state: Tensor | None = None
-        for X, Y in minibatches:
-            if state is None or not carry_state:
-                state = self.model.begin_state(len(X))
-            loss, state = self._step(X, Y, state)
-            count = (Y != UNSCORED).sum()  # not read back from the device before the epoch's end
-            total += loss * count
-            scored += count
-        num_tokens = int(scored.item())
-        if num_tokens == 0:
-            raise ValueError("an epoch needs at least one minibatch")
-        return perplexity(total.item() / num_tokens), num_tokens
+        if self._good is None:
+            self._keep_good_state()
+        self._step()
+        plan, settings, position = self.plan, self.settings, self.position
+        validated = plan.is_due(settings.validate_every, position) and self._val_tokens is not None
+        logged = validated or plan.is_due(settings.logging, position)
+        row = None
+        if logged:
+            row = self._row(validated)
+        elif position.steps % CHECK == 0:
+            self._require_finite(position.sums.nats.item())
+        if self.is_over:
+            self.at_end()
+            if row is None:
+                row = self._row(validated=True)
+            elif not validated:
+                row = replace(row, val_perplexity=self._validate())
+        return row
 
-    def _step(self, X: Tensor, Y: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        if self.model.device.type == "cuda":  # GPU only
-            shape = (X.shape[0], X.shape[1])
-            if shape not in self._captured:
-                self._captured[shape] = CapturedStep(self.update, self.optimizer, X, Y, state)
-            return self._captured[shape](X, Y, state)
-        return self.update(X, Y, state)
+    def _step(self) -> None:
+        """Do one step of the optimiser."""
+        settings, position = self.settings, self.position
+        start = time.perf_counter()
+        minibatches = self._next_minibatches()
+        if is_varied(settings.schedule):
+            factor = self.plan.factor(position, self.plateaus.count)
+            set_learning_rate(self.optimizer, settings.lr * factor)
+        carry = settings.partition == "sequential"
+        state = position.state if carry else None
+        state = self._trainer.step(minibatches, state, carry, position.sums, position.steps)
+        position.steps += 1
+        position.minibatches += len(minibatches)
+        if self._left == 0:
+            position.epochs, position.minibatches, self._minibatches = position.epochs + 1, 0, None
+        position.state = state if carry and self._left else None
+        if self.average is not None and self.plan.is_averaged(position):
+            self.average.update()
+        exact = settings.minutes is not None and position.steps % SYNC == 0
+        if exact and self.model.device.type == "cuda":  # GPU only
+            torch.cuda.synchronize()
+        position.seconds += time.perf_counter() - start
 
-    def update(self, X: Tensor, Y: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Do one step of the optimizer. Returns the mean loss before it and the final state."""
-        with products_in(self.precision, X.device):
-            logits, state = self.model(X, state)  # (T, B, V), (B, H)
-        scores, targets = logits.flatten(0, 1).to(self._dtype), Y.T.flatten()
-        loss = F.cross_entropy(scores, targets, ignore_index=UNSCORED)
-        self.optimizer.zero_grad(set_to_none=False)  # reusing the memory is 4 % faster
-        loss.backward()
-        if self.clip_norm is not None:
-            clip_gradients(self._weights, self.clip_norm)
-        self.optimizer.step()
-        return loss.detach(), state.detach().to(self._dtype)
-
-
-@torch.no_grad()
-def validate(model: LanguageModel, tokens: Tensor, batch_size: int, num_steps: int) -> float:
-    """Return the perplexity of ``tokens`` (N,) int64, N at least 2, on the model's device.
-
-    As in training with sequential partitioning, the stream is split into ``batch_size`` rows. Each
-    is read from a state of zeros, ``num_steps`` tokens at a time. Products are in float32. Each
-    token after the first is scored exactly once, and the padding of the last row is not scored. If
-    the rows would be shorter than ``num_steps``, there are fewer rows. The perplexity can be
-    ``inf`` or ``nan``. Raises ValueError if N is below 2 or a size below 1.
-    """
-    require_at_least(2, number_of_tokens=len(tokens))
-    require_at_least(1, batch_size=batch_size, num_steps=num_steps)
-    # torch.inference_mode would create buffers in FusedGRU that cannot be used in training.
-    num_targets = len(tokens) - 1
-    num_rows = min(batch_size, math.ceil(num_targets / num_steps))
-    num_columns = math.ceil(num_targets / num_rows)
-    inputs, targets = (
-        part.view(num_rows, num_columns)
-        for part in inputs_and_targets(tokens, num_rows * num_columns)
-    )
-    total = torch.zeros((), dtype=torch.float64, device=model.device)
-    state = model.begin_state(num_rows)
-    with products_in("fp32", model.device):
-        for X, Y in zip(inputs.split(num_steps, 1), targets.split(num_steps, 1), strict=True):
-            logits, state = model(X, state)  # (T, B, V), (B, H)
-            total += F.cross_entropy(
-                logits.flatten(0, 1), Y.T.flatten(), ignore_index=UNSCORED, reduction="sum"
+    def _next_minibatches(self) -> list[Minibatch]:
+        """Return the minibatches of the next step, all of one epoch."""
+        s, position = self.settings, self.position
+        if self._minibatches is None:
+            number, minibatches = counted_minibatches(
+                self._tokens,
+                s.batch_size,
+                s.num_steps,
+                s.partition,
+                s.seed,
+                position.epochs + 1,
+                s.drop_last,
             )
-    return perplexity(total.item() / num_targets)
+            self._left = number - position.minibatches
+            self._minibatches = islice(minibatches, position.minibatches, None)
+        found = list(islice(self._minibatches, s.accumulate))
+        self._left -= len(found)
+        return found
 
+    def _row(self, validated: bool) -> Row:
+        """Read the loss since the last row, add a point to the curves and start the next sums."""
+        position, history = self.position, self.history
+        start = time.perf_counter()
+        tokens = int(position.sums.targets.item())
+        reached = perplexity(position.sums.nats.item() / tokens)
+        self._require_finite(reached)
+        position.seconds += time.perf_counter() - start
+        history.curve.append(Point(position.epoch, position.steps, reached))
+        history.targets += tokens
+        position.sums = Sums(self.model.device)
+        seconds, position.row_began = position.seconds - position.row_began, position.seconds
+        measured = self._validate() if validated else None
+        self._keep_good_state()
+        number = position.epoch if self.settings.axis == "epoch" else position.steps
+        return Row(number, reached, tokens, seconds, measured)
 
-def products_in(precision: Precision, device: torch.device) -> torch.autocast:
-    """Return a context in which matrix products run in ``precision``. Weights keep their type.
+    def _validate(self) -> float | None:
+        """Measure the validation perplexity of the averaged or last weights, if it is finite."""
+        if self._val_tokens is None:
+            return None
+        sizes = self.settings.batch_size, self.settings.num_steps
+        if self.average is None:
+            return self._note(validate(self.model, self._val_tokens, *sizes))
+        with self.average.applied():
+            return self._note(validate(self.model, self._val_tokens, *sizes))
 
-    "bf16" uses torch's autocast. "tf32" sets an option of the whole process, on CUDA devices only.
-    """
-    if device.type == "cuda":  # GPU only
-        products = "tf32" if precision == "tf32" else "ieee"
-        torch.backends.cuda.matmul.fp32_precision = products
-        torch.backends.cudnn.rnn.fp32_precision = products  # type: ignore[attr-defined]
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    def _note(self, measured: float) -> float | None:
+        """Add a validation to the history, with the weights if it is the best."""
+        finite = measured if math.isfinite(measured) else None
+        self.stopping.add(finite)
+        self.plateaus.add(finite)
+        if finite is not None:
+            point = Point(self.position.epoch, self.position.steps, finite)
+            self.history.validation.append(point)
+            if self.history.best is point:
+                weights = self.model.state_dict()
+                self.history.best_weights = {name: value.clone() for name, value in weights.items()}
+        return finite
 
+    def _keep_good_state(self) -> None:
+        position = replace(self.position, sums=self.position.sums.clone())
+        if position.state is not None:
+            position.state = position.state.clone()  # a CUDA graph overwrites it
+        average = None if self.average is None else self.average.copy()
+        self._good = Snapshot(self.optimizer), position, average
 
-def clip_gradients(weights: Iterable[Tensor], max_norm: float) -> None:
-    """Scale all gradients so that their joint Euclidean norm is at most ``max_norm``.
-
-    The norm is summed in the textbook's order, so it agrees to the last bit. It is not copied from
-    the device. Source: Pascanu et al. 2013, arXiv:1211.5063, algorithm 1.
-    """
-    gradients = [weight.grad for weight in weights if weight.grad is not None]
-    norm = torch.sqrt(functools.reduce(torch.add, [(grad**2).sum() for grad in gradients]))
-    scale = (max_norm / norm).clamp(max=1.0)
-    for gradient in gradients:
-        gradient.mul_(scale)
-
-
-def perplexity(cross_entropy: float) -> float:
-    """Return exp of the mean cross-entropy in nats per token, or ``inf`` on overflow."""
-    try:
-        return math.exp(cross_entropy)
-    except OverflowError:
-        return math.inf
-
-
-def make_optimizer(model: LanguageModel, settings: Train) -> torch.optim.Optimizer:
-    """Return SGD or Adam for the model's weights, usable inside a CUDA graph."""
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(model.parameters(), settings.lr)
-    return torch.optim.Adam(model.parameters(), settings.lr, capturable=model.device.type == "cuda")
-
-
-def remedy(settings: Train) -> str:
-    """Return what to change in params.yaml if training diverged."""
-    clip = settings.clip_norm
-    clipping = "set train.clip_norm (null)" if clip is None else f"train.clip_norm ({clip:g})"
-    return f"lower train.lr ({settings.lr:g}) or {clipping}"
+    def _require_finite(self, reached: float) -> None:
+        """Raise Diverged, and restore the last good state, if the loss is not finite."""
+        if math.isfinite(reached):
+            return
+        assert self._good is not None
+        snapshot, good, average = self._good
+        curve, at = self.history.curve, f"epoch {self.position.epoch}"
+        if self.settings.axis == "step":
+            at += f", in steps {good.steps + 1} to {self.position.steps}"
+        snapshot.restore()
+        self.position, self.average, self._minibatches = good, average, None
+        self._good = None
+        last = f"{curve[-1].perplexity:.4g}" if curve else "none so far"
+        raise Diverged(
+            f"training diverged in {at}: the loss is no longer finite (last finite perplexity: "
+            f"{last}); {remedy(self.settings)}"
+        )
 
 
 def train(
@@ -198,55 +238,17 @@ def train(
     tokens: Tensor,
     settings: Train,
     optimizer: torch.optim.Optimizer | None = None,
-    first_epoch: int = 1,
     val_tokens: Tensor | None = None,
-) -> Iterator[Epoch]:
-    """Train ``model`` on ``tokens`` (N,) int64, on the model's device, and yield after each epoch.
+) -> Iterator[Row]:
+    """Train ``model`` from its first to its last step, and yield each row of the curves.
 
-    If ``val_tokens`` (M,) int64 are given, their perplexity is measured after the last epoch and
-    after each epoch whose number is a multiple of ``settings.validate_every``. This does not change
-    the training by a single bit.
-
-    To resume an interrupted run, pass its ``optimizer`` with the restored state and the number of
-    the ``first_epoch`` to run.
-
-    Raises UserError if there are too few ``tokens`` for one minibatch. Raises Diverged if the loss
-    is no longer finite. Model and optimizer are then restored to their state before that epoch.
+    The model has the averaged weights at the end if ``settings.average`` asks for them. The
+    arguments and errors are those of ``Training``.
     """
-    require_enough_tokens(len(tokens), settings.batch_size, settings.num_steps)
-    tokens = tokens.to(model.device)
-    if val_tokens is not None:
-        val_tokens = val_tokens.to(model.device)
-    optimizer = optimizer or make_optimizer(model, settings)
-    trainer = Trainer(model, optimizer, settings.clip_norm, settings.precision)
-    last_finite = math.nan
-    for number in range(first_epoch, settings.epochs + 1):
-        start = time.perf_counter()
-        before = Snapshot(optimizer)
-        minibatches = epoch_minibatches(
-            tokens,
-            settings.batch_size,
-            settings.num_steps,
-            settings.partition,
-            settings.seed,
-            number,
-            settings.drop_last,
-        )
-        reached, num_tokens = trainer.train_epoch(
-            minibatches, carry_state=settings.partition == "sequential"
-        )
-        if not math.isfinite(reached):
-            before.restore()
-            last = "none so far" if math.isnan(last_finite) else f"{last_finite:.4g}"
-            raise Diverged(
-                f"training diverged in epoch {number}: the loss is no longer finite (last finite "
-                f"perplexity: {last}); {remedy(settings)}"
-            )
-        last_finite = reached
-        seconds = time.perf_counter() - start
-        val_perplexity = None
-        due = number % settings.validate_every == 0 or number == settings.epochs
-        if val_tokens is not None and due:
-            measured = validate(model, val_tokens, settings.batch_size, settings.num_steps)
-            val_perplexity = measured if math.isfinite(measured) else None
-        yield Epoch(number, reached, num_tokens, seconds, val_perplexity)
+    training = Training(model, tokens, settings, val_tokens, optimizer)
+    while not training.is_over:
+        row = training.advance()
+        if row is not None:
+            yield row
+    if training.average is not None:
+        training.average.apply()

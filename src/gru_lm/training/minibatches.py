@@ -130,15 +130,64 @@ def epoch_minibatches(
     Raises ValueError if the partition is unknown, a size is below 1, or ``seed`` or ``epoch`` is
     negative.
     """
+    return counted_minibatches(tokens, batch_size, num_steps, partition, seed, epoch, drop_last)[1]
+
+
+def counted_minibatches(
+    tokens: Tensor,
+    batch_size: int,
+    num_steps: int,
+    partition: Partition,
+    seed: int,
+    epoch: int,
+    drop_last: bool = True,
+) -> tuple[int, Iterator[Minibatch]]:
+    """Return the number of minibatches of one epoch, and an iterator over them.
+
+    The arguments are those of ``epoch_minibatches``.
+    """
+    generator, offset = _drawn(batch_size, num_steps, partition, seed, epoch)
+    number = _number(len(tokens) - offset - 1, batch_size, num_steps, partition, drop_last)
+    if partition == "sequential":
+        return number, sequential_minibatches(tokens, batch_size, num_steps, offset, drop_last)
+    return number, random_minibatches(tokens, batch_size, num_steps, offset, generator, drop_last)
+
+
+def num_minibatches(
+    num_tokens: int,
+    batch_size: int,
+    num_steps: int,
+    partition: Partition,
+    seed: int,
+    epoch: int,
+    drop_last: bool = True,
+) -> int:
+    """Return the number of minibatches that one epoch of ``num_tokens`` tokens has."""
+    _, offset = _drawn(batch_size, num_steps, partition, seed, epoch)
+    return _number(num_tokens - offset - 1, batch_size, num_steps, partition, drop_last)
+
+
+def _number(
+    num_targets: int, batch_size: int, num_steps: int, partition: Partition, drop_last: bool
+) -> int:
+    sizes = [batch_size, num_steps]  # columns, then minibatches of num_steps columns
+    if partition == "random":
+        sizes.reverse()  # pieces, then minibatches of batch_size pieces
+    for size in sizes:
+        num_targets = num_targets // size if drop_last else -(-num_targets // size)
+    return num_targets
+
+
+def _drawn(
+    batch_size: int, num_steps: int, partition: Partition, seed: int, epoch: int
+) -> tuple[np.random.Generator, int]:
+    """Return the random numbers of an epoch, and the offset that is drawn first."""
     require_one_of(get_args(Partition), partition=partition)
     require_at_least(1, batch_size=batch_size, num_steps=num_steps)
     require_at_least(0, seed=seed, epoch=epoch)
     generator = np.random.default_rng([seed, epoch])
-    if partition == "sequential":
-        offset = int(generator.integers(num_steps, endpoint=True))
-        return sequential_minibatches(tokens, batch_size, num_steps, offset, drop_last)
-    offset = int(generator.integers(num_steps))
-    return random_minibatches(tokens, batch_size, num_steps, offset, generator, drop_last)
+    offset = int(generator.integers(num_steps, endpoint=partition == "sequential"))
+    return generator, offset
 
 
 def require_enough_tokens(num_tokens: int, batch_size: int, num_steps: int) -> None:

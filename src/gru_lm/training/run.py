@@ -1,12 +1,12 @@
-"""A training run, from the prepared data to the selected weights, that outlives its process.
+"""A training run, from the prepared data to the selected weights.
 
-It keeps a checkpoint every ``checkpoint.every`` epochs, and another where it is asked to stop.
-Started again, it goes on from the last one and ends with the same bytes as a run left alone.
+It writes a checkpoint every ``checkpoint.every`` epochs or steps, and one when it is asked to stop.
+If it is started again, it goes on from the last one and ends with the same bytes as a run without
+an interruption. A finished run can be extended in the same way.
 """
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,22 +15,29 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from tqdm import tqdm
+from torch import Tensor
 
 from gru_lm.core.errors import Interrupted, UserError
 from gru_lm.core.files import write_array
 from gru_lm.core.variants import Variant
 from gru_lm.data.prepared import Prepared
-from gru_lm.models.base import BEST, build_model
+from gru_lm.models.base import BEST, CONFIG, WEIGHTS, build_model
 from gru_lm.models.device import DeviceChoice, choose_device, describe_device, make_deterministic
 from gru_lm.results.training import TIMES_TRAINED
 from gru_lm.training.checkpoints import Checkpoints, fingerprint
 from gru_lm.training.coverage import times_trained
-from gru_lm.training.loop import Diverged, Epoch, make_optimizer, remedy, train
+from gru_lm.training.following import Progress, StopRequest
+from gru_lm.training.history import History, Point
+from gru_lm.training.initial import initial_folder, load_initial
+from gru_lm.training.loop import Diverged, Training
 from gru_lm.training.minibatches import require_enough_tokens
+from gru_lm.training.optimizers import remedy
+from gru_lm.training.resuming import resume
+from gru_lm.training.schedule import depends_on_length
 from gru_lm.training.settings import TrainingSettings
+from gru_lm.training.state import to_tensors
 
-# Receives an epoch's number, its training perplexity and its validation perplexity, if measured.
+# Receives the number of a row, its training perplexity and its validation perplexity, if measured.
 Log = Callable[[int, float, float | None], None]
 
 CHECKPOINTS = Path(".checkpoints")
@@ -38,9 +45,9 @@ CHECKPOINTS = Path(".checkpoints")
 
 @contextmanager
 def alone(name: str) -> Iterator[None]:
-    """Keep other processes from the training ``name`` in this folder: both would write its curve.
+    """Keep other processes in this folder from the training ``name``: both would write its curve.
 
-    Raises UserError where another process is at it.
+    Raises UserError if another process runs it.
     """
     CHECKPOINTS.mkdir(exist_ok=True)
     path = CHECKPOINTS / f"{name}.lock"
@@ -54,7 +61,7 @@ def alone(name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # a system that does not let go of an open file
+        with suppress(OSError):  # a system that keeps an open file locked
             path.unlink()
         lock.release()
 
@@ -62,12 +69,12 @@ def alone(name: str) -> Iterator[None]:
 class TrainingRun:
     """One training of ``variant`` with ``options``, from the seed ``settings.train.seed``.
 
-    It learns from the training split of ``prepared`` and is measured on the validation split.
-    ``options`` are the keyword arguments of the variant's constructor but the vocabulary size.
-    ``name`` tells its checkpoints from those of other runs, whose code differs if their ``script``
-    does. ``say`` gets each line that a person should read.
+    It trains on the training split of ``prepared`` and is validated on the validation split.
+    ``options`` are the keyword arguments of the variant's constructor except the vocabulary size.
+    ``name`` distinguishes its checkpoints from those of other runs. ``script`` is the file of the
+    stage, whose content is part of what determines the run. ``say`` gets each line for the user.
 
-    Raises UserError if the prepared data or the device is missing or cannot be used.
+    Raises UserError if the prepared data, the device or the initial model is missing or unusable.
     """
 
     def __init__(
@@ -81,68 +88,85 @@ class TrainingRun:
         script: Path,
         say: Callable[[str], None],
     ) -> None:
+        train = settings.train
         self._settings, self._say = settings, say
         self.vocabulary = prepared.vocabulary
-        self._tokens, self._val_tokens = prepared.tensor("train"), prepared.tensor("val")
+        self._tokens, val_tokens = prepared.tensor("train"), prepared.tensor("val")
         # Before anything of an earlier run is touched.
-        require_enough_tokens(
-            len(self._tokens), settings.train.batch_size, settings.train.num_steps
-        )
-        if settings.train.threads is not None:
-            torch.set_num_threads(settings.train.threads)
-        if settings.train.deterministic:
+        require_enough_tokens(len(self._tokens), train.batch_size, train.num_steps)
+        if train.threads is not None:
+            torch.set_num_threads(train.threads)
+        if train.deterministic:
             make_deterministic()
         chosen = choose_device(device)
         self.device = describe_device(chosen)
         say(f"on {self.device}")
-        torch.manual_seed(settings.train.seed)
+        torch.manual_seed(train.seed)
         self.model = build_model(variant, len(self.vocabulary), **options).to(chosen)
-        self._optimizer = make_optimizer(self.model, settings.train)
-        self.checkpoints = Checkpoints.of(
-            CHECKPOINTS,
-            name,
-            {
-                "options": dict(options),
-                "train": settings.train.model_dump(),
-                "vocabulary": self.vocabulary.fingerprint,
-                "tokens": fingerprint(prepared.path("train"), prepared.path("val")),
-                "code": fingerprint(script, *_loaded_modules()),
-                "device": self.device,
-                "torch": torch.__version__,
-            },
+        determinants: dict[str, Any] = {
+            "options": dict(options),
+            "train": train.model_dump(exclude={"epochs", "steps", "minutes", "init_from"}),
+            "length": train.length_key,
+            "vocabulary": self.vocabulary.fingerprint,
+            "tokens": fingerprint(prepared.path("train"), prepared.path("val")),
+            "code": fingerprint(script, *_loaded_modules()),
+            "device": self.device,
+            "torch": torch.__version__,
+        }
+        if train.init_from is not None:
+            folder = initial_folder(train.init_from, variant)
+            load_initial(self.model, folder, self.vocabulary.fingerprint)
+            determinants["init_from"] = fingerprint(folder / CONFIG, folder / WEIGHTS)
+            say(f"starting from the weights in {folder}")
+        self._end: dict[str, Tensor] = {}
+        self.training = Training(
+            self.model, self._tokens, train, val_tokens, at_end=self._keep_the_end
         )
-        self.history = self.checkpoints.resume(
-            self.model,
-            self._optimizer,
-            warn=say,
-            most_epochs=settings.train.epochs,
-            with_best=True,
-        )
-        if epochs_done := len(self.history.curve):
-            say(f"going on after epoch {epochs_done} of a run that was interrupted")
+        length = train.length if depends_on_length(train) else None
+        self.checkpoints = Checkpoints.of(CHECKPOINTS, name, determinants, length)
+        resume(self.training, self.checkpoints, say)
 
     @property
-    def selected_epoch(self) -> int:
-        """The epoch whose weights are kept: the last one so far, or the best in validation."""
+    def history(self) -> History:
+        """The curves so far."""
+        return self.training.history
+
+    @property
+    def curve(self) -> list[tuple[int, float]]:
+        """The rows (number, training perplexity); a number counts epochs or steps."""
+        return [(self.number(point), point.perplexity) for point in self.history.curve]
+
+    @property
+    def validation(self) -> list[tuple[int, float]]:
+        """The rows (number, validation perplexity) of the validations that are finite."""
+        return [(self.number(point), point.perplexity) for point in self.history.validation]
+
+    def number(self, point: Point) -> int:
+        """Return the number of the epoch or step of ``point``, as ``Train.axis`` says."""
+        return point.epoch if self._settings.train.axis == "epoch" else point.step
+
+    @property
+    def selected(self) -> Point:
+        """The point whose weights are kept: the last so far, or the best in validation."""
         history = self.history
-        if self._settings.train.select == "last" or history.best_epoch is None:
-            return len(history.curve)
-        return history.best_epoch
+        if self._settings.train.select == "last" or history.best is None:
+            return history.curve[-1]
+        return history.best
 
     def train(self, log: Log | None = None) -> list[float]:
-        """Train the epochs that are still to do; ``model`` then has the selected weights.
+        """Train what is left of the run; ``model`` then has the selected weights, in eval mode.
 
-        ``log`` is called for every epoch of the run in turn, those before an interruption included.
-        Returns the speed of each epoch trained now, in tokens a second.
+        ``log`` is called for every row of the run in turn, those before an interruption included.
+        Returns the speed of each row trained now, in tokens per second.
 
-        Raises Interrupted where SIGINT or SIGTERM asked for it, and Diverged where the loss stops
-        being a number, or no look at the validation split gave one. What was reached before is then
-        kept in a checkpoint.
+        Raises Interrupted if SIGINT or SIGTERM asked for it, and Diverged if the loss is no longer
+        finite, or if no validation was finite. What was reached before is then in a checkpoint.
         """
-        history = self.history
-        for number, perplexity in enumerate(history.curve, start=1):
+        history, training = self.history, self.training
+        validated = dict(self.validation)
+        for number, perplexity in self.curve:
             if log is not None:
-                log(number, perplexity, history.validation.get(number))
+                log(number, perplexity, validated.get(number))
         try:
             speeds = self._train_the_rest(log)
             if not history.validation:
@@ -152,80 +176,69 @@ class TrainingRun:
                 )
         except Diverged:
             if history.curve:
-                self.checkpoints.save(self.model, self._optimizer, history)
-                self._say(f"the weights of the epoch before are kept in {self.checkpoints.folder}")
+                position = training.position
+                self.checkpoints.save(position.steps, to_tensors(training))
+                self._say(f"the weights of {position} are kept in {self.checkpoints.folder}")
             raise
+        if training.average is not None:
+            training.average.apply()
         if self._settings.train.select == "best_val" and history.best_weights is not None:
             self.model.load_weights(history.best_weights)
+        self.model.eval()
         return speeds
 
     def save(self, folder: Path) -> None:
-        """Write the model to ``folder`` and, to its subfolder ``BEST``, the best one in validation.
+        """Write the selected model to ``folder``, and the best in validation to its ``BEST``.
 
-        After ``train``, ``folder`` thus has the selected weights. ``BEST`` has those of the lowest
-        validation perplexity whatever is selected. ``TIMES_TRAINED`` says how often each target was
-        trained up to the selected epoch.
+        ``TIMES_TRAINED`` has the number of epochs in which each target was trained up to the
+        selected point. Call this after ``train``.
         """
-        vocabulary = self.vocabulary.fingerprint
+        vocabulary, selected = self.vocabulary.fingerprint, self.selected
         self.model.save(folder, vocabulary)
         self.model.save(folder / BEST, vocabulary, self.history.best_weights)
-        times = times_trained(len(self._tokens), self._settings.train, self.selected_epoch)
+        times = times_trained(
+            len(self._tokens), self._settings.train, selected.epoch, selected.step
+        )
         write_array(folder / TIMES_TRAINED, times, owner=vocabulary)
 
+    def finish(self) -> None:
+        """Replace the checkpoints by the last state, from which the run can be extended.
+
+        Call this when all results are written. Until then a run that is killed can go on from its
+        last checkpoint.
+        """
+        if self._end:
+            self.checkpoints.finish(self.training.position.steps, self._end)
+
+    def _keep_the_end(self) -> None:
+        self._end = to_tensors(self.training)
+
     def _train_the_rest(self, log: Log | None) -> list[float]:
-        settings, history = self._settings.train, self.history
-        epochs, done = settings.epochs, len(history.curve)
+        training = self.training
         speeds: list[float] = []
         stop = StopRequest()
-        interactive = sys.stderr.isatty()
-        with tqdm(total=epochs, initial=done, unit="epoch", disable=not interactive) as bar:
-            for epoch in train(
-                self.model, self._tokens, settings, self._optimizer, done + 1, self._val_tokens
-            ):
-                self._note(epoch)
-                if log is not None:
-                    log(epoch.number, epoch.perplexity, epoch.val_perplexity)
-                speeds.append(epoch.tokens / epoch.seconds)
-                progress = f"perplexity {epoch.perplexity:.3f}, {speeds[-1]:,.0f} tokens/s"
-                bar.set_postfix_str(progress)
-                bar.update()
-                if not interactive and epoch.number % max(1, epochs // 10) == 0:
-                    self._say(f"epoch {epoch.number}, {progress}")
-                due = epoch.number % self._settings.checkpoint.every == 0
-                if epoch.number < epochs and (stop.asked or due):
-                    self.checkpoints.save(self.model, self._optimizer, history)
+        with Progress(training, self._say) as progress:
+            while not training.is_over:
+                row = training.advance()
+                progress.step()
+                if row is not None:
+                    speeds.append(row.tokens / row.seconds)
+                    if log is not None:
+                        log(row.number, row.perplexity, row.val_perplexity)
+                    progress.row(row)
+                due = training.plan.is_due(self._settings.checkpoint.every, training.position)
+                if not training.is_over and (stop.asked or due):
+                    self.checkpoints.save(training.position.steps, to_tensors(training))
                     if stop.asked:
                         raise Interrupted(
-                            f"interrupted after epoch {epoch.number}; "
-                            "run it again to go on from there"
+                            f"interrupted after {training.position}; run it again to go on from "
+                            "there"
                         )
         return speeds
 
-    def _note(self, epoch: Epoch) -> None:
-        self.history.add(epoch)
-        if self.history.best_epoch == epoch.number:
-            weights = self.model.state_dict()
-            self.history.best_weights = {name: value.clone() for name, value in weights.items()}
-
-
-class StopRequest:
-    """Turns the first SIGINT or SIGTERM into a request to stop after the running epoch.
-
-    A second one ends the process at once.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
-
-    def _ask(self, number: int, frame: object) -> None:
-        self.asked = True
-        signal.signal(number, signal.SIG_DFL)
-
 
 def _loaded_modules() -> list[Path]:
-    """The library's modules that the running stage computes with.
+    """Return the library's modules that the running stage computes with.
 
     Settings are left out: their values are among the determinants, and those of other packages are
     loaded only to be validated.

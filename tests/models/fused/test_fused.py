@@ -14,7 +14,7 @@ from gru_lm.models.concise.model import ConciseGRU
 from gru_lm.models.fused.layer import Recurrence
 from gru_lm.models.fused.model import FusedGRU
 from gru_lm.models.scratch.model import ScratchGRU
-from gru_lm.training.loop import Trainer
+from gru_lm.training.trainer import Trainer
 
 RESETS = ["before", "after"]
 each_reset = pytest.mark.parametrize("reset", RESETS)
