@@ -105,6 +105,10 @@ def training(best_val: Best | None = None) -> Training:
         seed=0,
         selected_epoch=3,
         parameters=226076,
+        steps=27,
+        selected_step=27,
+        tokens=30_240,
+        axis="epoch",
     )
 
 
@@ -136,6 +140,7 @@ def model_summary(bits: dict[str, float], sd=0.25, best_bits=None) -> ModelSumma
     }
     best = best_bits and {
         "epoch": spread(5, sd),
+        "step": spread(45, sd),
         "perplexity": spread(2.0**best_bits, sd),
         "bits_per_token": spread(best_bits, sd),
     }

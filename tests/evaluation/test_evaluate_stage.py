@@ -45,6 +45,10 @@ def project(tmp_path, monkeypatch):
         epochs=6,
         seed=0,
         selected_epoch=4,
+        steps=60,
+        selected_step=40,
+        tokens=6000,
+        axis="epoch",
         parameters=9,
     ).write(folder / "training.json")
     Timing(tokens_per_second=1.0, seconds=1.0, epochs_timed=4, device="CPU", torch="2").write(

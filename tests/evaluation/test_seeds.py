@@ -57,8 +57,8 @@ def test_summary_of_two_runs_by_hand():
         )
 
     runs = [
-        Run(1.0, Best(epoch=10, perplexity=4.0), scored(8.0, 3.0)),
-        Run(2.0, Best(epoch=20, perplexity=8.0), scored(16.0, 4.0)),
+        Run(1.0, Best(epoch=10, step=90, perplexity=4.0), scored(8.0, 3.0)),
+        Run(2.0, Best(epoch=20, step=180, perplexity=8.0), scored(16.0, 4.0)),
     ]
     assert summarise(runs).model_dump() == {
         **{
@@ -84,6 +84,7 @@ def test_summary_of_two_runs_by_hand():
         "training_perplexity": {"mean": 1.5, "sd": 0.5**0.5, "min": 1, "max": 2, "median": 1.5},
         "best_val": {
             "epoch": {"mean": 15, "sd": 50**0.5, "min": 10, "max": 20, "median": 15},
+            "step": {"mean": 135, "sd": 4050**0.5, "min": 90, "max": 180, "median": 135},
             "perplexity": {"mean": 6, "sd": 8**0.5, "min": 4, "max": 8, "median": 6},
             "bits_per_token": {"mean": 2.5, "sd": 0.5**0.5, "min": 2, "max": 3, "median": 2.5},
         },
@@ -93,7 +94,7 @@ def test_summary_of_two_runs_by_hand():
 def test_best_epoch_is_none_if_missing_in_a_run():
     score = Score(perplexity=8.0, bits_per_token=3.0, tokens=99)
     same = Scores(train=score, val=score, test=score)
-    best = Best(epoch=10, perplexity=4.0)
+    best = Best(epoch=10, step=90, perplexity=4.0)
     assert summarise([Run(1.0, best, same), Run(1.0, None, same)]).best_val is None
     assert summarise([Run(1.0, best, same)]).best_val is not None
 
@@ -137,7 +138,8 @@ def project(tmp_path, monkeypatch):
     for variant in VARIANTS:
         metrics = {"perplexity": training(variant, 5), "val_perplexity": 25.0, "epochs": 9}
         metrics |= {"seed": 5, "selected_epoch": 9, "parameters": 9}
-        metrics["best_val"] = {"epoch": 8, "perplexity": 24.0}
+        metrics["best_val"] = {"epoch": 8, "step": 72, "perplexity": 24.0}
+        metrics |= {"steps": 81, "selected_step": 81, "tokens": 999, "axis": "epoch"}
         write_json(tmp_path / f"metrics/train/{variant}.json", metrics)
         write_json(tmp_path / f"metrics/evaluate/{variant}.json", scores(variant, 5))
         for seed in (1, 2, 5):
@@ -147,7 +149,7 @@ def project(tmp_path, monkeypatch):
                 # The mean would differ if seed 5 were taken from here, or twice.
                 "train_perplexity": 1.0 if seed == 5 else training(variant, seed),
                 "epochs": 3,
-                "best_val": {"epoch": 2, "perplexity": 12.0},
+                "best_val": {"epoch": 2, "step": 18, "perplexity": 12.0},
                 "selected_epoch": 3,
                 "scores": scores(variant, seed),
             }

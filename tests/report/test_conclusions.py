@@ -102,5 +102,7 @@ def test_best_baseline_is_chosen_on_validation():
     ("selected", "text"), [(3, "after epoch 3"), (2, "with the weights of epoch 2")]
 )
 def test_scores_are_of_kept_weights(selected, text):
-    one = training(Best(epoch=2, perplexity=8.0)).model_copy(update={"selected_epoch": selected})
+    one = training(Best(epoch=2, step=18, perplexity=8.0)).model_copy(
+        update={"selected_epoch": selected, "selected_step": 9 * selected}
+    )
     assert conclusions.kept({"a": one, "b": one}) == text

@@ -196,7 +196,7 @@ def test_document_contains_recorded_values(inputs):
         {"seeds": [0]},
         {"vocabulary": WORDS},
         {"vocabulary": Vocabulary(("<unk>",)), "length": 3, "columns": 1},
-        {"best_val": Best(epoch=2, perplexity=7.95), "best_bits": 3.0},
+        {"best_val": Best(epoch=2, step=18, perplexity=7.95), "best_bits": 3.0},
     ],
     ids=["two tokens", "one seed", "words", "one token", "validated"],
 )

@@ -42,7 +42,7 @@ RESULTS = {
         variant="scratch",
         seed=1,
         train_perplexity=1.1,
-        best_val=Best(epoch=2, perplexity=8.0),
+        best_val=Best(epoch=2, step=18, perplexity=8.0),
         epochs=3,
         selected_epoch=3,
         scores=scores(BITS),
@@ -143,7 +143,12 @@ def spread(mean, least=None, most=None, median=None):
     ("name", "place", "value", "why"),
     [
         ("training", "selected_epoch", 4, "selected_epoch = 4 is after the last epoch"),
-        ("training", "best_val", {"epoch": 4, "perplexity": 2.0}, "best_val.epoch = 4 is after"),
+        (
+            "training",
+            "best_val",
+            {"epoch": 4, "step": 36, "perplexity": 2.0},
+            "best_val.epoch = 4 is after",
+        ),
         ("headline", "best_epoch", None, "best_epoch are not both given"),
         ("replicate", "selected_epoch", 9, "selected_epoch = 9 is after the last epoch"),
         ("summary", "models.scratch.val.perplexity", spread(0.5), "min = 0.5 is below 1"),

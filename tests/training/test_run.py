@@ -1,6 +1,6 @@
-"""A whole run within one process: what is logged, which weights are kept, and how it goes on.
+"""A whole run within one process: its rows, the weights that are kept, and how it is resumed.
 
-tests/pipeline/test_crash.py kills real processes; here a run breaks off at an exactly known epoch.
+tests/pipeline/test_crash.py kills real processes. Here a run ends at a known epoch or step.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import yaml
 from torch import Tensor
+from trainings import train_tree
 
 from gru_lm.core.errors import Interrupted, MissingFile, UserError
 from gru_lm.core.params import load_params
@@ -24,9 +25,11 @@ from gru_lm.data.prepared import Prepared
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.models.base import BEST, CONFIG, WEIGHTS, load_model
 from gru_lm.models.settings import ModelSettings
-from gru_lm.training.loop import Diverged, Trainer, validate
+from gru_lm.training.loop import Diverged
 from gru_lm.training.run import TrainingRun, alone
 from gru_lm.training.settings import TrainingSettings
+from gru_lm.training.state import to_tensors
+from gru_lm.training.trainer import Sums, Trainer, validate
 
 PROJECT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("process_wide_settings")
@@ -37,12 +40,12 @@ Row = tuple[int, float, float | None]
 
 
 class Killed(Exception):
-    """Stands for the death of the process."""
+    """Raised in place of a kill of the process."""
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with prepared data: random text, which can only be learnt by heart."""
+    """A working folder with prepared data of random text, which can only be memorised."""
     text = "".join(np.random.default_rng(0).choice(list("abcde fgh"), 400))
     vocabulary = Vocabulary.build(text)
     tokens = vocabulary.encode(text)
@@ -62,14 +65,15 @@ def start(
     variant: str = "scratch",
     say: Callable[[str], None] | None = None,
     script: Path = SCRIPT,
+    every: int | str = 1,
     **train: Any,
 ) -> TrainingRun:
     """A run that overfits soon: with Adam the validation perplexity rises after a few epochs."""
     params = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
     params["model"]["hidden_size"] = 32
-    params["checkpoint"]["every"] = 1
-    params["train"] |= {"epochs": EPOCHS, "batch_size": 4, "num_steps": 5, "validate_every": 3}
-    params["train"] |= {"optimizer": "adam", "lr": 0.02} | train
+    params["checkpoint"]["every"] = every
+    small = {"epochs": EPOCHS, "batch_size": 4, "num_steps": 5, "validate_every": 3}
+    params["train"] = train_tree(**(small | {"optimizer": "adam", "lr": 0.02} | train))
     path = folder / "params.yaml"
     path.write_text(yaml.safe_dump(params), encoding="utf-8")
     return TrainingRun(
@@ -113,17 +117,18 @@ def test_the_selected_weights_are_those_of_the_epoch_named(
 
     speeds = run.train(log)
     assert [row[0] for row in rows] == list(range(1, EPOCHS + 1))
-    assert [row[1] for row in rows] == run.history.curve
+    assert [row[:2] for row in rows] == run.curve
     looks = {epoch: value for epoch, _, value in rows if value is not None}
     assert list(looks) == LOOKS
-    assert looks == run.history.validation
+    assert looks == dict(run.validation)
     assert len(speeds) == EPOCHS and min(speeds) > 0
 
     best = min(looks, key=lambda epoch: looks[epoch])
     assert best < EPOCHS, "the last epoch is the best: both choices are the same"
-    assert run.history.best_val == {"epoch": best, "perplexity": looks[best]}
+    assert run.history.best is not None
+    assert (run.history.best.epoch, run.history.best.perplexity) == (best, looks[best])
     selected = {"last": EPOCHS, "best_val": best}[select]
-    assert run.selected_epoch == selected
+    assert run.selected.epoch == selected
     assert weights(run) == seen[selected]
     assert seen[best] != seen[EPOCHS]
     run.save(folder / "kept")
@@ -140,7 +145,7 @@ def test_a_forged_checkpoint_of_a_whole_run_makes_no_model(folder: Path) -> None
     expected = weights(run)
     for weight in run.model.parameters():
         weight.data.zero_()
-    run.checkpoints.save(run.model, run._optimizer, run.history)
+    run.checkpoints.save(run.training.position.steps, to_tensors(run.training))
     lines: list[str] = []
     again = start(folder, epochs=2, say=lines.append)
     assert any("is damaged (its run has ended)" in line for line in lines)
@@ -167,7 +172,9 @@ def test_a_run_broken_off_anywhere_ends_with_the_same_bytes(
     calm.train(lambda *row: wanted.append(row))
     calm.save(folder / "calm")
     calm.checkpoints.remove()
-    assert calm.history.best_epoch == 3, "some of the runs break off after their best epoch"
+    assert calm.history.best is not None and calm.history.best.epoch == 3, (
+        "some of the runs break off after their best epoch"
+    )
 
     def die(epoch: int, *_: float | None) -> None:
         if epoch == broken_off:
@@ -184,8 +191,8 @@ def test_a_run_broken_off_anywhere_ends_with_the_same_bytes(
     assert rows == wanted
     assert len(speeds) == EPOCHS - done
     assert weights(resumed) == weights(calm)
-    assert resumed.selected_epoch == calm.selected_epoch
-    assert resumed.history.best_val == calm.history.best_val
+    assert resumed.selected == calm.selected
+    assert resumed.history.best == calm.history.best
     resumed.save(folder / "resumed")
     files = [f"{part}{name}" for part in ("", f"{BEST}/") for name in (WEIGHTS, CONFIG)]
     assert [(folder / "resumed" / name).read_bytes() for name in files] == [
@@ -203,7 +210,7 @@ def test_the_first_of_equally_good_epochs_is_kept(
     run = start(folder, select="best_val")
     seen: dict[int, dict[str, list[Any]]] = {}
     run.train(lambda epoch, *_: seen.update({epoch: weights(run)}))
-    assert run.selected_epoch == 6
+    assert run.selected.epoch == 6
     assert weights(run) == seen[6]
 
 
@@ -216,9 +223,8 @@ def test_a_look_without_a_number_is_never_the_best(
     run = start(folder, select="best_val")
     seen: dict[int, dict[str, list[Any]]] = {}
     run.train(lambda epoch, *_: seen.update({epoch: weights(run)}))
-    assert run.history.validation == {6: 4.0} | ({7: 5.0} if 5.0 in figures else {})
-    assert run.history.best_val == {"epoch": 6, "perplexity": 4.0}
-    assert run.selected_epoch == 6
+    assert dict(run.validation) == {6: 4.0} | ({7: 5.0} if 5.0 in figures else {})
+    assert run.selected.epoch == 6
     assert weights(run) == seen[6]
 
 
@@ -236,9 +242,9 @@ def test_a_run_no_look_of_which_gave_a_number_ends_in_one_line(folder: Path) -> 
         with pytest.raises(Diverged, match=r"validation perplexity was never finite; lower train"):
             run.train()
         assert len(run.history.curve) == EPOCHS
-        assert all(math.isfinite(perplexity) for perplexity in run.history.curve)
+        assert all(math.isfinite(perplexity) for _, perplexity in run.curve)
         assert str(run.checkpoints.folder) in lines[-1]
-    assert run.history.validation == {}
+    assert run.history.validation == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -324,22 +330,25 @@ def test_one_training_of_a_name_at_a_time(folder: Path) -> None:
 
 
 def test_divergence_keeps_the_epoch_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Trainer.train_epoch
+    real = Trainer.step
     seen: list[dict[str, list[Any]]] = []
 
-    def diverges_in_epoch_4(*arguments: Any, **options: Any) -> tuple[float, int]:
-        reached, num_tokens = real(*arguments, **options)
-        return (math.nan if len(seen) == 3 else reached), num_tokens
+    def diverges_in_epoch_4(trainer: Trainer, *arguments: Any) -> Tensor:
+        state = real(trainer, *arguments)
+        sums: Sums = arguments[3]
+        if len(seen) == 3:
+            sums.nats += math.nan
+        return state
 
-    monkeypatch.setattr(Trainer, "train_epoch", diverges_in_epoch_4)
+    monkeypatch.setattr(Trainer, "step", diverges_in_epoch_4)
     lines: list[str] = []
     run = start(folder, say=lines.append, select="best_val")
     with pytest.raises(Diverged, match="diverged in epoch 4:"):
         run.train(lambda *_: seen.append(weights(run)))
-    assert lines[-1] == f"the weights of the epoch before are kept in {run.checkpoints.folder}"
+    assert lines[-1] == f"the weights of epoch 3 are kept in {run.checkpoints.folder}"
     again = start(folder, select="best_val")
     assert again.history.curve == run.history.curve
-    assert list(again.history.validation) == [3]
+    assert [number for number, _ in again.validation] == [3]
     assert weights(again) == seen[2]
 
 
@@ -355,4 +364,4 @@ def test_a_validation_split_of_two_tokens_will_do(folder: Path) -> None:
     shorten_validation(folder, slice(2))
     run = start(folder, epochs=2)
     run.train()
-    assert list(run.history.validation) == [2]
+    assert [number for number, _ in run.validation] == [2]

@@ -16,7 +16,7 @@ from gru_lm.results.training import Best
 
 @dataclass(frozen=True)
 class Run:
-    """One training: its training perplexity in the last epoch and the scores of the model.
+    """One training: its last training perplexity and the scores of the model.
 
     ``best_val`` is the lowest validation perplexity with its epoch, or None if none was finite.
     """
@@ -38,6 +38,7 @@ def summarise(runs: Sequence[Run]) -> ModelSummary:
         training_perplexity=spread([run.training_perplexity for run in runs]),
         best_val=BestSpread(
             epoch=spread([one.epoch for one in best]),
+            step=spread([one.step for one in best]),
             perplexity=spread([one.perplexity for one in best]),
             bits_per_token=spread([math.log2(one.perplexity) for one in best]),
         )

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from gru_lm.report.drawing.findings import bits_per_token
+from gru_lm.report.drawing.findings import bits_per_token, place
 from gru_lm.report.wording import capitalised, listed, span
 from gru_lm.results.seeds import Spread, Summary
-from gru_lm.results.training import Training
+from gru_lm.results.training import Axis, Training
 
 
 def of_page(
@@ -20,7 +20,7 @@ def of_page(
     """Return the conclusions in their order; ``tokens`` is the size of the vocabulary."""
     found = [
         beside_a_blind_guess(summary, kept(training), tokens),
-        at_the_best_epoch(summary, tokens),
+        at_the_best_epoch(summary, tokens, axis_of(training)),
         ranking(summary, unit),
         beside_baselines(summary, unit),
     ]
@@ -28,10 +28,16 @@ def of_page(
 
 
 def kept(training: Mapping[str, Training]) -> str:
-    """Name the epoch whose weights were kept, the last or an earlier one."""
-    epochs = span((one.selected_epoch for one in training.values()), str)
-    last = all(one.selected_epoch == one.epochs for one in training.values())
-    return f"after epoch {epochs}" if last else f"with the weights of epoch {epochs}"
+    """Name the epoch or step whose weights were kept, the last or an earlier one."""
+    axis, of = axis_of(training), list(training.values())
+    kept = place((one.selected_epoch if axis == "epoch" else one.selected_step for one in of), axis)
+    last = all(one.selected_step == one.steps for one in of)
+    return f"after {kept}" if last else f"with the weights of {kept}"
+
+
+def axis_of(training: Mapping[str, Training]) -> Axis:
+    """Return what the training curves count."""
+    return "step" if any(one.axis == "step" for one in training.values()) else "epoch"
 
 
 def seeds(summary: Summary) -> str:
@@ -52,19 +58,19 @@ def beside_a_blind_guess(summary: Summary, when: str, tokens: int) -> str:
     )
 
 
-def at_the_best_epoch(summary: Summary, tokens: int) -> str:
-    """Give the lowest validation perplexity of any epoch; empty if a model has none."""
+def at_the_best_epoch(summary: Summary, tokens: int, axis: Axis = "epoch") -> str:
+    """Give the lowest validation perplexity of the training; empty if a model has none."""
     found = {name: one.best_val for name, one in summary.models.items() if one.best_val}
     if len(found) < len(summary.models):
         return ""
-    epochs = [best.epoch for best in found.values()]
-    low, high = min(one.min for one in epochs), max(one.max for one in epochs)
+    places = [best.epoch if axis == "epoch" else best.step for best in found.values()]
+    low, high = min(one.min for one in places), max(one.max for one in places)
     spreads = {name: best.perplexity for name, best in found.items()}
     many = low != high
     return (
-        f"Validation perplexity is lowest {'between epochs' if many else 'at epoch'} "
-        f"{f'{low} and {high}' if many else low} ({_range(spreads.values())}). "
-        f"At the best epoch, {_verdict(spreads, tokens)}."
+        f"Validation perplexity is lowest {f'between {axis}s' if many else f'at {axis}'} "
+        f"{f'{low:,} and {high:,}' if many else f'{low:,}'} ({_range(spreads.values())}). "
+        f"At the best {axis}, {_verdict(spreads, tokens)}."
     )
 
 

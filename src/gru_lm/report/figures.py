@@ -16,6 +16,7 @@ from gru_lm.report.inputs import Inputs
 Pipeline = Literal["main", "analysis"]
 FOLDERS: Final[dict[Pipeline, Path]] = {"main": Path("plots"), "analysis": Path("analysis/plots")}
 EACH: Final = "{variant}"  # in the name of a figure that is drawn for each variant with gates
+AXIS: Final = "{axis}"  # in a text: what the training curves count, epoch or step
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ def figures(inputs: Inputs, pipeline: Pipeline | None = None) -> Iterator[Figure
     for figure in FIGURES:
         if pipeline not in (None, figure.pipeline) or (figure.needs_gates and not inputs.gates):
             continue
+        if AXIS in figure.caption:
+            alt, caption = (one.replace(AXIS, inputs.axis) for one in (figure.alt, figure.caption))
+            figure = replace(figure, alt=alt, caption=caption)
         if EACH not in figure.name:
             yield figure
             continue
@@ -64,10 +68,10 @@ FIGURES: Final = (
         name="training",
         pipeline="main",
         heading="Learning",
-        draw=lambda of, _: curves.training(of.looks, of.train_curves, of.textbook),
-        alt="Line charts of training perplexity by epoch on a log scale, one panel per variant, "
+        draw=lambda of, _: curves.training(of.looks, of.train_curves, of.textbook, of.axis),
+        alt="Line charts of training perplexity by {axis} on a log scale, one panel per variant, "
         "with the textbook's result.",
-        caption="Training perplexity by epoch. Compare the end of the line with the dashed line, "
+        caption="Training perplexity by {axis}. Compare the end of the line with the dashed line, "
         "which is the textbook's result for that variant on The Time Machine. A large learning "
         "rate causes spikes.",
     ),
@@ -75,10 +79,10 @@ FIGURES: Final = (
         name="overfitting",
         pipeline="main",
         heading="Learning",
-        draw=lambda of, _: curves.overfitting(of.looks, of.train_curves, of.val_curves),
-        alt="Line charts of validation and training perplexity by epoch on a log scale, one panel "
-        "per variant, with the best epoch marked.",
-        caption="Validation and training perplexity by epoch. If the validation line rises while "
+        draw=lambda of, _: curves.overfitting(of.looks, of.train_curves, of.val_curves, of.axis),
+        alt="Line charts of validation and training perplexity by {axis} on a log scale, one panel "
+        "per variant, with the best {axis} marked.",
+        caption="Validation and training perplexity by {axis}. If the validation line rises while "
         "the training line falls, the model memorises its text. During training the validation "
         "split is read in several rows at once, so the last value differs from the one in the "
         "results table, for which the split is read in one piece.",
@@ -99,7 +103,7 @@ FIGURES: Final = (
         name="speed",
         pipeline="main",
         heading="Learning",
-        draw=lambda of, _: curves.speed(of.looks, of.timings),
+        draw=lambda of, _: curves.speed(of.looks, of.timings, of.axis),
         alt="Bar chart of training speed in tokens per second by variant.",
         caption="Training speed on the machine that trained the models. Compare the bars with each "
         "other, not with those of another machine.",

@@ -20,7 +20,7 @@ from gru_lm.results.gates import PASSAGES, GateArrays, GateStudy, LeftOut, read_
 from gru_lm.results.samples import read_samples
 from gru_lm.results.scores import Scores
 from gru_lm.results.seeds import Summary
-from gru_lm.results.training import Curve, Timing, Training, read_curve
+from gru_lm.results.training import Axis, Curve, Timing, Training, read_curve
 from gru_lm.results.uncertainty import Uncertainty
 
 Content = TypeVar("Content")
@@ -72,18 +72,24 @@ class Inputs:
 
     @cached_property
     def train_curves(self) -> dict[str, Curve]:
-        """Training perplexity by epoch."""
+        """Training perplexity by epoch or step."""
         return self._by_variant(read_curve, "plots/train/{}.tsv")
 
     @cached_property
     def val_curves(self) -> dict[str, Curve]:
-        """Validation perplexity by epoch."""
+        """Validation perplexity by epoch or step."""
         return self._by_variant(read_curve, "plots/val/{}.tsv")
 
     @cached_property
     def training(self) -> dict[str, Training]:
         """The results of each training."""
         return self._by_variant(Training.read, "metrics/train/{}.json")
+
+    @property
+    def axis(self) -> Axis:
+        """What the curves count, "epoch" or "step"."""
+        found: set[Axis] = {one.axis for one in self.training.values()}
+        return "step" if "step" in found else "epoch"
 
     @cached_property
     def scores(self) -> dict[str, Scores]:

@@ -61,7 +61,7 @@ def _at_least(least: float) -> AfterValidator:
     return AfterValidator(check)
 
 
-FromOne = Annotated[Spread, _at_least(1)]  # of perplexities or epochs
+FromOne = Annotated[Spread, _at_least(1)]  # of perplexities, epochs or steps
 FromZero = Annotated[Spread, _at_least(0)]  # of bits
 
 
@@ -74,9 +74,10 @@ class SplitSpread(Result):
 
 
 class BestSpread(Result):
-    """The best validation of any epoch, over the seeds."""
+    """The best validation of a training, over the seeds."""
 
     epoch: FromOne
+    step: FromOne
     perplexity: FromOne
     bits_per_token: FromZero
 

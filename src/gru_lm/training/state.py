@@ -68,7 +68,10 @@ def to_tensors(training: Training) -> dict[str, Tensor]:
     tensors["numbers"] = torch.tensor(numbers, dtype=torch.float64)
     if position.state is not None:
         tensors["state"] = position.state
-    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
 
 
 def restore(training: Training, tensors: Mapping[str, Tensor]) -> None:
@@ -89,7 +92,7 @@ def restore(training: Training, tensors: Mapping[str, Tensor]) -> None:
     for weight, memory in zip(weights_of(optimizer), memories, strict=True):
         if memory:
             optimizer.state[weight] = {
-                name: value.to(weight.device) if value.ndim or _on_device(optimizer) else value
+                name: _placed(value, weight, _on_device(optimizer))
                 for name, value in memory.items()
             }
     if training.average is not None:
@@ -266,11 +269,10 @@ def _first_memory(optimizer: torch.optim.Optimizer, dtype: torch.dtype) -> dict[
     """Return what an optimizer of this kind remembers of one number after its first step."""
     weight = torch.zeros(1, dtype=dtype)
     weight.grad = torch.zeros_like(weight)
-    # How it computes does not change what is remembered. On a GPU lr can be a tensor.
-    options: dict[str, Any] = {
-        k: v for k, v in optimizer.defaults.items() if k not in ("capturable", "fused")
-    }
-    fresh = type(optimizer)([weight], **(options | {"lr": 1.0}))
+    # How it computes does not change what is remembered. AdamW takes no decoupled_weight_decay.
+    left_out = ("capturable", "fused", "decoupled_weight_decay")
+    options: dict[str, Any] = {k: v for k, v in optimizer.defaults.items() if k not in left_out}
+    fresh = type(optimizer)([weight], **(options | {"lr": 1.0}))  # on a GPU lr can be a tensor
     fresh.step()
     return dict(fresh.state[weight])
 
@@ -282,6 +284,14 @@ def _require_no_others(training: Training, tensors: Mapping[str, Tensor]) -> Non
     for name in tensors:
         if name not in known and not name.startswith(("model.", "best.", "average.", *memories)):
             raise ValueError(f"{name} is no part of a checkpoint")
+
+
+def _placed(value: Tensor, weight: Tensor, on_device: bool) -> Tensor:
+    """Return a part of the optimiser's state where and as the optimiser would have made it."""
+    if value.ndim == 0:
+        return value.to(weight.device) if on_device else value
+    # The fused optimisers need the memory layout of the weight.
+    return torch.empty_like(weight, requires_grad=False).copy_(value)
 
 
 def _on_device(optimizer: torch.optim.Optimizer) -> bool:

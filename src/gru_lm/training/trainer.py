@@ -114,7 +114,7 @@ class Trainer:
             if state is None or not carry_state:
                 state = self.model.begin_state(len(X))
             self._draw_from(number, place)
-            share = (count / total).to(self._dtype)
+            share = (count.double() / total).to(self._dtype)
             loss, state = self._run("gradients", self.add_gradients, X, Y, state, share)
             sums.add(loss, Y)
         assert state is not None

@@ -1,4 +1,4 @@
-"""Pictures of the training, with curves by epoch and the speed.
+"""Pictures of the training, with curves by epoch or step and the speed.
 
 Like all drawing modules, this one makes PNGs from its arguments and reads no file. ``looks`` are
 the variants to draw, in their order. Each variant has its own panel, because curves that nearly
@@ -30,7 +30,7 @@ from gru_lm.report.style import (
     to_png,
 )
 from gru_lm.report.wording import figures, rounded
-from gru_lm.results.training import Curve, Timing
+from gru_lm.results.training import Axis, Curve, Timing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,11 +42,12 @@ def training(
     looks: Mapping[str, Look],
     curves: Mapping[str, Curve],
     textbook: Mapping[str, float | None],
+    axis: Axis = "epoch",
 ) -> bytes:
-    """Draw training perplexity by epoch on a log axis, one panel per variant.
+    """Draw training perplexity by ``axis`` on a log axis, one panel per variant.
 
-    ``curves`` are (epoch, perplexity) rows. ``textbook`` is the chapter's perplexity for each
-    variant, or None; a dashed line in the variant's panel shows it. Returns a PNG.
+    ``curves`` are (epoch or step, perplexity) rows. ``textbook`` is the chapter's perplexity for
+    each variant, or None; a dashed line in the variant's panel shows it. Returns a PNG.
     """
     titles = []
     for variant, look in looks.items():
@@ -63,7 +64,7 @@ def training(
             place = axes.get_yaxis_transform()
             label = f"textbook: {aim:.1f}"
             axes.text(0.03, aim, label, transform=place, va="bottom", fontsize=SMALL)
-    _perplexity_axes(panels, "training perplexity\n(log scale; lower is better)")
+    _perplexity_axes(panels, "training perplexity\n(log scale; lower is better)", axis)
     last = {variant: curves[variant][-1][1] for variant in looks}
     headline(figure, findings.training(last, textbook))
     handles = [key(INK, "the variant named above", lw=1.6)]
@@ -76,19 +77,22 @@ def training(
 
 
 def overfitting(
-    looks: Mapping[str, Look], train: Mapping[str, Curve], val: Mapping[str, Curve]
+    looks: Mapping[str, Look],
+    train: Mapping[str, Curve],
+    val: Mapping[str, Curve],
+    axis: Axis = "epoch",
 ) -> bytes:
-    """Draw training and validation perplexity by epoch, one panel per variant.
+    """Draw training and validation perplexity by ``axis``, one panel per variant.
 
-    The epoch with the lowest validation perplexity is marked. A curve may have no rows. Returns a
-    PNG.
+    The epoch or step with the lowest validation perplexity is marked. A curve may have no rows.
+    Returns a PNG.
     """
     titles = []
     for variant, look in looks.items():
         if val[variant]:
-            epoch, least = findings.lowest(val[variant])
+            place, least = findings.lowest(val[variant])
             last = figures(val[variant][-1][1])
-            found = f"lowest {figures(least)} at epoch {epoch}\nlast {last}"
+            found = f"lowest {figures(least)} at {findings.place(place, axis)}\nlast {last}"
             titles.append(f"{look.label}\n{found}")
         else:
             titles.append(f"{look.label}\nno validation perplexity")
@@ -98,35 +102,37 @@ def overfitting(
             axes.plot(*zip(*train[variant], strict=True), color=look.colour, lw=1.3, ls=DOTS)
         if val[variant]:
             axes.plot(*zip(*val[variant], strict=True), color=look.colour, lw=1.8)
-            epoch, least = findings.lowest(val[variant])
-            axes.axvline(epoch, color=GREY, lw=0.8, zorder=1)
-            axes.plot(epoch, least, "o", color=look.colour, mec=PAPER, ms=8, zorder=3)
-    _perplexity_axes(panels, "perplexity\n(log scale; lower is better)")
-    headline(figure, findings.overfitting({variant: val[variant] for variant in looks}))
+            place, least = findings.lowest(val[variant])
+            axes.axvline(place, color=GREY, lw=0.8, zorder=1)
+            axes.plot(place, least, "o", color=look.colour, mec=PAPER, ms=8, zorder=3)
+    _perplexity_axes(panels, "perplexity\n(log scale; lower is better)", axis)
+    headline(figure, findings.overfitting({variant: val[variant] for variant in looks}, axis))
     handles = [
         key(INK, "validation split", lw=1.8),
         key(INK, "training split", lw=1.3, ls=DOTS),
-        key(INK, "best epoch (lowest validation perplexity)", ls="", marker="o", ms=7),
+        key(INK, f"best {axis} (lowest validation perplexity)", ls="", marker="o", ms=7),
     ]
     key_below(figure, handles)
     return to_png(figure)
 
 
-def _perplexity_axes(panels: list[Axes], label: str) -> None:
-    """Label the x axes with epochs and the log y axes with perplexity in all ``panels``."""
+def _perplexity_axes(panels: list[Axes], label: str, axis: Axis) -> None:
+    """Label the x axes of all ``panels`` with epochs or steps, the log y axes with perplexity."""
     first = panels[0]
     first.set_yscale("log")
     first.margins(y=0.08)
     plain_log_y(first)
     epoch_axis(first.xaxis)
+    if axis == "step":
+        thousands_axis(first.xaxis)
     for axes in panels:
         if axes.yaxis.get_tick_params()["labelleft"]:
             axes.set_ylabel(label)
         if axes.xaxis.get_tick_params()["labelbottom"]:
-            axes.set_xlabel("epoch")
+            axes.set_xlabel(axis)
 
 
-def speed(looks: Mapping[str, Look], timings: Mapping[str, Timing]) -> bytes:
+def speed(looks: Mapping[str, Look], timings: Mapping[str, Timing], axis: Axis = "epoch") -> bytes:
     """Draw training speed in tokens per second, one bar per variant.
 
     The figures have two digits, because runs on the same machine differ in the second or third.
@@ -148,7 +154,8 @@ def speed(looks: Mapping[str, Look], timings: Mapping[str, Timing]) -> bytes:
     axes.locator_params(axis="x", nbins=5)
     thousands_axis(axes.xaxis)
     where = f"; {devices.pop()}" if len(devices) == 1 else ""
-    text = f"training speed in tokens per second (median over the epochs{where})"
+    rows_timed = "epochs" if axis == "epoch" else "points of the curve"
+    text = f"training speed in tokens per second (median over the {rows_timed}{where})"
     axes.set_xlabel(wrap(text, WIDTH * 0.6, 10))
     headline(figure, findings.speed({variant: timings[variant] for variant in looks}))
     return to_png(figure)

@@ -11,7 +11,7 @@ from typing import Final
 
 from gru_lm.report.wording import capitalised, figures, listed, percent, rounded, span, subject
 from gru_lm.results.seeds import Summary
-from gru_lm.results.training import Curve, Timing
+from gru_lm.results.training import Axis, Curve, Timing
 from gru_lm.results.uncertainty import Uncertainty
 
 UNSEEN: Final = "On unseen text (validation)"
@@ -63,24 +63,32 @@ def speed(timings: Mapping[str, Timing]) -> str:
     return f"{capitalised(fastest)} trains fastest, at {figure}"
 
 
-def overfitting(curves: Mapping[str, Curve]) -> str:
+def overfitting(curves: Mapping[str, Curve], axis: Axis = "epoch") -> str:
     """State whether validation perplexity rises after its lowest. A curve may have no rows."""
     curves = {name: rows for name, rows in curves.items() if rows}
     if not curves:
-        return "Training perplexity by epoch. There is no validation perplexity to compare it with"
+        return (
+            f"Training perplexity by {axis}. There is no validation perplexity to compare it with"
+        )
     lows = {name: lowest(rows) for name, rows in curves.items()}
     over = [name for name in curves if curves[name][-1][1] > OVERFITTED * lows[name][1]]
     if not over:
         best = span(value for _, value in lows.values())
         return f"No overfitting: validation perplexity ends at or near its lowest value ({best})"
     who = "" if len(over) == len(curves) else f" of {listed(over)}"
-    epochs = span((lows[name][0] for name in over), str)
+    places = place((lows[name][0] for name in over), axis)
     best = span(lows[name][1] for name in over)
     last = span(curves[name][-1][1] for name in over)
     return (
-        f"Overfitting{who}: validation perplexity is lowest at epoch {epochs} ({best})\n"
+        f"Overfitting{who}: validation perplexity is lowest at {places} ({best})\n"
         f"and ends at {last}"
     )
+
+
+def place(numbers: int | Iterable[int], axis: Axis) -> str:
+    """Name an epoch or step, or the range of several, as in "epoch 155" and "step 4,000"."""
+    found = [numbers] if isinstance(numbers, int) else numbers
+    return f"{axis} {span(found, str if axis == 'epoch' else '{:,}'.format)}"
 
 
 def lowest(rows: Curve) -> tuple[int, float]:
