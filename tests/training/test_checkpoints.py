@@ -1,8 +1,7 @@
-"""Checkpoints within one process: what is saved comes back, and what is damaged does not."""
+"""Checkpoints within one process: a sound one is resumed, and a damaged one is passed over."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
@@ -14,178 +13,127 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load, save
+from torch import Tensor
+from trainings import train_settings
 
-from gru_lm.models.base import LanguageModel, build_model
-from gru_lm.training.checkpoints import Checkpoints, History, fingerprint
-from gru_lm.training.loop import Epoch
+from gru_lm.models.base import build_model
+from gru_lm.training.checkpoints import KEPT_RUNS, Checkpoints, fingerprint
+from gru_lm.training.loop import Training
+from gru_lm.training.resuming import resume
+from gru_lm.training.state import COUNTS, NUMBERS, restore, to_tensors
 
-CURVE = [7.5, 4 / 3, 2.0]
-OPTIMIZERS = ["sgd", "momentum", "adam"]
-
-
-def make(
-    kind: str = "adam", variant: str = "concise", seed: int = 0
-) -> tuple[LanguageModel, torch.optim.Optimizer]:
-    """A small model and an optimizer that has made two steps."""
-    torch.manual_seed(seed)
-    model = build_model(variant, 5, hidden_size=3)
-    optimizer: torch.optim.Optimizer
-    if kind == "adam":
-        optimizer = torch.optim.Adam(model.parameters(), 0.01)
-    else:
-        optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9 if kind == "momentum" else 0.0)
-    for number in range(2):
-        step(model, optimizer, seed + number)
-    return model, optimizer
+V = 5
+TOKENS = torch.randint(V, (130,), generator=torch.Generator().manual_seed(0))
+EARLY, LATE = 8, 14  # steps; both are within an epoch, the late one after two validations
 
 
-def step(model: LanguageModel, optimizer: torch.optim.Optimizer, seed: int) -> None:
-    """One step with gradients that follow from ``seed``."""
-    generator = torch.Generator().manual_seed(seed)
-    for weight in model.parameters():
-        weight.grad = torch.randn(weight.shape, generator=generator)
-    optimizer.step()
+def training(steps: int = 0, variant: str = "concise", **changes: Any) -> Training:
+    """A training with 5 or 6 minibatches per epoch, after so many steps."""
+    torch.manual_seed(0)
+    model = build_model(variant, V, hidden_size=3)
+    small: dict[str, Any] = {"epochs": 4, "batch_size": 4, "num_steps": 5, "validate_every": 1}
+    small |= {"optimizer": "adam", "lr": 0.01}
+    of = Training(model, TOKENS, train_settings(**(small | changes)), TOKENS[:40])
+    for _ in range(steps):
+        of.advance()
+    return of
 
 
-def weights(model: LanguageModel) -> dict[str, list[Any]]:
-    return {name: weight.tolist() for name, weight in model.state_dict().items()}
+def keep(checkpoints: Checkpoints, of: Training) -> None:
+    checkpoints.save(of.position.steps, to_tensors(of))
 
 
-def history(epochs: int = 3, best: dict[str, torch.Tensor] | None = None) -> History:
-    """Of a run that was validated after its epochs 2 and 3."""
-    validation = {2: 8 / 7, 3: 9.5}
-    return History(
-        (CURVE * epochs)[:epochs],
-        {epoch: value for epoch, value in validation.items() if epoch <= epochs},
-        best,
-    )
-
-
-def best_weights(variant: str = "concise") -> dict[str, torch.Tensor]:
-    """Other weights than those at the end."""
-    return make(variant=variant, seed=9)[0].state_dict()
+def same(left: Training, right: Training) -> bool:
+    one, other = to_tensors(left), to_tensors(right)
+    for tensors in (one, other):
+        tensors["numbers"] = tensors["numbers"][NUMBERS.index("nats") :]  # without the times
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def fail(line: str) -> None:
-    raise AssertionError(f"a warning: {line}")
+def interrupted(of: Training) -> str:
+    return f"going on after {of.position} of a run that was interrupted"
 
 
 @pytest.fixture
 def checkpoints(tmp_path: Path) -> Checkpoints:
-    return Checkpoints(tmp_path / "run")
+    return Checkpoints(tmp_path / "run-0123456789abcdef")
 
 
 def digest_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def put(checkpoints: Checkpoints, epoch: int, data: bytes, digest: str) -> Path:
+def put(checkpoints: Checkpoints, steps: int, data: bytes, digest: str) -> Path:
     """A file named as a checkpoint."""
-    path = checkpoints.folder / f"{epoch:06d}-{digest}.safetensors"
+    checkpoints.folder.mkdir(exist_ok=True)
+    path = checkpoints.folder / f"{steps:06d}-{digest}.safetensors"
     path.write_bytes(data)
     return path
 
 
-@pytest.mark.parametrize("variant", ["scratch", "concise", "fused"])
-@pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_a_resumed_run_goes_on_with_the_same_bytes(
-    kind: str, variant: str, checkpoints: Checkpoints
-) -> None:
-    model, optimizer = make(kind, variant)
-    checkpoints.save(model, optimizer, history())
-    other, its_optimizer = make(kind, variant, seed=1)
-    its_optimizer.state.clear()
-    assert weights(other) != weights(model)
-    assert checkpoints.resume(other, its_optimizer, fail) == history()
-    for seed in range(5, 8):
-        assert weights(other) == weights(model)
-        step(model, optimizer, seed)
-        step(other, its_optimizer, seed)
-
-
-@pytest.mark.parametrize("variant", ["scratch", "concise", "fused"])
-def test_the_best_weights_come_back_beside_the_last(variant: str, checkpoints: Checkpoints) -> None:
-    model, optimizer = make(variant=variant)
-    best = best_weights(variant)
-    checkpoints.save(model, optimizer, history(best=best))
-    other, its_optimizer = make(variant=variant, seed=1)
-    resumed = checkpoints.resume(other, its_optimizer, fail)
-    assert (resumed.curve, resumed.validation) == (CURVE, {2: 8 / 7, 3: 9.5})
-    assert resumed.best_weights is not None
-    assert resumed.best_weights.keys() == best.keys()
-    assert all(torch.equal(resumed.best_weights[name], best[name]) for name in best)
-    assert weights(other) == weights(model)
-    assert weights(other) != weights(other.load_weights(resumed.best_weights))
-
-
-def test_without_memory_nothing_is_made_up(checkpoints: Checkpoints) -> None:
-    model, optimizer = make("sgd")
-    optimizer.state.clear()
-    checkpoints.save(model, optimizer, history())
-    checkpoints.resume(model, optimizer, fail)
-    assert not optimizer.state
-
-
-def test_where_there_is_none_everything_stays(checkpoints: Checkpoints) -> None:
-    model, optimizer = make()
-    before, memory = weights(model), copy.deepcopy(optimizer.state_dict())
-    assert checkpoints.resume(model, optimizer, fail) == History([], {}, None)
-    checkpoints.folder.mkdir()
-    assert checkpoints.resume(model, optimizer, fail) == History([], {}, None)
-    assert weights(model) == before
-    assert str(optimizer.state_dict()) == str(memory)
-
-
-def test_a_file_says_what_it_is_by_its_name_and_holds_plain_tensors(
+def test_a_file_is_named_by_its_steps_and_checksum_and_holds_plain_tensors(
     checkpoints: Checkpoints,
 ) -> None:
-    model, optimizer = make()
-    checkpoints.save(model, optimizer, history(best=best_weights()))
+    of = training(LATE)
+    keep(checkpoints, of)
     [path] = checkpoints.folder.iterdir()
     data = path.read_bytes()
-    assert path.name == f"000003-{digest_of(data)}.safetensors"
+    assert path.name == f"{LATE:06d}-{digest_of(data)}.safetensors"
     tensors = load(data)
-    assert tensors["curve"].dtype == torch.float64
-    assert tensors["validation.curve"].dtype == torch.float64
-    assert tensors["validation.epochs"].tolist() == [2, 3]
-    parts = {"model", "optimizer", "curve", "validation", "best"}
+    parts = {"model", "optimizer", "best", "curve", "validation", "counts", "numbers", "state"}
     assert {name.split(".")[0] for name in tensors} == parts
-    for name, weight in model.state_dict().items():
+    for name, weight in of.model.state_dict().items():
         assert torch.equal(tensors[f"model.{name}"], weight)
+    lines: list[str] = []
+    other = training()
+    resume(other, checkpoints, lines.append)
+    assert same(other, of)
+    assert lines == [f"going on after step {LATE} in epoch 3 of a run that was interrupted"]
+
+
+def test_without_a_checkpoint_nothing_changes(checkpoints: Checkpoints) -> None:
+    of, lines = training(), list[str]()
+    resume(of, checkpoints, lines.append)
+    checkpoints.folder.mkdir()
+    resume(of, checkpoints, lines.append)
+    assert same(of, training()) and not lines
 
 
 def test_the_two_newest_are_kept_and_the_newest_is_resumed(checkpoints: Checkpoints) -> None:
-    model, optimizer = make()
-    for epoch in (1, 2, 3, 4):
-        checkpoints.save(model, optimizer, history(epoch))
+    of = training()
+    for _ in range(4):
+        of.advance()
+        keep(checkpoints, of)
     assert [name[:7] for name in names(checkpoints.folder)] == ["000003-", "000004-"]
-    assert checkpoints.resume(model, optimizer, fail) == history(4)
+    other = training()
+    resume(other, checkpoints, lambda line: None)
+    assert same(other, of)
 
 
 def test_other_files_are_neither_read_nor_deleted(checkpoints: Checkpoints) -> None:
-    model, optimizer = make()
     checkpoints.folder.mkdir()
     digest = "0" * 16
     others = [
         ".000009-a.safetensors.x.tmp",
         f"00009-{digest}.safetensors",
         f"000009-{digest}.safetensors.tmp",
-        f"000009-{digest}0.safetensors",
         f"x000009-{digest}.safetensors",
-        f"000009-{digest}-safetensors",
         "notes.txt",
     ]
     for name in others:
         (checkpoints.folder / name).write_bytes(b"")
-    for epoch in (1, 2, 3):
-        checkpoints.save(model, optimizer, history(epoch))
+    of = training()
+    for _ in range(3):
+        of.advance()
+        keep(checkpoints, of)
     assert len(names(checkpoints.folder)) == len(others) + 2
+    checkpoints.finish(of.position.steps, to_tensors(of))
+    assert len(names(checkpoints.folder)) == len(others) + 1
     assert set(others) < set(names(checkpoints.folder))
-    assert checkpoints.resume(model, optimizer, fail) == history(3)
 
 
 def test_an_old_file_that_another_run_deleted_first_is_no_failure(
@@ -198,36 +146,9 @@ def test_an_old_file_that_another_run_deleted_first_is_no_failure(
         real(path, missing_ok=missing_ok)
 
     monkeypatch.setattr(Path, "unlink", too_late)
-    for epoch in (1, 2, 3):
-        checkpoints.save(*make(), history(epoch))
+    for steps in (1, 2, 3):
+        checkpoints.save(steps, {"x": torch.ones(1)})
     assert len(names(checkpoints.folder)) == 2
-
-
-# History
-
-
-def test_a_history_notes_each_epoch_and_finds_the_first_of_the_best() -> None:
-    growing = History()
-    assert growing.best_epoch is None
-    assert growing.best_val is None
-    best = []
-    for number, value in enumerate([None, 5.0, None, 4.0, 4.0, 6.0], start=1):
-        growing.add(Epoch(number, 10.0 - number, 100, 1.0, value))
-        best.append(growing.best_epoch)
-    assert best == [None, 2, 2, 4, 4, 4]
-    assert growing.best_val == {"epoch": 4, "perplexity": 4.0}
-    assert growing.curve == [9.0, 8.0, 7.0, 6.0, 5.0, 4.0]
-    assert growing.validation == {2: 5.0, 4: 4.0, 5: 4.0, 6: 6.0}
-    assert growing.best_weights is None
-
-
-def test_a_history_with_a_look_after_every_epoch_comes_back(checkpoints: Checkpoints) -> None:
-    model, optimizer = make()
-    kept = History([9.0, 8.0, 7.0], {1: 6.0, 2: 5.5, 3: 5.25}, best_weights())
-    checkpoints.save(model, optimizer, kept)
-    resumed = checkpoints.resume(model, optimizer, fail)
-    assert (resumed.curve, resumed.validation) == (kept.curve, kept.validation)
-    assert resumed.best_weights is not None
 
 
 # Damage
@@ -238,238 +159,259 @@ def flipped(data: bytes) -> bytes:
     return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 
 
-def changed(data: bytes, tensors: dict[str, torch.Tensor | None]) -> bytes:
-    """The checkpoint with these tensors in it; None: without that one."""
-    after = load(data) | tensors
-    return save({name: tensor for name, tensor in after.items() if tensor is not None})
-
-
-# What happens to the bytes, whether the checksum in the name is of the new ones, and the reason.
-BIAS, BEST = "model.linear.bias", "best.linear.bias"
-LOOKS, EPOCHS = "validation.curve", "validation.epochs"
-DAMAGE: dict[str, tuple[Callable[[bytes], bytes], bool, str]] = {
+BYTES: dict[str, tuple[Callable[[bytes], bytes], bool, str]] = {
     "empty": (lambda data: b"", False, "checksum"),
     "cut": (lambda data: data[:-1], False, "checksum"),
     "one bit": (flipped, False, "checksum"),
     "no safetensors": (lambda data: b"what is this", True, ""),
-    "no curve": (lambda data: changed(data, {"curve": None}), True, "curve"),
-    "short curve": (lambda data: changed(data, {"curve": torch.ones(2)}), True, "has the shape"),
-    "long curve": (lambda data: changed(data, {"curve": torch.ones(4)}), True, "has the shape"),
-    "a weight missing": (lambda data: changed(data, {BIAS: None}), True, "linear.bias"),
-    "one too many": (lambda data: changed(data, {"model.x": torch.ones(1)}), True, "weights: x"),
-    "another shape": (lambda data: changed(data, {BIAS: torch.ones(9)}), True, "shape"),
-    "no validation": (lambda data: changed(data, {LOOKS: None}), True, LOOKS),
-    "short validation": (lambda data: changed(data, {LOOKS: torch.ones(1)}), True, ""),
-    "late look": (lambda data: changed(data, {EPOCHS: torch.tensor([2, 4])}), True, "other epochs"),
-    "early look": (lambda data: changed(data, {EPOCHS: torch.tensor([0, 2])}), True, "epochs"),
-    "looks turned": (lambda data: changed(data, {EPOCHS: torch.tensor([3, 2])}), True, "epochs"),
-    "one look twice": (lambda data: changed(data, {EPOCHS: torch.tensor([2, 2])}), True, "epochs"),
-    "part of the best": (lambda data: changed(data, {BEST: None}), True, "linear.bias"),
-    "best of another shape": (lambda data: changed(data, {BEST: torch.ones(9)}), True, "shape"),
 }
 
 NAN = float("nan")
+BIAS, BEST = "model.linear.bias", "best.linear.bias"
 MOMENT, SQUARES, STEP = (f"optimizer.0.{name}" for name in ("exp_avg", "exp_avg_sq", "step"))
-ONES = torch.ones(3, dtype=torch.float64)
-# Tensors that are exchanged, and the reason. The checksum is right.
-FORGED: dict[str, tuple[dict[str, torch.Tensor | None], str]] = {
-    "NaN curve": ({"curve": ONES * NAN}, "curve has a value that is not finite"),
-    "infinite curve": ({"curve": ONES * torch.inf}, "curve has a value that is not finite"),
-    "curve below 1": ({"curve": ONES * 0.9}, "a perplexity below 1"),
-    "curve of float32": ({"curve": ONES.float()}, "curve has the type float32, not float64"),
-    "complex curve": ({"curve": ONES.cfloat()}, "curve has the type complex64, not float64"),
-    "curve of two dimensions": ({"curve": ONES[None]}, "curve has the shape (1, 3), not (3,)"),
-    "curve of none": ({"curve": ONES[0].clone()}, "curve has the shape (), not (3,)"),
-    "NaN validation": ({LOOKS: ONES[:2] * NAN}, f"{LOOKS} has a value that is not finite"),
-    "validation below 1": ({LOOKS: ONES[:2] * -5}, "a perplexity below 1"),
-    "validation of two dimensions": ({EPOCHS: torch.ones(2, 2).long()}, "has the shape (2, 2)"),
-    "epochs of floats": ({EPOCHS: torch.tensor([2.0, 3.0])}, "has the type float32, not int64"),
-    "epochs of none": ({EPOCHS: torch.tensor(2)}, LOOKS),
+Forgery = Callable[[dict[str, Tensor]], dict[str, Tensor | None]]
+
+
+def to(name: str, value: Tensor | None) -> Forgery:
+    return lambda tensors: {name: value}
+
+
+def cell(name: str, place: tuple[int, ...], value: float) -> Forgery:
+    def forge(tensors: dict[str, Tensor]) -> dict[str, Tensor | None]:
+        changed = tensors[name].clone()
+        changed[place] = value
+        return {name: changed}
+
+    return forge
+
+
+def number(key: str, value: float) -> Forgery:
+    return cell("numbers", (NUMBERS.index(key),), value)
+
+
+def count(key: str, value: int) -> Forgery:
+    return cell("counts", (COUNTS.index(key),), value)
+
+
+# How tensors are exchanged, and the reason. The checksum is right.
+FORGED: dict[str, tuple[Forgery, str]] = {
+    "no curve": (to("curve", None), "it has no curve"),
+    "no counts": (to("counts", None), "it has no counts"),
+    "curve of none": (to("curve", torch.tensor(1.0)), "curve has the shape ()"),
+    "curve of float32": (lambda t: {"curve": t["curve"].float()}, "the type float32, not float64"),
+    "NaN curve": (cell("curve", (0, 2), NAN), "curve has a value that is not finite"),
+    "curve below 1": (cell("curve", (0, 2), 0.5), "a perplexity below 1"),
+    "late curve": (cell("curve", (1, 1), 15), "curve has other steps than the run"),
+    "early curve": (cell("curve", (0, 1), 0), "curve has other steps than the run"),
+    "curve turned": (lambda t: {"curve": t["curve"].flip(0).contiguous()}, "other steps"),
+    "other epochs": (cell("curve", (0, 0), 9), "curve has other epochs than the run"),
+    "no validation": (to("validation", None), "it has no validation"),
+    "NaN validation": (cell("validation", (0, 2), NAN), "validation has a value that is not"),
+    "other validation": (cell("validation", (0, 1), 2), "other steps than its curve"),
+    "no best": (
+        lambda t: dict.fromkeys(name for name in t if name.startswith("best.")),
+        "it has no best weights",
+    ),
     "best without validation": (
-        {EPOCHS: torch.ones(0, dtype=torch.int64), LOOKS: ONES[:0]},
+        lambda t: {"validation": torch.zeros((0, 3), dtype=torch.float64)},
         "best weights without a validation",
     ),
-    "NaN weight": ({BIAS: torch.ones(5) * NAN}, "linear.bias has a value that is not finite"),
-    "weight of int8": ({BIAS: torch.ones(5, dtype=torch.int8)}, "has the type int8, not float32"),
-    "best of float64": ({BEST: torch.ones(5).double()}, "has the type float64, not float32"),
-    "NaN best": ({BEST: torch.ones(5) * NAN}, "linear.bias has a value that is not finite"),
-    "moment of another shape": ({MOMENT: torch.ones(9)}, f"{MOMENT} has the shape (9,)"),
-    "moment of a scalar": ({MOMENT: torch.tensor(1.0)}, f"{MOMENT} has the shape ()"),
-    "moment missing": ({MOMENT: None}, "memory of weight 0 is not complete"),
-    "moment too many": ({"optimizer.0.x": torch.ones(1)}, "memory of weight 0 is not complete"),
-    "negative squares": ({SQUARES: -torch.ones(9, 5)}, f"{SQUARES} has a value below 0"),
-    "step of a list": ({STEP: torch.ones(1)}, f"{STEP} has the shape (1,)"),
-    "no step": ({STEP: torch.tensor(-1.0)}, f"{STEP} has a value below 1"),
-    "NaN step": ({STEP: torch.tensor(NAN)}, f"{STEP} has a value that is not finite"),
-    "memory of no weight": ({"optimizer.99.step": torch.ones(())}, "is no part of a checkpoint"),
-    "unknown": ({"x\x1b[31m\n": torch.ones(1)}, r"x\x1b[31m is no part of a checkpoint"),
-    "large": ({"model.x": torch.ones(1 << 19)}, "it is larger than the "),
-}
-DAMAGE |= {
-    name: (lambda data, tensors=tensors: changed(data, tensors), True, reason)
-    for name, (tensors, reason) in FORGED.items()
+    "part of the best": (to(BEST, None), "linear.bias"),
+    "best of another shape": (to(BEST, torch.ones(9)), "shape"),
+    "NaN best": (to(BEST, torch.ones(5) * NAN), "linear.bias has a value that is not finite"),
+    "a weight missing": (to(BIAS, None), "linear.bias"),
+    "one too many": (to("model.x", torch.ones(1)), "weights: x"),
+    "NaN weight": (to(BIAS, torch.ones(5) * NAN), "linear.bias has a value that is not finite"),
+    "weight of int8": (to(BIAS, torch.ones(5, dtype=torch.int8)), "the type int8, not float32"),
+    "moment of another shape": (to(MOMENT, torch.ones(9)), f"{MOMENT} has the shape (9,)"),
+    "moment missing": (to(MOMENT, None), "memory of weight 0 is not complete"),
+    "moment too many": (to("optimizer.0.x", torch.ones(1)), "memory of weight 0 is not complete"),
+    "negative squares": (to(SQUARES, -torch.ones(9, 5)), f"{SQUARES} has a value below 0"),
+    "no step": (to(STEP, torch.tensor(-1.0)), f"{STEP} has a value below 1"),
+    "NaN step": (to(STEP, torch.tensor(NAN)), f"{STEP} has a value that is not finite"),
+    "memory of no weight": (to("optimizer.99.step", torch.ones(())), "no part of a checkpoint"),
+    "unknown": (to("x\x1b[31m\n", torch.ones(1)), r"x\x1b[31m is no part of a checkpoint"),
+    "large": (to("model.x", torch.ones(1 << 19)), "it is larger than the "),
+    "average of none": (to("average.0", torch.ones(9, 5)), "averaged weights are not complete"),
+    "no state": (to("state", None), "it has no recurrent state"),
+    "state of other sequences": (to("state", torch.ones(3, 3)), "state has the shape (3, 3)"),
+    "counts too few": (to("counts", torch.ones(3).long()), "counts has the shape (3,)"),
+    "negative count": (count("waited", -1), "counts has a value below 0"),
+    "other steps": (count("steps", 15), "steps is not the one in its name"),
+    "too many minibatches": (count("minibatches", 6), "epoch 3 has only"),
+    "at an end of an epoch": (count("minibatches", 0), "it has a recurrent state"),
+    "no targets": (count("targets since", 0), "its loss is of other steps"),
+    "NaN loss": (number("nats", NAN), "numbers has a value that is not finite"),
+    "best below 1": (number("best", 0.5), "a perplexity below 1"),
+    "after the end": (count("epochs", 4), "its run has ended"),
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_checkpoint_is_passed_over_with_one_warning(
+@pytest.mark.parametrize("damage", [*BYTES, *FORGED])
+def test_a_damaged_checkpoint_is_passed_over_with_one_line(
     damage: str, checkpoints: Checkpoints
 ) -> None:
-    change, checksum_is_right, reason = DAMAGE[damage]
-    older, older_optimizer = make(seed=1)
-    checkpoints.save(older, older_optimizer, history(2))
-    model, optimizer = make()
-    checkpoints.save(model, optimizer, history(best=best_weights()))
-    sound = next(checkpoints.folder.glob("000003-*"))
+    """All of it is checked before anything is changed, so the one before it can be used."""
+    older, newer = training(EARLY), training(LATE)
+    keep(checkpoints, older)
+    keep(checkpoints, newer)
+    sound = next(checkpoints.folder.glob(f"{LATE:06d}-*"))
     data = sound.read_bytes()
     sound.unlink()
-    bytes_of_name = change(data) if checksum_is_right else data
-    bad = put(checkpoints, 3, change(data), digest_of(bytes_of_name))
-
+    if damage in BYTES:
+        change, checksum_is_right, reason = BYTES[damage]
+        bad = change(data)
+        path = put(checkpoints, LATE, bad, digest_of(bad if checksum_is_right else data))
+    else:
+        forge, reason = FORGED[damage]
+        tensors = load(data)
+        after = tensors | forge(tensors)
+        bad = save({name: tensor for name, tensor in after.items() if tensor is not None})
+        path = put(checkpoints, LATE, bad, digest_of(bad))
     lines: list[str] = []
-    assert checkpoints.resume(model, optimizer, lines.append) == history(2)
-    assert weights(model) == weights(older)
-    step(model, optimizer, 5)
-    step(older, older_optimizer, 5)
-    assert weights(model) == weights(older)
-    [line] = lines
-    assert line.startswith(f"checkpoint {bad} is damaged (")
-    assert reason in line
-    assert "\n" not in line
+    resumed = training()
+    resume(resumed, checkpoints, lines.append)
+    line, last = lines
+    assert line.startswith(f"checkpoint {path} is damaged (") and reason in line
+    assert line.isprintable() and len(line) < 1000
+    assert last == interrupted(older)
+    assert same(resumed, older)
+    resumed.advance()
+    older.advance()
+    assert same(resumed, older)
 
 
-@pytest.mark.parametrize("name", FORGED)
-def test_a_forged_checkpoint_changes_nothing(name: str, checkpoints: Checkpoints) -> None:
-    """All of a checkpoint is checked before any of it is used."""
-    model, optimizer = make()
-    checkpoints.save(model, optimizer, history(best=best_weights()))
-    [path] = checkpoints.folder.iterdir()
-    data = changed(path.read_bytes(), FORGED[name][0])
-    path.unlink()
-    put(checkpoints, 3, data, digest_of(data))
-    other, its_optimizer = make(seed=1)
-    before, memory = weights(other), copy.deepcopy(its_optimizer.state_dict())
-    lines: list[str] = []
-    assert checkpoints.resume(other, its_optimizer, lines.append) == History()
-    assert len(lines) == 1 and lines[0].isprintable() and len(lines[0]) < 1000
-    assert weights(other) == before
-    assert str(its_optimizer.state_dict()) == str(memory)
-    step(other, its_optimizer, 5)  # the optimizer still works
+@pytest.mark.parametrize("name", ["NaN weight", "negative squares", "no state", "average of none"])
+def test_a_forged_state_changes_nothing(name: str) -> None:
+    of = training()
+    tensors = to_tensors(training(LATE))
+    forged = {k: v for k, v in (tensors | FORGED[name][0](tensors)).items() if v is not None}
+    with pytest.raises(ValueError):
+        restore(of, forged)
+    assert same(of, training())
+    of.advance()
 
 
-@pytest.mark.parametrize("kind", ["sgd", "momentum"])
-def test_the_memory_of_another_optimizer_is_refused(kind: str, checkpoints: Checkpoints) -> None:
-    model, adam = make("adam")
-    checkpoints.save(model, adam, history())
-    lines: list[str] = []
-    assert checkpoints.resume(*make(kind), lines.append) == History()
-    assert "memory of weight 0 is not complete" in lines[0]
-
-
-@pytest.mark.parametrize(
-    ("epochs", "most", "validated", "why"),
-    [
-        (0, None, False, "the run has no epoch 0"),
-        (3, 2, True, "the run has no epoch 3"),
-        (3, 3, True, "its run has ended"),
-        (3, 3, False, ""),  # a run no validation of which gave a number
-        (3, 4, True, ""),
-    ],
-)
-def test_a_checkpoint_is_of_a_run_that_has_begun_and_not_ended(
-    epochs: int, most: int | None, validated: bool, why: str, checkpoints: Checkpoints
-) -> None:
-    model, optimizer = make()
-    kept = history(epochs)
-    if not validated:
-        kept.validation.clear()
-    checkpoints.save(model, optimizer, kept)
-    lines: list[str] = []
-    resumed = checkpoints.resume(*make(seed=1), lines.append, most)
-    assert resumed == (History() if why else kept)
-    assert [why in line for line in lines] == ([True] if why else [])
-
-
-@pytest.mark.parametrize("validated", [True, False])
-def test_a_validation_without_its_best_weights_is_refused_if_they_are_needed(
-    validated: bool, checkpoints: Checkpoints
-) -> None:
-    model, optimizer = make()
-    kept = history()
-    if not validated:
-        kept.validation.clear()
-    checkpoints.save(model, optimizer, kept)
-    lines: list[str] = []
-    resumed = checkpoints.resume(*make(seed=1), lines.append, with_best=True)
-    assert resumed == (History() if validated else kept)
-    assert ["it has no best weights" in line for line in lines] == ([True] if validated else [])
+def test_the_memory_of_another_optimizer_is_refused() -> None:
+    with pytest.raises(ValueError, match="memory of weight 0 is not complete"):
+        restore(training(optimizer="sgd", momentum=0.9), to_tensors(training(LATE)))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="makes a pipe")
 def test_a_pipe_as_checkpoint_does_not_block(checkpoints: Checkpoints) -> None:
-    model, optimizer = make()
-    checkpoints.save(model, optimizer, history(2))
-    os.mkfifo(checkpoints.folder / f"000003-{'0' * 16}.safetensors")
+    of = training(EARLY)
+    keep(checkpoints, of)
+    os.mkfifo(checkpoints.folder / f"000009-{'0' * 16}.safetensors")
     lines: list[str] = []
-    assert checkpoints.resume(model, optimizer, lines.append) == history(2)
+    resume(training(), checkpoints, lines.append)
     assert "is damaged (it is not a regular file): going on" in lines[0]
+    assert lines[1] == interrupted(of)
 
 
-def test_damaged_files_of_later_epochs_do_not_push_out_the_new_ones(
+def test_damaged_files_of_later_steps_do_not_displace_the_new_ones(
     checkpoints: Checkpoints,
 ) -> None:
-    checkpoints.folder.mkdir()
-    for epoch in (7, 8, 9):
-        put(checkpoints, epoch, b"", "0" * 16)
+    for steps in (17, 18, 19):
+        put(checkpoints, steps, b"", "0" * 16)
     (checkpoints.folder / f"000001-{'0' * 16}.safetensors").mkdir()  # cannot be deleted as a file
-    model, optimizer = make()
-    for epoch in (1, 2, 3):
-        checkpoints.save(model, optimizer, history(epoch))
+    of = training()
+    for _ in range(3):
+        of.advance()
+        keep(checkpoints, of)
     lines: list[str] = []
-    assert checkpoints.resume(model, optimizer, lines.append) == history(3)
-    assert len(lines) == 3
-    assert [name[:6] for name in names(checkpoints.folder)] == [
-        "000001",
-        *("000002", "000003", "000007", "000008", "000009"),
-    ]
+    resume(training(), checkpoints, lines.append)
+    assert len(lines) == 4 and lines[3] == interrupted(of)
+    kept = [int(name[:6]) for name in names(checkpoints.folder)]
+    assert kept == [1, 2, 3, 17, 18, 19]
 
 
-def test_where_all_are_damaged_the_run_starts_anew_after_trying_the_newest_first(
-    checkpoints: Checkpoints,
-) -> None:
-    checkpoints.folder.mkdir()
-    for epoch in (1, 999_999, 1_000_000):
-        put(checkpoints, epoch, b"", "0" * 16)
+def test_if_all_are_damaged_the_run_starts_anew(checkpoints: Checkpoints) -> None:
+    for steps in (1, 999_999, 1_000_000):
+        put(checkpoints, steps, b"", "0" * 16)
     (checkpoints.folder / f"000003-{'0' * 16}.safetensors").mkdir()
-    model, optimizer = make()
-    before = weights(model)
     lines: list[str] = []
-    assert checkpoints.resume(model, optimizer, lines.append) == History()
-    epochs = [int(found[1]) for line in lines if (found := re.search(r"(\d+)-0000", line))]
-    assert epochs == [1_000_000, 999_999, 3, 1]
-    assert weights(model) == before
-
-
-# Where the optimizer's memory belongs
+    of = training()
+    resume(of, checkpoints, lines.append)
+    steps = [int(found[1]) for line in lines if (found := re.search(r"(\d+)-0000", line))]
+    assert steps == [1_000_000, 999_999, 3, 1]
+    assert same(of, training())
 
 
 @pytest.mark.parametrize("capturable", [False, True])
 def test_memory_goes_to_the_weights_device_and_the_step_count_where_it_must(
-    capturable: bool, checkpoints: Checkpoints
+    capturable: bool,
 ) -> None:
-    """The meta device stands for a GPU: Adam keeps its step count there for CUDA graphs only."""
-    model, optimizer = make()
-    checkpoints.save(model, optimizer, history())
-    far = [torch.zeros_like(weight, device="meta") for weight in model.parameters()]
-    there = torch.optim.Adam(far, capturable=capturable)
-    checkpoints.resume(model, there, fail)
+    """The meta device replaces a GPU: Adam keeps its step count there for CUDA graphs only."""
+    tensors, there = to_tensors(training(LATE)), training()
+    far = [torch.zeros_like(weight, device="meta") for weight in there.model.parameters()]
+    there.optimizer = torch.optim.Adam(far, capturable=capturable)
+    restore(there, tensors)
     for weight in far:
-        memory = {name: value.device.type for name, value in there.state[weight].items()}
+        memory = {name: value.device.type for name, value in there.optimizer.state[weight].items()}
         step_count = "meta" if capturable else "cpu"
         assert memory == {"step": step_count, "exp_avg": "meta", "exp_avg_sq": "meta"}
 
 
-# One run's folder
+# The end of a run, and its extension
+
+
+def finished(checkpoints: Checkpoints, **changes: Any) -> Training:
+    of = training(**changes)
+    of.at_end = lambda: checkpoints.finish(of.position.steps, to_tensors(of))
+    while not of.is_over:
+        of.advance()
+    return of
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "line"),
+    [
+        ({}, {"epochs": 6}, "going on after epoch 4 of a finished run"),
+        ({}, {}, "training from the start: the finished run is as long"),
+        ({}, {"epochs": 3}, "training from the start: the finished run is longer"),
+        (
+            {"epochs": 30, "patience": 1, "lr": 3.0},
+            {"epochs": 40, "patience": 1, "lr": 3.0},
+            "training from the start: train.patience ended the finished run",
+        ),
+    ],
+)
+def test_a_finished_run_is_extended_if_it_can_be(
+    first: dict[str, Any], then: dict[str, Any], line: str, checkpoints: Checkpoints
+) -> None:
+    ended = finished(checkpoints, **first)
+    [kept] = names(checkpoints.folder)
+    assert kept.startswith(f"finished-{ended.position.steps:06d}-")
+    lines: list[str] = []
+    of = training(**then)
+    resume(of, checkpoints, lines.append)
+    assert lines == [line]
+    assert of.position.steps == (0 if "from the start" in line else ended.position.steps)
+
+
+@pytest.mark.parametrize(("epochs", "goes_on"), [(6, True), (3, True), (2, False)])
+def test_an_interrupted_run_goes_on_to_another_length(
+    epochs: int, goes_on: bool, checkpoints: Checkpoints
+) -> None:
+    of = training(LATE)
+    keep(checkpoints, of)
+    lines: list[str] = []
+    resume(training(epochs=epochs), checkpoints, lines.append)
+    anew = "training from the start: an interrupted run went on for longer"
+    assert lines == [interrupted(of) if goes_on else anew]
+
+
+def test_a_run_whose_steps_depend_on_its_length_starts_anew(tmp_path: Path) -> None:
+    cosine = {"schedule": {"name": "cosine"}}
+    first = finished(Checkpoints.of(tmp_path, "run", {}, 4), **cosine)
+    assert first.is_over
+    lines: list[str] = []
+    resume(training(epochs=6, **cosine), Checkpoints.of(tmp_path, "run", {}, 6), lines.append)
+    [line] = lines
+    assert line.startswith("training from the start: with train.schedule.name = cosine each step")
+
+
+# The folders
 
 
 def test_a_folder_belongs_to_exactly_one_set_of_determinants(tmp_path: Path) -> None:
@@ -482,19 +424,26 @@ def test_a_folder_belongs_to_exactly_one_set_of_determinants(tmp_path: Path) -> 
     assert Checkpoints.of(tmp_path, "scratch", turned).folder == ours
     others = [
         Checkpoints.of(tmp_path, "concise", tree).folder,
+        Checkpoints.of(tmp_path, "scratch", tree, 5).folder,
         *(Checkpoints.of(tmp_path, "scratch", tree | {key: 2}).folder for key in tree),
     ]
-    assert len({ours, *others}) == 5
+    assert len({ours, *others}) == 6
 
 
-def test_only_its_own_folder_is_removed(tmp_path: Path) -> None:
-    ours, other = (Checkpoints.of(tmp_path, "scratch", {"seed": seed}) for seed in (0, 1))
-    for checkpoints in (ours, other):
-        checkpoints.save(*make(), history())
-    ours.remove()
-    ours.remove()  # not there any more: no error
-    assert names(tmp_path) == [other.folder.name]
-    assert len(names(other.folder)) == 1
+def test_the_newest_runs_of_a_name_are_kept(tmp_path: Path) -> None:
+    state = {"x": torch.ones(1)}
+    other = Checkpoints.of(tmp_path, "scratch-1", {})
+    other.save(1, state)
+    ours = [Checkpoints.of(tmp_path, "scratch", {"seed": seed}) for seed in range(KEPT_RUNS + 2)]
+    for place, checkpoints in enumerate(ours):
+        checkpoints.save(1, state)
+        os.utime(checkpoints.folder, (place, place))
+    ours[0].finish(2, state)
+    kept = [ours[0], *ours[-KEPT_RUNS + 1 :], other]
+    assert set(names(tmp_path)) == {checkpoints.folder.name for checkpoints in kept}
+    ours[0].remove()
+    ours[0].remove()  # not there any more: no error
+    assert ours[0].folder.name not in names(tmp_path)
 
 
 def test_the_fingerprint_of_files_follows_their_bytes_order_and_borders(tmp_path: Path) -> None:
