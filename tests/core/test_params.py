@@ -345,7 +345,10 @@ BAD = {
     "epochs-float": (with_value("train.epochs", 500.0), ["train.epochs = 500.0", "integer"]),
     "epochs-exponent": (replaced("epochs: 500", "epochs: 5e2"), ["train.epochs = 500.0"]),
     "epochs-true": (with_value("train.epochs", True), ["train.epochs = True"]),
-    "epochs-null": (with_value("train.epochs", None), ["train.epochs = None"]),
+    "epochs-null": (
+        with_value("train.epochs", None),
+        ["train: epochs = null, steps = null, minutes = null: set exactly one of them"],
+    ),
     "epochs-list": (with_value("train.epochs", [5]), ["train.epochs = [5]"]),
     "batch-text": (with_value("train.batch_size", "many"), ["train.batch_size = 'many'"]),
     "steps-float": (with_value("train.num_steps", 3.5), ["train.num_steps = 3.5"]),

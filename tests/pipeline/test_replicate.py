@@ -145,13 +145,17 @@ def test_training_logs_curves_and_summary(run: Run, folder: Path) -> None:
     best = min(curves["val"], key=lambda epoch: curves["val"][epoch])
     metrics = read(folder, "training/fused/training.json")
     assert metrics.pop("parameters") > 0
+    assert metrics.pop("tokens") > 0
+    steps = metrics.pop("steps")
     assert metrics == {
         "perplexity": curves["train"][7],
         "val_perplexity": curves["val"][7],
-        "best_val": {"epoch": best, "perplexity": curves["val"][best]},
+        "best_val": {"epoch": best, "step": steps * best // 7, "perplexity": curves["val"][best]},
         "epochs": 7,
         "seed": 5,
         "selected_epoch": 7,
+        "selected_step": steps,
+        "axis": "epoch",
     }
 
 
@@ -163,7 +167,7 @@ def test_infinite_last_validation_is_null(
     run(train, "--variant", "scratch")
     metrics = read(folder, "training/scratch/training.json")
     assert (metrics["val_perplexity"], metrics["selected_epoch"]) == (None, 7)
-    assert metrics["best_val"] == {"epoch": 6, "perplexity": 4.0}
+    assert metrics["best_val"]["epoch"] == 6 and metrics["best_val"]["perplexity"] == 4.0
 
 
 def test_divergence_writes_no_results(run: Run, folder: Path) -> None:

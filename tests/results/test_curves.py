@@ -54,7 +54,7 @@ DAMAGED = {
     "merge-conflict": HEAD + "<<<<<<< HEAD\n1\t2.5\n=======\n1\t2.4\n>>>>>>> other\n",
     "overflow": HEAD + "1\t1e999\n",
     "negative-epoch": HEAD + "-1\t2.5\n",
-    "epoch-beyond-the-last": HEAD + "10000001\t2.5\n",
+    "epoch-beyond-the-last": HEAD + "10000000001\t2.5\n",
     "endless-digits": HEAD + "1" * 5000 + "\t2.5\n",
 }
 

@@ -23,8 +23,9 @@ from gru_lm.core.params import load_params
 from gru_lm.core.variants import checked
 from gru_lm.data.prepared import Prepared
 from gru_lm.data.vocabulary import Vocabulary
-from gru_lm.models.base import BEST, CONFIG, WEIGHTS, load_model
+from gru_lm.models.base import BEST, CONFIG, WEIGHTS, build_model, load_model
 from gru_lm.models.settings import ModelSettings
+from gru_lm.results.training import TIMES_TRAINED
 from gru_lm.training.loop import Diverged
 from gru_lm.training.run import TrainingRun, alone
 from gru_lm.training.settings import TrainingSettings
@@ -248,17 +249,114 @@ def test_a_run_no_look_of_which_gave_a_number_ends_in_one_line(folder: Path) -> 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_request_to_stop_ends_the_run_after_the_epoch(
-    number: signal.Signals, folder: Path
+def test_a_request_to_stop_ends_the_run_after_the_step(
+    number: signal.Signals, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ask(epoch: int, *_: float | None) -> None:
-        if epoch == 4:
-            signal.raise_signal(number)
+    """The run has one long epoch of some 290 steps and no checkpoint before its end."""
+    long: dict[str, Any] = {"batch_size": 1, "num_steps": 1, "epochs": 1, "every": 9}
+    calm = start(folder, **long)
+    calm.train()
+    real = Trainer.step
 
-    run = start(folder)
-    with pytest.raises(Interrupted, match="interrupted after epoch 4; run it again"):
-        run.train(ask)
-    assert len(start(folder).history.curve) == 4
+    def ask_at_30(trainer: Trainer, *arguments: Any) -> Tensor:
+        if arguments[4] == 30:
+            signal.raise_signal(number)
+        return real(trainer, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", ask_at_30)
+        with pytest.raises(Interrupted, match="interrupted after step 31 in epoch 1; run it again"):
+            start(folder, **long).train()
+    lines: list[str] = []
+    again = start(folder, say=lines.append, **long)
+    assert lines[1:] == ["going on after step 31 in epoch 1 of a run that was interrupted"]
+    again.train()
+    assert weights(again) == weights(calm) and again.curve == calm.curve
+
+
+def test_a_finished_run_is_extended_with_the_bytes_of_a_longer_one(folder: Path) -> None:
+    changes: dict[str, Any] = {"average": {"name": "ema", "decay": 0.9}, "select": "best_val"}
+    calm = start(folder, epochs=9, **changes)
+    wanted: list[Row] = []
+    calm.train(lambda *row: wanted.append(row))
+    calm.save(folder / "calm")
+    first = start(folder, epochs=5, **changes)
+    first.train()
+    first.save(folder / "first")
+    first.finish()
+    lines: list[str] = []
+    longer = start(folder, epochs=9, say=lines.append, **changes)
+    assert lines[1:] == ["going on after epoch 5 of a finished run"]
+    rows: list[Row] = []
+    assert len(longer.train(lambda *row: rows.append(row))) == 4
+    longer.save(folder / "longer")
+    assert rows == wanted
+    for name in (WEIGHTS, CONFIG, f"{BEST}/{WEIGHTS}", TIMES_TRAINED):
+        assert (folder / "longer" / name).read_bytes() == (folder / "calm" / name).read_bytes()
+
+
+def test_averaged_weights_are_validated_selected_and_saved(folder: Path) -> None:
+    run = start(folder, average={"name": "swa", "start": 10})
+    seen: dict[int, float] = {}
+    run.train(lambda number, _, value: seen.update({number: value or 0.0}))
+    assert not run.model.training
+    assert seen[EPOCHS] == validate(run.model, val_tokens(folder), 4, 5)
+    assert run.training.average is not None
+    for weight, mean in zip(run.model.parameters(), run.training.average.weights, strict=True):
+        assert weight.tolist() == mean.tolist()
+
+
+def test_a_run_can_start_from_a_trained_model(folder: Path) -> None:
+    first = start(folder, epochs=2, lr=0.05)
+    first.train()
+    first.save(folder / "base/scratch")
+    lines: list[str] = []
+    tuned = start(folder, epochs=2, init_from="base/{variant}", say=lines.append)
+    assert weights(tuned) == weights(first)
+    assert lines[-1] == "starting from the weights in base/scratch"
+    plain = start(folder, epochs=2)
+    assert tuned.checkpoints.folder != plain.checkpoints.folder
+    first.model.W_xz.data.add_(1)  # type: ignore[union-attr, operator]
+    first.save(folder / "base/scratch")
+    assert start(folder, epochs=2, init_from="base/{variant}").checkpoints != tuned.checkpoints
+
+
+def test_an_initial_model_that_does_not_fit_is_refused_in_one_line(folder: Path) -> None:
+    run = start(folder, epochs=2)
+    fingerprint = run.vocabulary.fingerprint
+    for name, vocabulary in (("other", "f" * 64), ("small", fingerprint)):
+        build_model("scratch", len(run.vocabulary), hidden_size=8).save(folder / name, vocabulary)
+    build_model("concise", len(run.vocabulary), hidden_size=8).save(folder / "kind", fingerprint)
+    after = build_model("scratch", len(run.vocabulary), hidden_size=32, reset="after")
+    after.save(folder / "after", fingerprint)
+    for name, why in {
+        "nowhere": "there is no trained model",
+        "other": "this model has another vocabulary than data/prepared/vocab.json",
+        "small": "this model has other sizes than the section model",
+        "kind": "this model is of the variant 'concise', not 'scratch'",
+        "after": "this model has other options",
+    }.items():
+        with pytest.raises(UserError) as caught:
+            start(folder, init_from=name)
+        assert str(caught.value).startswith(f"train.init_from = {name}: {why}")
+
+
+def test_a_warmup_beyond_the_end_of_the_run_is_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"train\.schedule\.warmup = 500: the run has only 9\d"):
+        start(folder, schedule={"warmup": 500})
+    with pytest.raises(UserError, match=r"train\.average\.start = 500: the run has only 9\d"):
+        start(folder, average={"name": "ema", "start": 500})
+
+
+def test_about_ten_lines_tell_of_a_run_without_a_terminal(folder: Path) -> None:
+    lines: list[str] = []
+    start(folder, epochs=20, say=lines.append).train()
+    assert [line.split(",")[0] for line in lines[1:]] == [f"epoch {n}" for n in range(2, 21, 2)]
+    lines.clear()
+    steps: dict[str, Any] = {"epochs": None, "steps": 45, "validate_every": "20 steps"}
+    start(folder, say=lines.append, log_every="2 steps", **steps).train()
+    assert 9 <= len(lines) - 1 <= 11
+    assert lines[-1].startswith("step 45, perplexity ") and lines[-1].endswith(" tokens/s")
 
 
 @pytest.mark.parametrize("change", [{"select": "best_val"}, {"validate_every": 2}, {"seed": 1}])

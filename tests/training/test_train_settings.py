@@ -1,0 +1,96 @@
+"""Impossible combinations in the section train are one line that names the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from trainings import PARAMS, train_settings, train_tree
+
+from gru_lm.core.errors import UserError
+from gru_lm.core.params import load_params
+from gru_lm.training.settings import Interval, TrainingSettings
+
+STEPS: dict[str, Any] = {"epochs": None, "steps": 100}
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"steps": 5}, "train: epochs = 500, steps = 5, minutes = null: set exactly one of them"),
+        ({"epochs": None}, "train: epochs = null, steps = null, minutes = null: set exactly one"),
+        (
+            {"momentum": 0.9, "optimizer": "adam"},
+            "train: momentum = 0.9: only sgd has it",
+        ),
+        ({"weight_decay": 0.1, "optimizer": "adam"}, "train: weight_decay = 0.1: set optimizer to"),
+        ({"patience": 3, "validate_every": None}, "train: validate_every = null: patience needs"),
+        (
+            {"schedule": {"name": "plateau"}, "validate_every": None},
+            "train: validate_every = null: schedule.name = plateau needs validations",
+        ),
+        (STEPS | {"schedule": {"warmup": 100}}, "train: schedule.warmup = 100: the run has only"),
+        (
+            STEPS | {"average": {"name": "swa", "start": 200}},
+            "train: average.start = 200: the run has only 100 steps",
+        ),
+        (
+            {"epochs": None, "minutes": 1.0, "schedule": {"warmup": 10}},
+            "train: schedule.warmup = 10: with minutes, set a fraction of the run such as 0.05",
+        ),
+        ({"schedule": {"name": "step"}}, "train.schedule: every = null: with name = step, set it"),
+        ({"schedule": {"warmup": 1.5}}, "train.schedule.warmup = 1.5: should be a number of steps"),
+        ({"schedule": {"warmup": True}}, "train.schedule.warmup = True: should be a number of"),
+        ({"log_every": "5 minutes"}, "train.log_every = '5 minutes': should be a number of epochs"),
+        ({"log_every": "0 steps"}, "train.log_every = '0 steps': should be a number of epochs"),
+        ({"betas": [0.9]}, "train.betas = [0.9]: "),
+        ({"betas": [0.9, 1.0]}, "train.betas.1 = 1.0: should be less than 1"),
+        ({"schedule": {"warmups": 3}}, "unknown key 'train.schedule.warmups' (did you mean 'warm"),
+    ],
+)
+def test_an_impossible_combination_is_one_line(
+    changes: dict[str, Any], line: str, tmp_path: Path
+) -> None:
+    params = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
+    params["train"] = train_tree(**changes)
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(params), encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        load_params(TrainingSettings, path)
+    assert str(caught.value).startswith(f"{path}: {line}")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "interval"),
+    [
+        (5, Interval(5, "epochs")),
+        ("5", Interval(5, "epochs")),
+        ("1 epoch", Interval(1, "epochs")),
+        ("250 steps", Interval(250, "steps")),
+        ("1 step", Interval(1, "steps")),
+        (None, None),
+    ],
+)
+def test_intervals_are_in_epochs_or_steps(value: Any, interval: Interval | None) -> None:
+    assert train_settings(validate_every=value).validate_every == interval
+
+
+@pytest.mark.parametrize(
+    ("changes", "logging", "axis"),
+    [
+        ({}, Interval(1, "epochs"), "epoch"),
+        ({"validate_every": None}, Interval(1, "epochs"), "epoch"),
+        ({"validate_every": "9 steps"}, Interval(1, "epochs"), "step"),
+        ({"log_every": "10 steps"}, Interval(10, "steps"), "step"),
+        (STEPS, Interval(100, "steps"), "step"),
+        (STEPS | {"log_every": 1}, Interval(1, "epochs"), "step"),
+    ],
+)
+def test_the_curves_count_epochs_if_all_their_points_end_one(
+    changes: dict[str, Any], logging: Interval, axis: str
+) -> None:
+    chosen = train_settings(**changes)
+    assert (chosen.logging, chosen.axis) == (logging, axis)
