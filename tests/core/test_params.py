@@ -253,7 +253,7 @@ def test_settings_are_immutable():
 BAD = {
     # keys
     "unknown-top": (with_value("optimiser", 1), ["'optimiser'", "unknown key"]),
-    "unknown-in-train": (with_value("train.momentum", 0.9), ["'train.momentum'", "allowed here"]),
+    "unknown-in-train": (with_value("train.nesterov", 0.9), ["'train.nesterov'", "allowed here"]),
     "unknown-in-concise": (with_value("model.concise.reset", "after"), ["'model.concise.reset'"]),
     "unknown-in-scratch": (with_value("model.scratch.bias", True), ["'model.scratch.bias'"]),
     "unknown-in-split": (with_value("prepare.split.valid", 9), ["'prepare.split.valid'"]),
@@ -347,7 +347,7 @@ BAD = {
     "epochs-true": (with_value("train.epochs", True), ["train.epochs = True"]),
     "epochs-null": (
         with_value("train.epochs", None),
-        ["train: epochs = null, steps = null, minutes = null: set exactly one of them"],
+        ["train.epochs = null, train.steps = null, train.minutes = null: set exactly one"],
     ),
     "epochs-list": (with_value("train.epochs", [5]), ["train.epochs = [5]"]),
     "batch-text": (with_value("train.batch_size", "many"), ["train.batch_size = 'many'"]),
@@ -597,8 +597,8 @@ BAD = {
     "name-tag": (replaced("lr: 1.0", "lr: !!python/name:os.system"), ["not valid YAML"]),
     "contains-itself": (replaced("lr: 1.0", "lr: &a [*a]"), ["train.lr"]),
     "merged-key-unknown": (
-        TEXT.replace("\ntrain:", "\ntrain:\n  <<: {momentum: 1}", 1),
-        ["unknown key 'train.momentum'"],
+        TEXT.replace("\ntrain:", "\ntrain:\n  <<: {nesterov: 1}", 1),
+        ["unknown key 'train.nesterov'"],
     ),
     "hexadecimal-beyond-all-digits": (
         replaced("lr: 1.0", "lr: 0x" + "f" * 5000),

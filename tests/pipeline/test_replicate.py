@@ -125,7 +125,10 @@ def test_replicate_outputs(run: Run, folder: Path) -> None:
     before = files(folder) | {"params.yaml"}
     run(replicate, "--variant", "concise", "--seed", "0")
     weights = {f"{part}{name}" for part in ("", f"{BEST}/") for name in (WEIGHTS, CONFIG)}
-    assert files(folder) - before == {
+    new = files(folder) - before
+    [kept] = [name for name in new if name.startswith(".checkpoints/")]
+    assert "/finished-" in kept
+    assert new - {kept} == {
         "analysis/replicate/concise-0.json",
         *(f"analysis/replicate/concise/0/{name}" for name in {*weights, TIMES_TRAINED}),
     }

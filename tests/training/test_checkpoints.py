@@ -282,7 +282,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_one_line(
 
 
 @pytest.mark.parametrize("name", ["NaN weight", "negative squares", "no state", "average of none"])
-def test_a_forged_state_changes_nothing(name: str) -> None:
+def test_a_forged_checkpoint_changes_nothing(name: str) -> None:
     of = training()
     tensors = to_tensors(training(LATE))
     forged = {k: v for k, v in (tensors | FORGED[name][0](tensors)).items() if v is not None}
@@ -297,6 +297,20 @@ def test_the_memory_of_another_optimizer_is_refused() -> None:
         restore(training(optimizer="sgd", momentum=0.9), to_tensors(training(LATE)))
 
 
+@pytest.mark.parametrize("step", ["first", "last"])
+def test_a_checkpoint_is_of_a_run_that_has_begun_and_not_ended(
+    step: str, checkpoints: Checkpoints
+) -> None:
+    of = training()
+    while step == "last" and not of.is_over:
+        of.advance()
+    keep(checkpoints, of)
+    lines: list[str] = []
+    resume(training(), checkpoints, lines.append)
+    [line] = lines
+    assert ("its run has ended" if step == "last" else "it is from before the first step") in line
+
+
 @pytest.mark.skipif(os.name != "posix", reason="makes a pipe")
 def test_a_pipe_as_checkpoint_does_not_block(checkpoints: Checkpoints) -> None:
     of = training(EARLY)
@@ -308,7 +322,7 @@ def test_a_pipe_as_checkpoint_does_not_block(checkpoints: Checkpoints) -> None:
     assert lines[1] == interrupted(of)
 
 
-def test_damaged_files_of_later_steps_do_not_displace_the_new_ones(
+def test_damaged_files_of_later_epochs_do_not_push_out_the_new_ones(
     checkpoints: Checkpoints,
 ) -> None:
     for steps in (17, 18, 19):

@@ -276,7 +276,8 @@ def _explain(problems: list[tuple[ErrorDetails, list[str]]]) -> str:
             return f"key {where!r} is missing"
         case "value_error":
             reason = one_line(problem["ctx"]["error"], 300)
-            return f"{where}: {reason}" if where else reason
+            named = not where or reason.startswith(f"{where}.")  # it names a key of the section
+            return reason if named else f"{where}: {reason}"
         case _:
             reason = problem["msg"].removeprefix("Input ")
             alternatives = {

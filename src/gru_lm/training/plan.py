@@ -8,7 +8,7 @@ from gru_lm.core.errors import UserError
 from gru_lm.training.history import Position
 from gru_lm.training.minibatches import num_minibatches
 from gru_lm.training.schedule import factor
-from gru_lm.training.settings import Interval, Train
+from gru_lm.training.settings import Train, interval, is_fraction
 
 
 class Plan:
@@ -68,28 +68,29 @@ class Plan:
             return position.epochs >= self.settings.epochs
         return self.done(position) >= self.total
 
-    def is_due(self, interval: Interval | None, position: Position) -> bool:
-        """Return whether ``interval`` ends at ``position``. None never ends."""
-        if interval is None:
+    def is_due(self, every: int | str | None, position: Position) -> bool:
+        """Return whether the interval ``every`` ends at ``position``. None never ends."""
+        if every is None:
             return False
-        if interval.unit == "steps":
-            return position.steps % interval.number == 0
-        return position.minibatches == 0 and position.epochs % interval.number == 0
+        number, unit = interval(every)
+        if unit == "steps":
+            return position.steps % number == 0
+        return position.minibatches == 0 and position.epochs % number == 0
 
     def factor(self, position: Position, plateaus: int) -> float:
         """Return the factor of the learning rate for the step after ``position``."""
         schedule = self.settings.schedule
         decreases = plateaus
         if schedule.name == "step" and schedule.every is not None:
-            passed = position.epochs if schedule.every.unit == "epochs" else position.steps
-            decreases = passed // schedule.every.number
-        needed = schedule.name in ("linear", "cosine") or isinstance(schedule.warmup, float)
+            number, unit = interval(schedule.every)
+            decreases = (position.epochs if unit == "epochs" else position.steps) // number
+        needed = schedule.name in ("linear", "cosine") or is_fraction(schedule.warmup)
         total = self.total if needed else None
         return factor(schedule, self.done(position), total, decreases)
 
     def is_averaged(self, position: Position) -> bool:
         """Return whether the weights at ``position`` belong to the average."""
         start = self.settings.average.start
-        if isinstance(start, int):
-            return position.steps > start
-        return self.done(position) > start * self.total
+        if is_fraction(start):
+            return self.done(position) > start * self.total
+        return position.steps > start

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from gru_lm.training.settings import Schedule, Train
+from gru_lm.training.settings import Schedule, Train, is_fraction
 
 
 def factor(schedule: Schedule, done: float, total: float | None, decreases: int = 0) -> float:
@@ -30,7 +30,7 @@ def factor(schedule: Schedule, done: float, total: float | None, decreases: int 
     from 0, has the factor (k + 1) / (w + 1).
     """
     warmup: float = schedule.warmup
-    if isinstance(warmup, float):
+    if is_fraction(warmup):
         assert total is not None
         warmup *= total
     if done < warmup:
@@ -50,9 +50,9 @@ def depends_on_length(train: Train) -> str:
     """Return the setting that makes each step depend on the length of the run, or ""."""
     if train.schedule.name in ("linear", "cosine"):
         return f"train.schedule.name = {train.schedule.name}"
-    if isinstance(train.schedule.warmup, float):
+    if is_fraction(train.schedule.warmup):
         return f"train.schedule.warmup = {train.schedule.warmup:g}"
-    if train.average.name != "none" and isinstance(train.average.start, float):
+    if train.average.name != "none" and is_fraction(train.average.start):
         return f"train.average.start = {train.average.start:g}"
     return ""
 

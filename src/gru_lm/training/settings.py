@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, PlainValidator, model_validator
@@ -23,32 +24,48 @@ class Interval(NamedTuple):
     unit: Unit
 
 
-def _interval(value: Any) -> Interval:
-    if isinstance(value, Interval):
-        return value
-    text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
-    found = re.fullmatch(r"([0-9]{1,8})(?: (epoch|step)s?)?", text)
+@cache
+def interval(value: int | str) -> Interval:
+    """Return ``value``, such as 5, "5 epochs" or "250 steps", as an interval.
+
+    Raises ValueError if it is not one.
+    """
+    found = re.fullmatch(r"([0-9]{1,8})(?: (epoch|step)s?)?", str(value))
     if not found or not 1 <= int(found[1]) <= MOST:
-        raise PydanticCustomError(
-            "interval",
-            f"should be a number of epochs such as 5, or of steps such as 250 steps, from 1 to "
-            f"{MOST}",
-        )
+        raise ValueError(f"{value!r} is no interval")
     return Interval(int(found[1]), "steps" if found[2] == "step" else "epochs")
 
 
-def _share(value: Any) -> int | float:
+def _checked_interval(value: Any) -> int | str:
+    try:
+        if isinstance(value, int | str) and not isinstance(value, bool):
+            interval(value)
+            return value
+    except ValueError:
+        pass
+    raise PydanticCustomError(
+        "interval",
+        f"should be a number of epochs such as 5, or of steps such as 250 steps, from 1 to {MOST}",
+    )
+
+
+def _checked_share(value: Any) -> int | float:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST:
         return value
     if isinstance(value, float) and 0 <= value < 1:
-        return value or 0
+        return value
     raise PydanticCustomError(
         "share", "should be a number of steps such as 200, or a fraction of the run such as 0.05"
     )
 
 
-Every = Annotated[Interval, PlainValidator(_interval)]
-Share = Annotated[int | float, PlainValidator(_share)]  # steps, or a fraction of the run
+def is_fraction(share: float) -> bool:
+    """Return whether ``share`` is a fraction of the run above 0, and no number of steps."""
+    return isinstance(share, float) and share > 0
+
+
+Every = Annotated[int | str, PlainValidator(_checked_interval)]  # see ``interval``
+Share = Annotated[int | float, PlainValidator(_checked_share)]  # steps, or a fraction of the run
 Positive = Annotated[float, Field(gt=0, le=1000)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -71,7 +88,10 @@ class Schedule(Section):
     @model_validator(mode="after")
     def _every_belongs_to_step(self) -> Schedule:
         if self.name == "step" and self.every is None:
-            raise ValueError("every = null: with name = step, set it (100 steps, or 5 epochs)")
+            raise ValueError(
+                "train.schedule.every = null: train.schedule.name = step needs it, for example 5 "
+                "(epochs) or 250 steps"
+            )
         return self
 
 
@@ -150,15 +170,16 @@ class Train(Section):
         return float(value)
 
     @property
-    def logging(self) -> Interval:
+    def logging(self) -> int | str:
         """``log_every``, or its default: 1 epoch if the length is in epochs, else 100 steps."""
-        default = Interval(1, "epochs") if self.epochs is not None else Interval(100, "steps")
-        return self.log_every or default
+        if self.log_every is not None:
+            return self.log_every
+        return "100 steps" if self.epochs is None else 1
 
     @property
     def axis(self) -> Literal["epoch", "step"]:
         """What the rows of the curves count: epochs if they all lie at the end of an epoch."""
-        intervals = [self.logging, self.validate_every or self.logging]
+        intervals = interval(self.logging), interval(self.validate_every or self.logging)
         whole = self.epochs is not None and all(one.unit == "epochs" for one in intervals)
         return "epoch" if whole else "step"
 
@@ -167,24 +188,30 @@ def _problems(train: Train) -> list[str]:
     """Return what is impossible in ``train``, each with its key and a remedy."""
     schedule, average = train.schedule, train.average
     lengths = {"epochs": train.epochs, "steps": train.steps, "minutes": train.minutes}
-    shown = ", ".join(f"{key} = {'null' if n is None else n}" for key, n in lengths.items())
+    shown = ", ".join(f"train.{key} = {'null' if n is None else n}" for key, n in lengths.items())
     found = []
     if sum(value is not None for value in lengths.values()) != 1:
         found.append(f"{shown}: set exactly one of them, and the others to null")
     if train.momentum and train.optimizer != "sgd":
-        found.append(f"momentum = {train.momentum:g}: only sgd has it, not {train.optimizer}")
+        found.append(f"train.momentum = {train.momentum:g}: only sgd has it, not {train.optimizer}")
     if train.weight_decay and train.optimizer == "adam":
-        found.append(f"weight_decay = {train.weight_decay:g}: set optimizer to adamw or sgd for it")
+        found.append(
+            f"train.weight_decay = {train.weight_decay:g}: only sgd and adamw have it, not adam"
+        )
     if train.validate_every is None and (train.patience or schedule.name == "plateau"):
         key = "patience" if train.patience else "schedule.name = plateau"
-        found.append(f"validate_every = null: {key} needs validations during the training")
+        found.append(
+            f"train.validate_every = null: train.{key} needs validations during the training"
+        )
     for key, share in (("schedule.warmup", schedule.warmup), ("average.start", average.start)):
         if key == "average.start" and average.name == "none":
             continue
         if train.steps is not None and share >= train.steps:
-            found.append(f"{key} = {share}: the run has only {train.steps} steps")
+            found.append(f"train.{key} = {share}: the run has only {train.steps} steps")
         if train.minutes is not None and isinstance(share, int) and share:
-            found.append(f"{key} = {share}: with minutes, set a fraction of the run such as 0.05")
+            found.append(
+                f"train.{key} = {share}: with minutes, set a fraction of the run such as 0.05"
+            )
     return found
 
 
