@@ -236,7 +236,8 @@ def test_accumulation_is_one_large_minibatch(partition: str) -> None:
         whole = [torch.cat(part, dim=1) for part in zip(*pieces, strict=True)]
         twin = copy.deepcopy(model)
         for one, minibatches in ((model, pieces), (twin, [tuple(whole)])):
-            trainer = Trainer(one, torch.optim.SGD(one.parameters(), 1.0), None)
+            several = len(minibatches) > 1
+            trainer = Trainer(one, torch.optim.SGD(one.parameters(), 1.0), None, accumulate=several)
             sums = Sums(one.device)
             trainer.step(minibatches, None, True, sums)  # type: ignore[arg-type]
             assert sums.targets.item() == 40

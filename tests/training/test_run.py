@@ -6,7 +6,9 @@ tests/pipeline/test_crash.py kills real processes. Here a run ends at a known ep
 from __future__ import annotations
 
 import copy
+import io
 import math
+import re
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -357,6 +359,22 @@ def test_about_ten_lines_tell_of_a_run_without_a_terminal(folder: Path) -> None:
     start(folder, say=lines.append, log_every="2 steps", **steps).train()
     assert 9 <= len(lines) - 1 <= 11
     assert lines[-1].startswith("step 45, perplexity ") and lines[-1].endswith(" tokens/s")
+
+
+def test_a_bar_on_a_terminal_shows_the_figures_and_the_time_left(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr("sys.stderr", terminal)
+    lines: list[str] = []
+    run = start(folder, epochs=3, say=lines.append)
+    run.train()
+    last = terminal.getvalue().rsplit("\r", 1)[-1]
+    steps = run.training.position.steps
+    assert re.search(rf"100%\|.*\| {steps}/{steps} step \[\d\d:\d\d<00:00, valid", last)
+    assert "perplexity" in last and "tokens/s" in last
+    assert len(lines) == 1
 
 
 @pytest.mark.parametrize("change", [{"select": "best_val"}, {"validate_every": 2}, {"seed": 1}])

@@ -61,11 +61,20 @@ class CapturedStep:  # GPU only
     the next call. A capture needs warm-up updates. Their effect on weights, gradients and optimizer
     is undone. A replay draws random numbers from the state that torch's generator has at the time
     of the call, so that ``torch.manual_seed`` before it determines them.
+
+    With ``own_gradients`` the graph has gradients of its own and must include the optimizer's step.
+    Otherwise it adds to the existing ones.
     """
 
-    def __init__(self, update: Update, optimizer: torch.optim.Optimizer, *inputs: Tensor) -> None:
+    def __init__(
+        self,
+        update: Update,
+        optimizer: torch.optim.Optimizer,
+        *inputs: Tensor,
+        own_gradients: bool = True,
+    ) -> None:
         self._inputs = [tensor.clone() for tensor in inputs]
-        before = Snapshot(optimizer, gradients=True)
+        before = Snapshot(optimizer, gradients=not own_gradients)
         stream = _side_stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream), warnings.catch_warnings():
@@ -75,6 +84,8 @@ class CapturedStep:  # GPU only
                 update(*self._inputs)
         torch.cuda.current_stream().wait_stream(stream)
         before.restore()
+        if own_gradients:
+            optimizer.zero_grad()
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph, stream=stream):
             self._loss, self._next_state = update(*self._inputs)

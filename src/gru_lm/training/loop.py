@@ -81,7 +81,12 @@ class Training:
         self._tokens = tokens.to(model.device)
         self._val_tokens = None if val_tokens is None else val_tokens.to(model.device)
         self._trainer = Trainer(
-            model, self.optimizer, settings.clip_norm, settings.precision, settings.seed
+            model,
+            self.optimizer,
+            settings.clip_norm,
+            settings.precision,
+            settings.seed,
+            accumulate=settings.accumulate > 1,
         )
         self._minibatches: Iterator[Minibatch] | None = None
         self._left = 0  # minibatches of the running epoch

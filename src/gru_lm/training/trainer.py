@@ -48,7 +48,8 @@ class Sums:
 class Trainer:
     """Updates the weights of ``model`` from minibatches.
 
-    ``seed`` determines the random numbers of a model with dropout.
+    ``seed`` determines the random numbers of a model with dropout. ``accumulate`` says that a step
+    may have several minibatches.
     """
 
     def __init__(
@@ -58,12 +59,14 @@ class Trainer:
         clip_norm: float | None,
         precision: Precision = "fp32",
         seed: int = 0,
+        accumulate: bool = False,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.clip_norm = clip_norm
         self.precision = precision
         self.seed = seed
+        self.accumulate = accumulate
         self._weights = weights_of(optimizer)
         self._dtype = self._weights[0].dtype
         self._captured: dict[tuple[str, torch.Size], CapturedStep] = {}
@@ -100,7 +103,7 @@ class Trainer:
         that of the step. With the trainer's seed it determines the dropout, so that no state of
         a random number generator has to be kept.
         """
-        if len(minibatches) == 1:
+        if not self.accumulate:
             [(X, Y)] = minibatches
             state = self.model.begin_state(len(X)) if state is None else state
             self._draw_from(number, 0)
@@ -130,7 +133,9 @@ class Trainer:
         key = name, inputs[0].shape  # GPU only
         if key not in self._captured:  # GPU only
             drawn = torch.cuda.get_rng_state()
-            self._captured[key] = CapturedStep(update, self.optimizer, *inputs)
+            self._captured[key] = CapturedStep(
+                update, self.optimizer, *inputs, own_gradients=name == "update"
+            )
             torch.cuda.set_rng_state(drawn)
         return self._captured[key](*inputs)  # GPU only
 
