@@ -371,8 +371,7 @@ def test_a_bar_on_a_terminal_shows_the_figures_and_the_time_left(
     run = start(folder, epochs=3, say=lines.append)
     run.train()
     last = terminal.getvalue().rsplit("\r", 1)[-1]
-    steps = run.training.position.steps
-    assert re.search(rf"100%\|.*\| {steps}/{steps} step \[\d\d:\d\d<00:00, valid", last)
+    assert re.search(r"100%\|.*\| 3/3 epochs \[\d\d:\d\d<00:00, valid", last)
     assert "perplexity" in last and "tokens/s" in last
     assert len(lines) == 1
 

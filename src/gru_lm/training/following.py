@@ -24,12 +24,14 @@ class Progress:
         self._training, self._say = training, say
         self._bar: tqdm | None = None  # type: ignore[type-arg]
         if sys.stderr.isatty():
-            unit = "s" if training.settings.minutes is not None else "step"
-            done = training.plan.done(training.position)
+            # In epochs, not in their steps: to count these takes seconds if there are very many.
+            epochs = training.settings.epochs
+            total = training.plan.total if epochs is None else epochs
+            unit = {"epochs": "epochs", "steps": "steps", "minutes": "s"}[
+                training.settings.length_key
+            ]
             form = "{l_bar}{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}{postfix}]"
-            self._bar = tqdm(
-                total=training.plan.total, initial=done, unit=unit, bar_format=form, leave=True
-            )
+            self._bar = tqdm(total=total, initial=self._done(), unit=unit, bar_format=form)
         self._line = self._tenth()
 
     def __enter__(self) -> Progress:
@@ -47,7 +49,7 @@ class Progress:
     def step(self) -> None:
         """Show that one more step is done."""
         if self._bar is not None:
-            self._bar.update(self._training.plan.done(self._training.position) - self._bar.n)
+            self._bar.update(self._done() - self._bar.n)
 
     def row(self, row: Row) -> None:
         """Show the figures of ``row``."""
@@ -60,6 +62,12 @@ class Progress:
         elif self._tenth() > self._line:
             self._line = self._tenth()
             self._say(f"{self._training.settings.axis} {row.number}, {figures}")
+
+    def _done(self) -> float:
+        training = self._training
+        if training.settings.epochs is not None:
+            return training.epochs_done
+        return training.plan.done(training.position)
 
     def _tenth(self) -> int:
         training = self._training

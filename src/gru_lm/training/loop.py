@@ -104,6 +104,12 @@ class Training:
         """Whether there is no step left to do."""
         return self.plan.is_over(self.position) or self.stopped
 
+    @property
+    def epochs_done(self) -> float:
+        """The number of epochs that are done, with the share of the running one."""
+        done = self.position.minibatches
+        return self.position.epochs + (done / (done + self._left) if self._left else 0)
+
     def advance(self) -> Row | None:
         """Do one step and what is due after it. Returns a row if one is due.
 
