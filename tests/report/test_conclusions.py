@@ -106,3 +106,6 @@ def test_scores_are_of_kept_weights(selected, text):
         update={"selected_epoch": selected, "selected_step": 9 * selected}
     )
     assert conclusions.kept({"a": one, "b": one}) == text
+    by_step = one.model_copy(update={"axis": "step"})
+    steps = text.replace("epoch", "step").replace(str(selected), str(9 * selected))
+    assert conclusions.kept({"a": by_step}) == steps

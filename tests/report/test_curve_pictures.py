@@ -105,6 +105,17 @@ def test_overfitting_variants_are_named():
     )
 
 
+def test_curves_count_steps_if_training_does():
+    curve = {"scratch": [(1000, 20.0), (5000, 9.8), (12_000, 40.0)]}
+    assert "lowest at step 5,000 (9.80)" in findings.overfitting(curve, "step")
+    figure = figure_of(
+        lambda: curves.overfitting({"scratch": LOOKS["scratch"]}, curve, curve, "step")
+    )
+    texts = " ".join(text.replace("\n", " ") for text, *_ in texts_of(figure))
+    assert "lowest 9.80 at step 5,000" in texts and "best step (lowest" in texts
+    assert figure.axes[0].get_xlabel() == "step" and "epoch" not in texts
+
+
 def test_no_claim_without_validation_curve():
     assert "There is no validation perplexity" in findings.overfitting({"scratch": []})
 
