@@ -41,7 +41,7 @@ class StepBuffers:
         self.G = like.new_empty(T + 1, H, B)
         self.P = like.new_empty(H, B)
         self.inputs_by_unit = like.new_empty(3 * H, T * B)
-        self.states_by_unit = like.new_empty(H, T, B)
+        self.states_by_unit = like.new_empty(H, T + 1, B)
         self.old_by_unit = like.new_empty(H, T, B, dtype=products)  # H, then R * H
         self.dA_by_unit = like.new_empty(rows, T, B, dtype=products)
 

@@ -6,8 +6,8 @@ candidate, update, reset (h, z, r) and W_h in the order z, r, h. Each gate is th
 block of rows. A matrix library splits a product of a tall matrix and a few columns well among
 threads.
 
-**Forward.** The input's part, W_x X + b, is computed for all steps before the loop. X is one-hot,
-so this selects a column of W_x + b per token. Only the products with the state remain in the loop.
+**Forward.** The input's part, W_x X + b, is computed for all steps before the loop. For one-hot X
+this selects a column of W_x + b per token. Only the products with the state remain in the loop.
 
 **Backward.** Let G be the gradient of the loss with respect to the new state H', the sum of the
 contributions of the outputs and of the next step. Let dA be the gradient with respect to the
@@ -30,8 +30,8 @@ With the reset gate after it, C = tanh(W_xh X + b_h + R * N), N = W_hh H + b_hh:
     G of the step before += G * Z + W_hzᵀ dZ + W_hrᵀ dR + W_hhᵀ dN
 
 The gradients of the weights are sums over the steps. Each is one product after the loop:
-dW_h[z, r] = Σ [dZ, dR] Hᵀ, dW_hh = Σ dC (R * H)ᵀ, or Σ dN Hᵀ, and dW_x adds [dC, dZ, dR] to the
-column of each step's token.
+dW_h[z, r] = Σ [dZ, dR] Hᵀ, dW_hh = Σ dC (R * H)ᵀ, or Σ dN Hᵀ, and dW_x = Σ [dC, dZ, dR] Xᵀ, which
+adds to the column of each step's token if X is one-hot.
 
 The method is backpropagation through time (Werbos 1990). cuDNN moves the same products out of the
 loop (Appleyard et al. 2016, arXiv:1604.01946).
@@ -50,6 +50,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gru_lm.models.fused import tiles
 from gru_lm.models.fused.buffers import Loan
 from gru_lm.models.fused.cpu import FEWEST_SEQUENCES, Blocks
 from gru_lm.models.fused.steps import Steps
@@ -64,9 +65,8 @@ class Recurrence(torch.autograd.Function):
 
     A pass takes its memory from ``pool``. The memory is returned when the autograd graph is freed,
     or at once if no gradient is needed. It contains the states, so the next pass that takes it
-    overwrites them. Under bfloat16 autocast the products for the weights' gradients are in
-    bfloat16. The products with the state are not, as converting the state at each step takes as
-    much time as it saves.
+    may overwrite them. Under bfloat16 autocast the products for the weights' gradients are in
+    bfloat16.
     """
 
     @staticmethod
@@ -84,21 +84,14 @@ class Recurrence(torch.autograd.Function):
         Read ``tokens`` (T, B) from ``state`` (H, B). ``W_x`` (3H, V) includes the biases. If
         ``b_hh`` (H,) is given, the reset gate acts after the product.
         """
-        (T, B), H, device = tokens.shape, W_h.shape[1], W_h.device.type
-        reset: Reset = "before" if b_hh is None else "after"
-        mixed = torch.is_autocast_enabled(device)
-        products = torch.get_autocast_dtype(device) if mixed else W_h.dtype
-        # Tensors created in inference mode cannot be written to in training.
-        kind = (T, B, W_h.dtype, W_h.device, products, torch.is_inference_mode_enabled())
-        free = pool.setdefault(kind, [])
-        kept = free.pop() if free else memory_for(W_h, B)(W_h, T, B, H, reset, products)
-        loan = Loan(kept, free)
-        states, last = kept.forward(tokens, state, W_x, W_h, b_hh)
+        (T, B), H = tokens.shape, W_h.shape[1]
+        loan = borrow(pool, T, B, W_h, b_hh, products_of(W_h))
+        states, last = loan.memory.read_tokens(tokens, state, W_x, W_h, b_hh)
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(tokens, W_h)
             ctx.set_materialize_grads(False)
-            ctx.loan, ctx.V = loan, W_x.shape[1]
-        return states.detach(), last.clone()  # results become part of the graph
+            ctx.loan, ctx.states, ctx.V = loan, states, W_x.shape[1]
+        return states[:H, 1:].detach(), last  # results become part of the graph
 
     @staticmethod
     @once_differentiable
@@ -107,7 +100,91 @@ class Recurrence(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         """Return the gradients of state, W_x, W_h and b_hh, and None for tokens and pool."""
         tokens, W_h = ctx.saved_tensors
-        return None, *ctx.loan.memory.backward(d_states, d_last, tokens, W_h, ctx.V), None
+        memory = ctx.loan.memory
+        dA, d_state, dW_h, d_b_hh = memory.backward(d_states, d_last, ctx.states, W_h)
+        return None, d_state, memory.add_columns(dA, tokens, ctx.V), dW_h, d_b_hh, None
+
+
+class DenseRecurrence(torch.autograd.Function):
+    """The GRU layer over all steps for inputs X of any numbers, with gradients to them.
+
+    The input's part W_x X + b is one product for all steps, and so are dX = W_xᵀ dA, dW_x = Σ dA Xᵀ
+    and db = Σ dA. Under bfloat16 autocast these products, those for dW_h and, on a CPU with
+    AVX-512 BF16, those with the state are in bfloat16. The memory is that of ``Recurrence``, but
+    the caller may keep the states.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        X: Tensor,
+        state: Tensor,
+        W_x: Tensor,
+        b: Tensor,
+        W_h: Tensor,
+        b_hh: Tensor | None,
+        pool: Pool,
+    ) -> tuple[Tensor, Tensor]:
+        """Return all states (H, T, B), under autocast in its type, and the last one (H, B).
+
+        Read ``X`` (T, B, I) from ``state`` (H, B). If ``b_hh`` (H,) is given, the reset gate acts
+        after the product.
+        """
+        (T, B, _), H, products = X.shape, W_h.shape[1], products_of(W_h)
+        loan = borrow(pool, T, B, W_h, b_hh, products)
+        X_, W_x_ = X.flatten(0, 1).to(products), W_x.to(products)
+        with torch.autocast(X.device.type, enabled=False):
+            states, last = loan.memory.read(X_, state, W_x_, b, W_h, b_hh)
+        outputs = states.to(products)
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(X_, W_x_, W_h, outputs)
+            ctx.set_materialize_grads(False)
+            ctx.loan, ctx.dtype = loan, X.dtype
+        return outputs[:H, 1:], last
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, d_states: Tensor | None, d_last: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        """Return the gradients of X, state, W_x, b, W_h and b_hh, and None for the pool."""
+        X, W_x, W_h, states = ctx.saved_tensors
+        memory = ctx.loan.memory
+        dA, d_state, dW_h, d_b_hh = memory.backward(d_states, d_last, states, W_h)
+        dA = memory.cut(dA)
+        db = dA.sum(1, dtype=W_h.dtype)
+        dA = dA.to(X.dtype)
+        dX = None
+        if ctx.needs_input_grad[0]:
+            T, B = states.shape[1] - 1, states.shape[2]
+            dX = (dA.T @ W_x).to(ctx.dtype).view(T, B, -1)
+        return dX, d_state, (dA @ X).to(W_h.dtype), db, dW_h, d_b_hh, None
+
+
+def products_of(weights: Tensor) -> torch.dtype:
+    """Return the type of matrix products with ``weights``, which is autocast's if it is enabled."""
+    device = weights.device.type
+    mixed = torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if mixed else weights.dtype
+
+
+def short_products(weights: Tensor) -> bool:
+    """Return whether the products with the state of ``weights`` are in bfloat16."""
+    cpu = weights.device.type == "cpu" and weights.dtype == torch.float32
+    return cpu and products_of(weights) == torch.bfloat16 and tiles.has_bfloat16_products()
+
+
+def borrow(
+    pool: Pool, T: int, B: int, W_h: Tensor, b_hh: Tensor | None, products: torch.dtype
+) -> Loan[Memory]:
+    """Return memory for a pass over T steps of B sequences, from ``pool`` if it has some."""
+    reset: Reset = "before" if b_hh is None else "after"
+    # Blocks are grouped by threads. Tensors of inference mode cannot be written to in training.
+    mode = torch.get_num_threads(), torch.is_inference_mode_enabled()
+    kind = (T, B, W_h.dtype, W_h.device, products, *mode)
+    free = pool.setdefault(kind, [])
+    memory = free.pop() if free else memory_for(W_h, B)(W_h, T, B, W_h.shape[1], reset, products)
+    return Loan(memory, free)
 
 
 def memory_for(W_h: Tensor, B: int) -> type[Steps] | type[Blocks]:

@@ -17,12 +17,23 @@ from gru_lm.models.fused.torch_loops import TorchLoops
 class Steps(StepBuffers):
     """One pass over T steps of B sequences. Later passes of the same shape reuse its memory."""
 
-    def forward(
+    def read_tokens(
         self, tokens: Tensor, state: Tensor, W_x: Tensor, W_h: Tensor, b_hh: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """See ``Recurrence.forward``."""
-        (T, B), H = tokens.shape, W_h.shape[1]
         torch.index_select(W_x, 1, tokens.flatten(), out=self.inputs_by_unit)
+        return self._forward(state, W_h, b_hh)
+
+    def read(
+        self, X: Tensor, state: Tensor, W_x: Tensor, b: Tensor, W_h: Tensor, b_hh: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """See ``DenseRecurrence.forward``. X (TB, I) and W_x (3H, I) have the products' type."""
+        torch.add(W_x @ X.T, b[:, None], out=self.inputs_by_unit)
+        states, last = self._forward(state, W_h, b_hh)
+        return states.clone(), last  # the caller may keep the states
+
+    def _forward(self, state: Tensor, W_h: Tensor, b_hh: Tensor | None) -> tuple[Tensor, Tensor]:
+        (T, H, B) = self.C.shape
         inputs = self.inputs_by_unit.view(3 * H, T, B).transpose(0, 1)
         self.C.copy_(inputs[:, :H])
         self.ZR.copy_(inputs[:, H:])
@@ -33,13 +44,16 @@ class Steps(StepBuffers):
         else:
             self.third.copy_(b_hh[:, None])
             loops.forward_after(self, W_h)
-        return self.states_by_unit.copy_(self.H[1:].transpose(0, 1)), self.H[T]
+        return self.states_by_unit.copy_(self.H.transpose(0, 1)), self.H[T].clone()
 
     def backward(
-        self, d_states: Tensor | None, d_last: Tensor | None, tokens: Tensor, W_h: Tensor, V: int
+        self, d_states: Tensor | None, d_last: Tensor | None, states: Tensor, W_h: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """See ``Recurrence.backward``. ``V`` is the number of columns of W_x."""
-        T, H = len(tokens), W_h.shape[1]
+        """Return the gradients of the inputs' part (3H, TB), state (H, B), W_h and b_hh.
+
+        ``states`` (H, T + 1, B) is the result of the forward pass, ``d_states`` (H, T, B).
+        """
+        T, H = len(self.C), W_h.shape[1]
         if d_states is None:
             self.G.zero_()
         else:
@@ -60,9 +74,16 @@ class Steps(StepBuffers):
             dA = _by_unit(self.dA, self.dA_by_unit)  # (4H, TB)
             dW_h.copy_(dA[H:] @ _by_unit(self.H[:-1], self.old_by_unit).T)
             d_b_hh = self.dN.sum((0, 2))
-        columns = dA[: 3 * H].to(W_h.dtype)
-        dW_x = W_h.new_zeros(3 * H, V).index_add_(1, tokens.flatten(), columns)
-        return self.G[0].clone(), dW_x, dW_h, d_b_hh
+        return dA[: 3 * H], self.G[0].clone(), dW_h, d_b_hh
+
+    def add_columns(self, dA: Tensor, tokens: Tensor, V: int) -> Tensor:
+        """Return dW_x (3H, V), the sum of the columns of ``dA`` (3H, TB) of each token."""
+        columns = dA.to(self.G.dtype)
+        return columns.new_zeros(len(dA), V).index_add_(1, tokens.flatten(), columns)
+
+    def cut(self, stacked: Tensor) -> Tensor:
+        """Return ``stacked``, which has no padding (see ``Blocks.cut``)."""
+        return stacked
 
 
 def _by_unit(steps: Tensor, out: Tensor) -> Tensor:
