@@ -1,9 +1,10 @@
 """The textbook's GRU in JAX (``lax.scan`` with ``jit``), run by ``worker.py`` in its environment.
 
 The equations are those of scratch with the reset gate before the product, in the fastest form
-found: inputs are looked up for all steps before the scan, the products of the update and the reset
-gate are joined, and one product after the scan gives all logits. It uses clipped SGD with one
-update per minibatch, and carries the state from one minibatch to the next.
+found: the inputs' part is computed for all steps before the scan (looked up, or one product with
+embeddings), the products of the update and the reset gate are joined, and one product after the
+scan gives all logits. It uses clipped SGD with one update per minibatch, and carries the state from
+one minibatch to the next.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ def build(job: Job) -> Peer:
         if jax.default_backend() != "gpu":
             raise RuntimeError("JAX finds no GPU")
         jax.config.update("jax_default_matmul_precision", "float32")  # its default there is TF32
-    V, H = job.vocab_size, job.hidden_size
-    keys = jax.random.split(jax.random.PRNGKey(job.seed), 4)
-    shapes = {"W_x": (V, 3 * H), "W_zr": (H, 2 * H), "W_hh": (H, H), "W_q": (H, V)}
+    V, H, embedding = job.vocab_size, job.hidden_size, job.embedding_size
+    shapes = {"W_x": (embedding or V, 3 * H), "W_zr": (H, 2 * H), "W_hh": (H, H), "W_q": (H, V)}
+    if embedding is not None:
+        shapes["E"] = V, embedding
+    keys = jax.random.split(jax.random.PRNGKey(job.seed), len(shapes))
     weights = {
         name: jax.random.normal(key, shape) * 0.01
         for key, (name, shape) in zip(keys, shapes.items(), strict=True)
@@ -36,7 +39,10 @@ def build(job: Job) -> Peer:
     weights |= {"b": jnp.zeros(3 * H), "b_q": jnp.zeros(V)}
 
     def loss(weights: dict[str, Any], X: Any, Y: Any, state: Any) -> tuple[Any, Any]:
-        inputs = (weights["W_x"] + weights["b"])[X.T]  # (T, B, 3H)
+        if embedding is None:
+            inputs = (weights["W_x"] + weights["b"])[X.T]  # (T, B, 3H)
+        else:
+            inputs = weights["E"][X.T] @ weights["W_x"] + weights["b"]
 
         def step(h: Any, x: Any) -> tuple[Any, Any]:
             zr = jax.nn.sigmoid(x[:, : 2 * H] + h @ weights["W_zr"])

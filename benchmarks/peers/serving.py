@@ -26,7 +26,10 @@ Minibatch = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Job:
-    """The sizes, the settings and the device of a training."""
+    """The sizes, the settings and the device of a training.
+
+    Inputs are one-hot unless an ``embedding_size`` is given.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -37,6 +40,7 @@ class Job:
     seed: int
     threads: int
     device: Literal["cpu", "cuda"]
+    embedding_size: int | None = None
 
 
 @dataclass(frozen=True)

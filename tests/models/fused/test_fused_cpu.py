@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import Any
 
@@ -14,10 +15,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gru_lm.models.fused import cpu as fused_cpu
-from gru_lm.models.fused import layer
-from gru_lm.models.fused.cpu import LANES, ROWS, TILE, Blocks, add_product, compiled
+from gru_lm.models.fused import layer, loops
+from gru_lm.models.fused.cpu import Blocks
 from gru_lm.models.fused.model import FusedGRU
 from gru_lm.models.fused.steps import Steps
+from gru_lm.models.fused.tiles import LANES, ROWS, add_product, compiled
 
 each_reset = pytest.mark.parametrize("reset", ["before", "after"])
 
@@ -147,34 +149,62 @@ def test_a_token_without_a_column_is_refused(B, token):
 
 
 @compiled
-def product(out: Any, o: int, W: Any, w: int, X: Any, x: int, K: int) -> None:
-    add_product(out, o, W, w, X, x, K)
+def product(out: Any, o: int, W: Any, w: int, X: Any, L: int, K: int) -> None:
+    add_product(out, o, W, w, X, L, K)
 
 
-@pytest.mark.parametrize("K", [0, 1, 2, 37])
-def test_a_tile_of_a_product(K):
-    random = np.random.default_rng(K)
+@pytest.mark.parametrize("blocks", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("K", [0, 1, 37])
+def test_a_tile_of_a_product(K, blocks):
+    random, L = np.random.default_rng(K), blocks * LANES
+    size = ROWS * L
 
     def draw(numbers: int) -> np.ndarray:
         return random.standard_normal(numbers).astype(np.float32)
 
-    out, W, X = draw(TILE + 7), draw(ROWS * K + 3), draw(LANES * K + 5)
+    out, W, X = draw(size + 7), draw(ROWS * K + 3), draw(L * K)
     before = out.copy()
-    product(out, 4, W, 3, X, 5, K)
+    product(out, 4, W, 3, X, L, K)
     wanted = before.astype(np.float64)
-    tile = W[3:].reshape(K, ROWS).astype(np.float64).T @ X[5:].reshape(K, LANES)
-    wanted[4 : 4 + TILE] += tile.ravel()
+    wanted[4 : 4 + size] += (W[3:].reshape(K, ROWS).astype(np.float64).T @ X.reshape(K, L)).ravel()
     np.testing.assert_allclose(out, wanted, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(out[:4], before[:4])
-    np.testing.assert_array_equal(out[4 + TILE :], before[4 + TILE :])
+    np.testing.assert_array_equal(out[4 + size :], before[4 + size :])
+
+
+def test_a_number_does_not_depend_on_the_other_columns_of_its_tile():
+    random = np.random.default_rng(0)
+    W = random.standard_normal(ROWS * 50).astype(np.float32)
+    X = random.standard_normal((50, 4 * LANES)).astype(np.float32)
+    out = np.zeros((ROWS, 4 * LANES), np.float32)
+    product(out.reshape(-1), 0, W, 0, X.reshape(-1), 4 * LANES, 50)
+    for block in range(4):
+        alone, columns = np.zeros(ROWS * LANES, np.float32), slice(block * LANES, None)
+        part = np.ascontiguousarray(X[:, columns][:, :LANES])
+        product(alone, 0, W, 0, part.reshape(-1), LANES, 50)
+        np.testing.assert_array_equal(alone.reshape(ROWS, LANES), out[:, columns][:, :LANES])
 
 
 def test_a_product_of_other_arrays_does_not_compile():
-    single, double = np.zeros(TILE, np.float32), np.zeros(TILE)
+    single, double = np.zeros(ROWS * LANES, np.float32), np.zeros(ROWS * LANES)
     with pytest.raises(Exception, match="contiguous float32"):
-        product(single, 0, double, 0, single, 0, 1)
+        product(single, 0, double, 0, single, LANES, 1)
     with pytest.raises(Exception, match="contiguous float32"):
-        product(single, 0, np.zeros(2 * TILE, np.float32)[::2], 0, single, 0, 1)
+        product(single, 0, np.zeros(2 * LANES * ROWS, np.float32)[::2], 0, single, LANES, 1)
+    with pytest.raises(Exception, match="no product"):
+        product(single, 0, np.zeros(ROWS, np.int32), 0, single, LANES, 1)
+
+
+@settings(max_examples=200, deadline=None)
+@given(blocks=st.integers(0, 70), threads=st.integers(1, 9))
+def test_groups_of_blocks_are_small_and_even(blocks, threads):
+    bounds = fused_cpu.group_bounds(blocks, threads)
+    sizes = [b - a for a, b in itertools.pairwise(bounds)]
+    assert (bounds[0], bounds[-1], sum(sizes)) == (0, blocks, blocks)
+    if sizes:
+        assert 1 <= min(sizes) <= max(sizes) <= fused_cpu.MOST_BLOCKS
+        assert max(sizes) - min(sizes) <= 1
+        assert len(sizes) % threads == 0 or len(sizes) == blocks
 
 
 def test_parts_are_shared_among_torchs_threads(threads):
@@ -224,8 +254,8 @@ def test_the_machine_code_is_kept_for_the_next_process(tmp_path, monkeypatch):
     arguments = (0, 1, np.ones((ROWS, LANES), np.float32), np.zeros(LANES, np.int64))
 
     def run() -> tuple[np.ndarray, Any]:
-        function = compiled(fused_cpu.add_columns.py_func)
-        fused_cpu.keep_code(function)
+        function = compiled(loops.add_columns.py_func)
+        loops.keep_code(function)
         sums = np.zeros((ROWS, 1), np.float32)
         function(*arguments, sums)
         return sums, function.stats
@@ -243,9 +273,9 @@ def test_code_that_cannot_be_kept_is_compiled(monkeypatch):
     def refuse() -> None:
         raise RuntimeError("cannot cache function: no locator available")
 
-    function = compiled(fused_cpu.fast_tanh.py_func)
+    function = compiled(loops.fast_tanh.py_func)
     monkeypatch.setattr(type(function), "enable_caching", lambda self: refuse())
-    fused_cpu.keep_code(function)
+    loops.keep_code(function)
     assert function(np.float32(0)) == 0
     assert not numba.config.CACHE_DIR
 
@@ -254,10 +284,10 @@ def test_compiled_tanh_and_sigmoid():
     x = np.concatenate([np.linspace(-20, 20, 20_001), np.geomspace(1e-30, 1, 2000)])
     x = np.concatenate([x, -x, [np.inf, -np.inf]]).astype(np.float32)
     exact = np.tanh(x.astype(np.float64))
-    reached = np.array([fused_cpu.fast_tanh(one) for one in x])
+    reached = np.array([loops.fast_tanh(one) for one in x])
     assert np.abs(reached - exact).max() < 4e-7
     assert (np.abs(reached - exact) <= 4e-7 * np.abs(exact)).all()
-    reached = np.array([fused_cpu.fast_sigmoid(one) for one in x])
+    reached = np.array([loops.fast_sigmoid(one) for one in x])
     assert np.abs(reached - (1 + np.tanh(x.astype(np.float64) / 2)) / 2).max() < 4e-7
 
 

@@ -29,6 +29,7 @@ from gru_lm.models.fused.loops import (
     backward_before,
     forward_after,
     forward_before,
+    multiply,
 )
 from gru_lm.models.fused.tiles import LANES, ROWS
 
@@ -142,16 +143,33 @@ class Blocks:
 
         dA = self.dA_by_unit.flatten(1)  # (3 or 4 rows, TB)
         dW_h, d_b_hh = torch.empty_like(W_h), None
-        factors = dA.to(self.products)
-        old = states[:, :-1].flatten(1).to(self.products)
+        old = states.flatten(1)  # (rows, (T + 1) B), whose last B columns are not used
         if self.after:
-            dW_h.copy_(self.cut(factors[rows:] @ old.T)[:, :H])
+            dW_h.copy_(self.cut(self._times(dA[rows:], old))[:, :H])
             d_b_hh = dA[3 * rows : 3 * rows + H].sum(1, dtype=W_h.dtype)
         else:
-            RH = self.RH_by_unit.flatten(1).to(self.products)
-            dW_h[: 2 * H] = self.cut(factors[rows:] @ old.T)[:, :H]
-            dW_h[2 * H :] = (factors[:rows] @ RH.T)[:H, :H]
+            dW_h[: 2 * H] = self.cut(self._times(dA[rows:], old))[:, :H]
+            dW_h[2 * H :] = self._times(dA[:rows], self.RH_by_unit.flatten(1))[:H, :H]
         return dA[: 3 * rows], torch.cat(self._G, dim=1), dW_h, d_b_hh
+
+    def input_weights(self, dA: Tensor, X: Tensor) -> Tensor:
+        """Return dW_x (3H, I) from ``dA`` (3 rows, TB) and the inputs X (TB, I)."""
+        return self.cut(self._times(dA, X.T))
+
+    def _times(self, dA: Tensor, factors: Tensor) -> Tensor:
+        """Return the sums (M, N) over TB of ``dA`` (M, TB) times ``factors`` (N, TB or more).
+
+        In float32, the order of torch's sums depends on the number of threads, so it is used for
+        one-hot inputs only, whose results it has determined so far.
+        """
+        TB = self.T * self.B
+        if self._inputs is None or self.kept != torch.float32 or self.products != torch.float32:
+            factors = factors[:, :TB].to(self.products)
+            return dA.to(self.products) @ factors.T
+        product = dA.new_empty(len(dA), len(factors))
+        tiles = -(-len(dA) // ROWS)
+        share(multiply, tiles, dA, factors.contiguous(), TB, product)
+        return product
 
     def add_columns(self, dA: Tensor, tokens: Tensor, V: int) -> Tensor:
         """Return dW_x (3H, V), the sum of the columns of ``dA`` (3 rows, TB) of each token."""
@@ -206,8 +224,8 @@ def group_bounds(blocks: int, threads: int) -> list[int]:
 def share(loop: Callable[..., None], parts: int, *arguments: Any) -> None:
     """Run ``loop`` over its ``parts`` on torch's own threads, as many as torch uses.
 
-    ``arguments`` are tensors or tuples of them, which the loop receives as arrays. Separate threads
-    would compete for cores with torch's, which spin while they wait for work.
+    The loop receives tensors among the ``arguments`` as arrays. Separate threads would compete for
+    threads would compete for cores with torch's, which spin while they wait for work.
     """
     arrays = [array_of(argument) for argument in arguments]
     threads = min(torch.get_num_threads(), parts)
@@ -229,7 +247,9 @@ def share(loop: Callable[..., None], parts: int, *arguments: Any) -> None:
 
 
 def array_of(argument: Any) -> Any:
-    """Return the NumPy array of a tensor, bfloat16 as int16, or a tuple of them."""
+    """Return the NumPy array of a tensor, bfloat16 as int16, or a tuple of them, or a number."""
+    if isinstance(argument, int):
+        return argument
     if isinstance(argument, tuple):
         return tuple(array_of(one) for one in argument)
     tensor = argument.detach()

@@ -151,14 +151,14 @@ class DenseRecurrence(torch.autograd.Function):
         X, W_x, W_h, states = ctx.saved_tensors
         memory = ctx.loan.memory
         dA, d_state, dW_h, d_b_hh = memory.backward(d_states, d_last, states, W_h)
+        dW_x = memory.input_weights(dA, X).to(W_h.dtype)
         dA = memory.cut(dA)
         db = dA.sum(1, dtype=W_h.dtype)
-        dA = dA.to(X.dtype)
         dX = None
         if ctx.needs_input_grad[0]:
             T, B = states.shape[1] - 1, states.shape[2]
-            dX = (dA.T @ W_x).to(ctx.dtype).view(T, B, -1)
-        return dX, d_state, (dA @ X).to(W_h.dtype), db, dW_h, d_b_hh, None
+            dX = (dA.to(X.dtype).T @ W_x).to(ctx.dtype).view(T, B, -1)
+        return dX, d_state, dW_x, db, dW_h, d_b_hh, None
 
 
 def products_of(weights: Tensor) -> torch.dtype:

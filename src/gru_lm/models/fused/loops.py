@@ -389,6 +389,61 @@ def add_columns(start: int, stride: int, dA: Array, tokens: Any, dW_x: Array) ->
                 dW_x[first + r, tokens[i]] += dA[first + r, i]
 
 
+DEPTH = 512  # columns of both factors that ``multiply`` packs at a time, to fit into the caches
+
+
+@compiled
+def pack(out: Array, A: Array, row: int, width: int, k: int, depth: int) -> None:
+    """Set ``out`` (depth, width) to the columns from ``k`` of rows of A, with zeros below A."""
+    for r in range(width):
+        if row + r < len(A):
+            line = A[row + r, k : k + depth]
+            for i in range(len(line)):
+                out[i * width + r] = line[i]
+        else:
+            for i in range(depth):
+                out[i * width + r] = 0
+
+
+@compiled
+def pack_rows(out: Array, A: Array, row: int, k: int, depth: int) -> None:
+    """Set ``out`` (depth, ROWS) to the columns from ``k`` of the rows of A from ``row``."""
+    lines = A[row : row + ROWS, k : k + depth]
+    for i in range(lines.shape[1]):
+        for r in range(ROWS):
+            out[i * ROWS + r] = lines[r, i]
+
+
+@compiled
+def multiply(start: int, stride: int, A: Array, B: Array, K: int, out: Array) -> None:
+    """Set ``out`` (M, N) to A Bᵀ, the sums over the first ``K`` columns, ROWS rows at a time.
+
+    Each number is summed in the order of the columns, whatever the number of threads.
+    """
+    M, N = out.shape
+    width = 2 * LANES
+    size = DEPTH * width
+    packed = np.empty(-(-N // width) * size, np.float32)
+    left, tile = np.empty(DEPTH * ROWS, np.float32), np.empty(ROWS * width, np.float32)
+    for k in range(0, K, DEPTH):
+        depth = min(DEPTH, K - k)
+        for n in range(0, N, width):
+            pack(part(packed, n // width, size), B, n, width, k, depth)
+        for row in range(start * ROWS, M, stride * ROWS):
+            pack_rows(left, A, row, k, depth)
+            for n in range(0, N, width):
+                tile[:] = 0
+                for r in range(min(ROWS, M - row) if k > 0 else 0):
+                    sums, line = out[row + r, n : n + width], part(tile, r, width)
+                    for j in range(len(sums)):
+                        line[j] = sums[j]
+                add_product(tile, 0, left, 0, part(packed, n // width, size), width, depth)
+                for r in range(min(ROWS, M - row)):
+                    sums, line = out[row + r, n : n + width], part(tile, r, width)
+                    for j in range(len(sums)):
+                        sums[j] = line[j]
+
+
 def keep_code(function: Any) -> None:
     """Cache the machine code of a compiled ``function`` on disk for later processes.
 
@@ -409,5 +464,12 @@ def keep_code(function: Any) -> None:
         config.CACHE_DIR = given
 
 
-for entry in (forward_before, forward_after, backward_before, backward_after, add_columns):
+for entry in (
+    forward_before,
+    forward_after,
+    backward_before,
+    backward_after,
+    add_columns,
+    multiply,
+):
     keep_code(entry)

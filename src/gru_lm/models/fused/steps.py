@@ -76,6 +76,10 @@ class Steps(StepBuffers):
             d_b_hh = self.dN.sum((0, 2))
         return dA[: 3 * H], self.G[0].clone(), dW_h, d_b_hh
 
+    def input_weights(self, dA: Tensor, X: Tensor) -> Tensor:
+        """Return dW_x (3H, I) from ``dA`` (3H, TB) and the inputs X (TB, I)."""
+        return dA.to(X.dtype) @ X
+
     def add_columns(self, dA: Tensor, tokens: Tensor, V: int) -> Tensor:
         """Return dW_x (3H, V), the sum of the columns of ``dA`` (3H, TB) of each token."""
         columns = dA.to(self.G.dtype)
