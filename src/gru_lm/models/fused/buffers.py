@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,6 +10,17 @@ from torch import Tensor
 from gru_lm.models.gru.family import Reset
 
 Kept = TypeVar("Kept")
+
+
+class Gradients(NamedTuple):
+    """The gradients of a pass. Rows of dA (3H, TB) may be padded; dX and db are of dense inputs."""
+
+    dX: Tensor | None  # (T, B, I)
+    state: Tensor  # (H, B)
+    W_h: Tensor
+    b_hh: Tensor | None
+    dA: Tensor
+    b: Tensor | None
 
 
 class Loan(Generic[Kept]):

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from gru_lm.models.fused import tiles
+from gru_lm.models.fused.buffers import Gradients
 from gru_lm.models.fused.loops import (
     add_columns,
     backward_after,
@@ -58,7 +59,7 @@ class Blocks:
         self.gates = like.new_empty(T * gates * rows * columns)  # Z, R, C, and N ("after")
         self.states = like.new_zeros((T + 1) * rows * columns)
         self.G = like.new_empty(rows * columns)
-        self._inputs: Tensor | None = None  # the products of W_x and dense inputs
+        self.dense = False
         self.tokens = like.new_zeros(T * columns, dtype=torch.int64)
         self.RH_by_unit = like.new_empty(0 if self.after else rows, T, B, dtype=self.kept)
         # dC, dZ, dR, and dN ("after")
@@ -94,17 +95,13 @@ class Blocks:
         self, X: Tensor, state: Tensor, W_x: Tensor, b: Tensor, W_h: Tensor, b_hh: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """See ``DenseRecurrence.forward``. X (TB, I) and W_x (3H, I) have the products' type."""
-        if self._inputs is None:
-            self._inputs = X.new_empty(3 * self.rows, self.T * self.B, dtype=self.kept)
-        if self.kept == self.products:
-            torch.mm(self._whole(W_x), X.T, out=self._inputs)
-        else:
-            self._inputs.copy_(self._whole(W_x) @ X.T)
-        inputs = self._inputs.view(-1, self.T, self.B)
-        return self._forward((inputs, self._whole(b)), state, W_h, b_hh)
+        self.dense = True
+        X = self._whole_pairs(X.to(self.kept))
+        inputs = X.view(self.T, self.B, -1), self._tiles(self._whole(W_x)), self._whole(b)
+        return self._forward(inputs, state, W_h, b_hh)
 
     def _forward(
-        self, inputs: tuple[Tensor, Tensor], state: Tensor, W_h: Tensor, b_hh: Tensor | None
+        self, inputs: tuple[Tensor, ...], state: Tensor, W_h: Tensor, b_hh: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         H = self.H
         self._split(state, self._first)
@@ -121,9 +118,14 @@ class Blocks:
         return states_by_unit, torch.cat(self._last, dim=1)
 
     def backward(
-        self, d_states: Tensor | None, d_last: Tensor | None, states: Tensor, W_h: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Return the gradients of the inputs' part (3 rows, TB), state (H, B), W_h and b_hh.
+        self,
+        d_states: Tensor | None,
+        d_last: Tensor | None,
+        states: Tensor,
+        W_h: Tensor,
+        W_x: Tensor | None = None,
+    ) -> Gradients:
+        """Return the gradients. ``W_x`` (3H, I) is given if that of dense inputs is needed.
 
         ``states`` (rows, T + 1, B) is the result of the forward pass, ``d_states`` (H, T, B).
         """
@@ -133,7 +135,12 @@ class Blocks:
         self.G.zero_()
         if d_last is not None:
             self._split(d_last, self._G)
-        saved = self.gates, self.states, self.G, self.dA_by_unit
+        sums = self.G.new_zeros(len(self.dA_by_unit) * (len(self.G) // rows) if self.dense else 0)
+        if W_x is None:
+            W_x = W_h.new_zeros(3 * H, 0)
+        dX = W_h.new_empty(self.T, self.B, W_x.shape[1], dtype=self.kept)
+        packed = self._tiles(pad(self._whole(W_x).T, (0, 0, 0, -W_x.shape[1] % ROWS)))
+        saved = self.gates, self.states, self.G, self.dA_by_unit, packed, dX, sums
         d_states = d_states.to(self.kept).contiguous()
         if self.after:
             self._share(backward_after, self._packed(W_h, transposed=True), d_states, *saved)
@@ -150,7 +157,18 @@ class Blocks:
         else:
             dW_h[: 2 * H] = self.cut(self._times(dA[rows:], old))[:, :H]
             dW_h[2 * H :] = self._times(dA[:rows], self.RH_by_unit.flatten(1))[:H, :H]
-        return dA[: 3 * rows], torch.cat(self._G, dim=1), dW_h, d_b_hh
+        d_state = torch.cat(self._G, dim=1)
+        return Gradients(dX, d_state, dW_h, d_b_hh, dA[: 3 * rows], self._db(sums))
+
+    def _db(self, sums: Tensor) -> Tensor | None:
+        """Return db (3H,) from the sums over the steps of all groups' dA, or None."""
+        if not self.dense:
+            return None
+        height = len(self.dA_by_unit)
+        bounds = [LANES * bound * height for bound in self.bounds.tolist()]
+        groups = [sums[a:b].view(height, -1) for a, b in itertools.pairwise(bounds)]
+        lanes = torch.cat(groups, dim=1)[: 3 * self.rows, : self.B]
+        return self.cut(lanes.contiguous().sum(1))
 
     def input_weights(self, dA: Tensor, X: Tensor) -> Tensor:
         """Return dW_x (3H, I) from ``dA`` (3 rows, TB) and the inputs X (TB, I)."""
@@ -163,7 +181,7 @@ class Blocks:
         one-hot inputs only, whose results it has determined so far.
         """
         TB = self.T * self.B
-        if self._inputs is None or self.kept != torch.float32 or self.products != torch.float32:
+        if not self.dense or self.kept != torch.float32 or self.products != torch.float32:
             factors = factors[:, :TB].to(self.products)
             return dA.to(self.products) @ factors.T
         product = dA.new_empty(len(dA), len(factors))
@@ -193,7 +211,7 @@ class Blocks:
         """Pad each group of H rows of ``stacked`` (k H, ...) with zeros to whole tiles."""
         if self.rows == self.H:
             return stacked.contiguous()
-        parts = stacked.reshape(-1, self.H, *stacked.shape[1:])
+        parts = stacked.unflatten(0, (len(stacked) // self.H, self.H))
         whole = parts.new_zeros(len(parts), self.rows, *parts.shape[2:])
         whole[:, : self.H] = parts
         return whole.flatten(0, 1)
@@ -204,10 +222,19 @@ class Blocks:
         In bfloat16 two columns are one of int32.
         """
         W = pad(self._whole(W.to(self.kept)), (0, self.rows - self.H))
-        whole: Tensor = W.T if transposed else W
+        return self._tiles(W.T if transposed else W)
+
+    def _tiles(self, W: Tensor) -> Tensor:
+        """Return W (rows, K) as (tiles, K, ROWS), or as (tiles, pairs of K, ROWS)."""
+        W = self._whole_pairs(W.to(self.kept))
+        return W.view(len(W) // ROWS, ROWS, W.shape[1]).mT.contiguous()
+
+    def _whole_pairs(self, W: Tensor) -> Tensor:
+        """Return the rows of W (N, K), in bfloat16 as int32, each with two numbers."""
         if self.kept == torch.bfloat16:
-            whole = whole.contiguous().view(torch.int32)
-        return whole.reshape(-1, ROWS, whole.shape[1]).mT.contiguous()
+            W = pad(W, (0, W.shape[1] % 2))
+            return W.reshape(-1).view(torch.int32).view(len(W), -(-W.shape[1] // 2))
+        return W.contiguous()
 
 
 def group_bounds(blocks: int, threads: int) -> list[int]:
@@ -225,7 +252,7 @@ def share(loop: Callable[..., None], parts: int, *arguments: Any) -> None:
     """Run ``loop`` over its ``parts`` on torch's own threads, as many as torch uses.
 
     The loop receives tensors among the ``arguments`` as arrays. Separate threads would compete for
-    threads would compete for cores with torch's, which spin while they wait for work.
+    cores with torch's, which spin while they wait for work.
     """
     arrays = [array_of(argument) for argument in arguments]
     threads = min(torch.get_num_threads(), parts)

@@ -101,17 +101,19 @@ class Recurrence(torch.autograd.Function):
         """Return the gradients of state, W_x, W_h and b_hh, and None for tokens and pool."""
         tokens, W_h = ctx.saved_tensors
         memory = ctx.loan.memory
-        dA, d_state, dW_h, d_b_hh = memory.backward(d_states, d_last, ctx.states, W_h)
-        return None, d_state, memory.add_columns(dA, tokens, ctx.V), dW_h, d_b_hh, None
+        found = memory.backward(d_states, d_last, ctx.states, W_h)
+        dW_x = memory.add_columns(found.dA, tokens, ctx.V)
+        return None, found.state, dW_x, found.W_h, found.b_hh, None
 
 
 class DenseRecurrence(torch.autograd.Function):
     """The GRU layer over all steps for inputs X of any numbers, with gradients to them.
 
-    The input's part W_x X + b is one product for all steps, and so are dX = W_xᵀ dA, dW_x = Σ dA Xᵀ
-    and db = Σ dA. Under bfloat16 autocast these products, those for dW_h and, on a CPU with
-    AVX-512 BF16, those with the state are in bfloat16. The memory is that of ``Recurrence``, but
-    the caller may keep the states.
+    The compiled loops compute W_x X + b and dX = W_xᵀ dA step by step, which saves writing and
+    reading them for all steps. Otherwise both are one product for all steps. So are dW_x = Σ dA Xᵀ
+    and dW_h. Under bfloat16 autocast these products and, on a CPU with AVX-512
+    BF16, those with the state are in bfloat16. The memory is that of ``Recurrence``, but the
+    caller may keep the states.
     """
 
     @staticmethod
@@ -150,15 +152,11 @@ class DenseRecurrence(torch.autograd.Function):
         """Return the gradients of X, state, W_x, b, W_h and b_hh, and None for the pool."""
         X, W_x, W_h, states = ctx.saved_tensors
         memory = ctx.loan.memory
-        dA, d_state, dW_h, d_b_hh = memory.backward(d_states, d_last, states, W_h)
-        dW_x = memory.input_weights(dA, X).to(W_h.dtype)
-        dA = memory.cut(dA)
-        db = dA.sum(1, dtype=W_h.dtype)
-        dX = None
-        if ctx.needs_input_grad[0]:
-            T, B = states.shape[1] - 1, states.shape[2]
-            dX = (dA.to(X.dtype).T @ W_x).to(ctx.dtype).view(T, B, -1)
-        return dX, d_state, dW_x, db, dW_h, d_b_hh, None
+        needed = W_x if ctx.needs_input_grad[0] else None
+        found = memory.backward(d_states, d_last, states, W_h, needed)
+        dX = None if needed is None or found.dX is None else found.dX.to(ctx.dtype)
+        dW_x = memory.input_weights(found.dA, X).to(W_h.dtype)
+        return dX, found.state, dW_x, found.b, found.W_h, found.b_hh, None
 
 
 def products_of(weights: Tensor) -> torch.dtype:

@@ -9,9 +9,8 @@ of all its arrays of (rows, L) numbers. Those of all groups and steps are in one
 recurrent weights are packed (``Blocks._packed``); the backward loops get their transposes. Their
 type, float32 or pairs of bfloat16, decides in which precision the products are.
 
-``inputs`` are the parts of all arguments that depend on the inputs: their products (3H, T, B) and
-the biases (3H,), or, if the inputs are one-hot, the columns to pick from (3H, V) and the tokens of
-all groups.
+``inputs`` are X (T, B, I) in the type of the products, packed W_x and b (3H,). If the inputs are
+one-hot, they are the columns to pick from (3H, V) and the tokens of all groups.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ from gru_lm.models.fused.tiles import (
     element,
     factors,
     number,
+    whole_factor,
 )
 
 # tanh(x) = x P(x²) / Q(x²) for |x| <= 9, a least-squares fit of the relative error, iterated with
@@ -84,29 +84,65 @@ def fast_sigmoid(x: np.float32) -> np.float32:
 # an index would count from the end), and uses vectors.
 
 
-def set_inputs(tile: Array, inputs: Any, row: int, t: int, T: int, first: int, L: int) -> None:
-    """Set ``tile`` (ROWS, L) to the input's part of the rows from ``row`` at step ``t``."""
+def inputs_at(inputs: Any, t: int, T: int, first: int, L: int) -> Any:
+    """Return the tokens of step ``t``, or its dense inputs as a factor of products (K, L)."""
+
+
+@overload(inputs_at, strict=False)
+def _inputs_at(inputs: Any, t: Any, T: Any, first: Any, L: Any) -> Any:
+    def tokens(inputs: Any, t: Any, T: Any, first: Any, L: Any) -> Any:
+        at = first * LANES * T + t * L
+        return inputs[1][at : at + L]
+
+    def factor(inputs: Any, t: Any, T: Any, first: Any, L: Any) -> Any:
+        X, _, _ = inputs
+        K = X.shape[2]
+        rows = X[t, first * LANES : first * LANES + L]  # fewer in the last group
+        out = np.empty(K * L, X.dtype)
+        if len(rows) < L:
+            out[:] = 0
+        for j in range(len(rows)):
+            row = rows[j]
+            for k in range(len(row)):
+                out[k * L + j] = row[k]
+        return out
+
+    return tokens if len(inputs) == 2 else factor
+
+
+def set_inputs(tile: Array, inputs: Any, row: int, X: Array, L: int) -> None:
+    """Set ``tile`` (ROWS, L) to the input's part of the rows from ``row``, with X of a step."""
 
 
 @overload(set_inputs, strict=False)
-def _set_inputs(tile: Any, inputs: Any, row: Any, t: Any, T: Any, first: Any, L: Any) -> Any:
-    def pick(tile: Any, inputs: Any, row: Any, t: Any, T: Any, first: Any, L: Any) -> None:
-        W_x, tokens = inputs
-        now = tokens[first * LANES * T + t * L : first * LANES * T + t * L + L]
+def _set_inputs(tile: Any, inputs: Any, row: Any, X: Any, L: Any) -> Any:
+    def pick(tile: Any, inputs: Any, row: Any, X: Any, L: Any) -> None:
         for r in range(ROWS):
-            line, weights = tile[r * L : r * L + L], W_x[row + r]
+            line, weights = tile[r * L : r * L + L], inputs[0][row + r]
             for j in range(len(line)):
-                line[j] = weights[now[j]]
+                line[j] = weights[X[j]]
 
-    def copy(tile: Any, inputs: Any, row: Any, t: Any, T: Any, first: Any, L: Any) -> None:
-        A, b = inputs
+    def multiply(tile: Any, inputs: Any, row: Any, X: Any, L: Any) -> None:
+        _, W_x, b = inputs
         for r in range(ROWS):
-            line, bias = tile[r * L : r * L + L], b[row + r]
-            products = A[row + r, t, first * LANES : first * LANES + L]  # fewer in the last group
-            for j in range(len(products)):
-                line[j] = number(products[j]) + bias
+            tile[r * L : r * L + L] = b[row + r]
+        add_product(tile, 0, W_x, row * W_x.shape[1], X, L, W_x.shape[1])
 
-    return pick if inputs[0].ndim == 2 else copy
+    return pick if len(inputs) == 2 else multiply
+
+
+@compiled
+def set_input_gradients(
+    dX: Array, tile: Array, W_x: Array, X: Array, K: int, t: int, first: int, L: int
+) -> None:
+    """Set step ``t`` of dX (T, B, I) to the product of W_xᵀ and the factor X (K, L)."""
+    for row in range(0, dX.shape[2], ROWS):
+        tile[:] = 0
+        add_product(tile, 0, W_x, row * K, X, L, K)
+        out = dX[t, first * LANES : first * LANES + L, row : row + ROWS]
+        for j in range(out.shape[0]):
+            for r in range(out.shape[1]):
+                out[j, r] = element(tile[r * L + j], dX)
 
 
 @compiled
@@ -200,6 +236,12 @@ def set_gradients_after(
 
 
 @compiled
+def add_to(sums: Array, block: Array) -> None:
+    for i in range(len(sums)):
+        sums[i] += block[i]
+
+
+@compiled
 def part(block: Array, number: int, size: int) -> Array:
     """Return the part ``number`` of ``block``, whose parts have ``size`` numbers."""
     return block[number * size : number * size + size]
@@ -236,16 +278,17 @@ def forward_before(
                 part(all_gates, 3 * t + 2, S),
             )
             saved = part(all_gates, t, 3 * S)
+            now = inputs_at(inputs, t, T, first, L)
             X = factors(old, pairs, L)
             for row in range(0, 2 * H, ROWS):
-                set_inputs(tile, inputs, H + row, t, T, first, L)
+                set_inputs(tile, inputs, H + row, now, L)
                 add_product(tile, 0, W_zr, row * K, X, L, K)
                 set_sigmoid(saved[row * L : row * L + width], tile)
             set_product(RH, R, old)
             X = factors(RH, pairs, L)
             for row in range(0, H, ROWS):
                 rows = slice(row * L, row * L + width)
-                set_inputs(tile, inputs, row, t, T, first, L)
+                set_inputs(tile, inputs, row, now, L)
                 add_product(tile, 0, W_hh, row * K, X, L, K)
                 set_state(new[rows], C[rows], tile, Z[rows], old[rows])
             store(RH, RH_by_unit, t, first, L)
@@ -264,6 +307,9 @@ def backward_before(
     states: Array,
     G_groups: Array,
     dA_by_unit: Array,
+    W_x: Array,
+    dX: Array,
+    all_sums: Array,
 ) -> None:
     T, H = dA_by_unit.shape[1], len(dA_by_unit) // 3
     K = columns(W_hh, H)
@@ -272,7 +318,7 @@ def backward_before(
         S, width = H * L, ROWS * L
         tile, dA = np.empty(width, np.float32), np.empty(3 * S, np.float32)
         dC, dZ, dR = part(dA, 0, S), part(dA, 1, S), part(dA, 2, S)
-        pairs = np.empty(2 * S, W_hh.dtype)
+        pairs, sums = np.empty(3 * S, W_hh.dtype), all_sums[first * LANES * 3 * H :][: 3 * S]
         G = G_groups[first * LANES * H : first * LANES * H + S]
         all_states = states[first * LANES * (T + 1) * H :]
         all_gates = gates[first * LANES * T * 3 * H :]
@@ -291,9 +337,11 @@ def backward_before(
                 tile[:] = 0
                 add_product(tile, 0, W_hh, row * K, X, L, K)
                 set_reset_gradient(dR[rows], G[rows], tile, R[rows], old[rows])
-            X = factors(dA[S:], pairs, L)
+            X = factors(dA[S:], pairs[K * L :], L)
             for row in range(0, H, ROWS):
                 add_product(G, row * L, W_zr, row * 2 * K, X, L, 2 * K)
+            set_input_gradients(dX, tile, W_x, whole_factor(dA, pairs), 3 * K, t, first, L)
+            add_to(sums, dA)
             store(dA, dA_by_unit, t, first, L)
 
 
@@ -327,9 +375,10 @@ def forward_after(
                 part(all_gates, 4 * t + 3, S),
             )
             saved = part(all_gates, t, 4 * S)
+            now = inputs_at(inputs, t, T, first, L)
             X = factors(old, pairs, L)
             for row in range(0, 2 * H, ROWS):
-                set_inputs(tile, inputs, H + row, t, T, first, L)
+                set_inputs(tile, inputs, H + row, now, L)
                 add_product(tile, 0, W_h, row * K, X, L, K)
                 set_sigmoid(saved[row * L : row * L + width], tile)
             for row in range(0, H, ROWS):
@@ -337,7 +386,7 @@ def forward_after(
                 for r in range(ROWS):
                     N[(row + r) * L : (row + r + 1) * L] = b_hh[row + r]
                 add_product(N, row * L, W_h, (2 * H + row) * K, X, L, K)
-                set_inputs(tile, inputs, row, t, T, first, L)
+                set_inputs(tile, inputs, row, now, L)
                 set_state_after(new[rows], C[rows], tile, Z[rows], R[rows], N[rows], old[rows])
             store(new, states_by_unit, t + 1, first, L)
 
@@ -353,13 +402,17 @@ def backward_after(
     states: Array,
     G_groups: Array,
     dA_by_unit: Array,
+    W_x: Array,
+    dX: Array,
+    all_sums: Array,
 ) -> None:
     T, H = dA_by_unit.shape[1], len(dA_by_unit) // 4
     K = columns(W_h, H)
     for n in range(start, len(bounds) - 1, stride):
         first, L = bounds[n], LANES * (bounds[n + 1] - bounds[n])
         S = H * L
-        dA, pairs = np.empty(4 * S, np.float32), np.empty(3 * S, W_h.dtype)
+        dA, tile = np.empty(4 * S, np.float32), np.empty(ROWS * L, np.float32)
+        pairs, sums = np.empty(4 * S, W_h.dtype), all_sums[first * LANES * 4 * H :][: 4 * S]
         dC, dZ, dR, dN = part(dA, 0, S), part(dA, 1, S), part(dA, 2, S), part(dA, 3, S)
         G = G_groups[first * LANES * H : first * LANES * H + S]
         all_states = states[first * LANES * (T + 1) * H :]
@@ -374,9 +427,11 @@ def backward_after(
             )
             add(G, d_states, t, first, L)
             set_gradients_after(dC, dZ, dR, dN, G, Z, R, C, N, old)
-            X = factors(dA[S:], pairs, L)
+            X = factors(dA, pairs, L)
             for row in range(0, H, ROWS):
-                add_product(G, row * L, W_h, row * 3 * K, X, L, 3 * K)
+                add_product(G, row * L, W_h, row * 3 * K, X[K * L :], L, 3 * K)
+            set_input_gradients(dX, tile, W_x, X, 3 * K, t, first, L)
+            add_to(sums, dA)
             store(dA, dA_by_unit, t, first, L)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gru_lm.models.fused.buffers import StepBuffers
+from gru_lm.models.fused.buffers import Gradients, StepBuffers
 from gru_lm.models.fused.gpu import KernelLoops, triton_works
 from gru_lm.models.fused.torch_loops import TorchLoops
 
@@ -47,9 +47,14 @@ class Steps(StepBuffers):
         return self.states_by_unit.copy_(self.H.transpose(0, 1)), self.H[T].clone()
 
     def backward(
-        self, d_states: Tensor | None, d_last: Tensor | None, states: Tensor, W_h: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Return the gradients of the inputs' part (3H, TB), state (H, B), W_h and b_hh.
+        self,
+        d_states: Tensor | None,
+        d_last: Tensor | None,
+        states: Tensor,
+        W_h: Tensor,
+        W_x: Tensor | None = None,
+    ) -> Gradients:
+        """Return the gradients. ``W_x`` (3H, I) is given if that of dense inputs is needed.
 
         ``states`` (H, T + 1, B) is the result of the forward pass, ``d_states`` (H, T, B).
         """
@@ -74,7 +79,10 @@ class Steps(StepBuffers):
             dA = _by_unit(self.dA, self.dA_by_unit)  # (4H, TB)
             dW_h.copy_(dA[H:] @ _by_unit(self.H[:-1], self.old_by_unit).T)
             d_b_hh = self.dN.sum((0, 2))
-        return dA[: 3 * H], self.G[0].clone(), dW_h, d_b_hh
+        dA = dA[: 3 * H]
+        db = dA.sum(1, dtype=W_h.dtype)
+        dX = None if W_x is None else (dA.to(W_x.dtype).T @ W_x).unflatten(0, (T, -1))
+        return Gradients(dX, self.G[0].clone(), dW_h, d_b_hh, dA, db)
 
     def input_weights(self, dA: Tensor, X: Tensor) -> Tensor:
         """Return dW_x (3H, I) from ``dA`` (3H, TB) and the inputs X (TB, I)."""

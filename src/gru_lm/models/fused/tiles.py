@@ -180,6 +180,17 @@ def _factors(block: Any, pairs: Any, L: Any) -> Any:
     return same if pairs.dtype == types.float32 else packed
 
 
+def whole_factor(block: Any, pairs: Any) -> Any:
+    """Return all of ``block`` as a factor, whose parts ``factors`` has packed into ``pairs``."""
+
+
+@overload(whole_factor, strict=False)
+def _whole_factor(block: Any, pairs: Any) -> Any:
+    if pairs.dtype == types.float32:
+        return lambda block, pairs: block
+    return lambda block, pairs: pairs[: len(block) // 2]
+
+
 def columns(W: Any, H: Any) -> Any:
     """Return the packed columns in a product with ``H`` rows: H, or H / 2 pairs."""
 
