@@ -211,7 +211,7 @@ class Blocks:
         """Pad each group of H rows of ``stacked`` (k H, ...) with zeros to whole tiles."""
         if self.rows == self.H:
             return stacked.contiguous()
-        parts = stacked.unflatten(0, (len(stacked) // self.H, self.H))
+        parts: Tensor = stacked.unflatten(0, (len(stacked) // self.H, self.H))
         whole = parts.new_zeros(len(parts), self.rows, *parts.shape[2:])
         whole[:, : self.H] = parts
         return whole.flatten(0, 1)
