@@ -11,7 +11,12 @@ from trainings import train_settings
 
 from gru_lm.models.base import build_model
 from gru_lm.training.averaging import AveragedWeights
-from gru_lm.training.optimizers import decay_groups, make_optimizer, set_learning_rate
+from gru_lm.training.optimizers import (
+    clip_gradients,
+    decay_groups,
+    make_optimizer,
+    set_learning_rate,
+)
 
 
 class Tied(nn.Module):
@@ -113,3 +118,21 @@ def test_averages_follow_their_definitions(name: str) -> None:
     assert torch.equal(model.get_parameter("W_hh"), seen[-1])
     average.apply()
     torch.testing.assert_close(model.get_parameter("W_hh").detach(), wanted)
+
+
+@pytest.mark.usefixtures("process_wide_settings")
+def test_the_norm_is_the_same_for_any_number_of_threads() -> None:
+    generator = torch.Generator().manual_seed(0)
+    gradients = [torch.randn(768, 256, generator=generator) for _ in range(20)]
+    clipped = {}
+    for threads in (1, 2, 4):
+        torch.set_num_threads(threads)
+        weights = [torch.zeros_like(gradient) for gradient in gradients]
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient.clone()
+            clip_gradients([weight], 1.0)
+        assert torch.get_num_threads() == threads
+        clipped[threads] = [weight.grad for weight in weights]
+    for threads in (2, 4):
+        for one, other in zip(clipped[1], clipped[threads], strict=True):
+            assert torch.equal(one, other)

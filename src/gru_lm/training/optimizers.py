@@ -92,11 +92,17 @@ def weights_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 def clip_gradients(weights: Iterable[Tensor], max_norm: float) -> None:
     """Scale all gradients so that their joint Euclidean norm is at most ``max_norm``.
 
-    The norm is summed in the textbook's order, so it agrees to the last bit. It is not copied from
-    the device. Source: Pascanu et al. 2013, arXiv:1211.5063, algorithm 1.
+    The norm is summed in the textbook's order, so it agrees to the last bit. On a CPU it is summed
+    by one thread, as its last bits depend on the number of threads. It is not copied from the
+    device. Source: Pascanu et al. 2013, arXiv:1211.5063, algorithm 1.
     """
     gradients = [weight.grad for weight in weights if weight.grad is not None]
+    threads = torch.get_num_threads()
+    if threads > 1:
+        torch.set_num_threads(1)
     norm = torch.sqrt(functools.reduce(torch.add, [(grad**2).sum() for grad in gradients]))
+    if threads > 1:
+        torch.set_num_threads(threads)
     scale = (max_norm / norm).clamp(max=1.0)
     for gradient in gradients:
         gradient.mul_(scale)
