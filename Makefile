@@ -3,6 +3,7 @@
 # make test                  set up .venv and run linters, type checks and tests
 # make coverage              run the tests and measure their line and branch coverage
 # make bench                 compare the training speed with the textbook's loop, JAX and Keras
+# make recipe NAME=words     train a recipe (recipes/NAME.yaml) as an experiment; ARGS="-S KEY=VALUE"
 # make ci-report BASE=main   compare the workspace with BASE in ci-report/report.md
 # make setup                 set up .venv
 
@@ -22,7 +23,7 @@ export GIT_COMMITTER_NAME ?= gru-lm
 export GIT_COMMITTER_EMAIL ?= gru-lm@localhost
 endif
 
-.PHONY: repro analysis graph test coverage lint bench setup ci-report clean
+.PHONY: repro analysis recipe graph test coverage lint bench setup ci-report clean
 .DEFAULT_GOAL := repro
 
 # The script of the stage fetches the corpus first. Its exit status is 3 if no source is reachable.
@@ -60,6 +61,9 @@ ci-report: $(READY)
 
 coverage: $(READY)
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered
+
+recipe: $(READY)
+	@python -m tools.recipe $(NAME) $(ARGS)
 
 # The graph in the README. A test checks that they are the same.
 graph: $(READY)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import PROJECT, Pipeline, ran
 from playwright.sync_api import expect
 from stages_of import VARIANTS, by_variant, declared
@@ -243,9 +244,10 @@ def test_artifact_can_be_fetched_and_sampled(pipeline: Pipeline, tmp_path: Path)
         if "load_model" in code
     ]
     assert len(example.splitlines()) <= 10
-    for variant in VARIANTS:
-        code = example.replace("scratch", variant)
-        text = elsewhere.run("python", "-c", code).stdout
+    code = "\nprint('\\f', end='')\n".join(example.replace("scratch", one) for one in VARIANTS)
+    texts = elsewhere.run("python", "-c", code).stdout.split("\f")
+    assert len(texts) == len(VARIANTS)
+    for text in texts:
         assert text.startswith("time traveller")
         tokens = text.rstrip("\n").replace("<unk>", "?")  # an almost untrained model may draw <unk>
         assert len(tokens) == len("time traveller") + 200
@@ -265,3 +267,20 @@ def test_temporary_experiment_uses_its_own_library(
         for file in files:
             assert file.is_relative_to((root / ".dvc/tmp/exps").resolve())
             assert file.parts[-4:] == ("src", "gru_lm", "generation", "sampling.py")
+
+
+def test_a_recipe_leaves_the_workspace_as_it_is(experiments: Experiments) -> None:
+    pipeline, _ = experiments
+    recipes = pipeline.root / "recipes"
+    recipes.mkdir()
+    (recipes / "brief.yaml").write_text("variants: [concise]\nsample: {length: 4}\n")
+    file = pipeline.root / "params.yaml"
+    before = pipeline.git("status", "--short"), file.read_bytes()
+    pipeline.run("python", "-m", "tools.recipe", "brief", "-S", "sample.top_k=3")
+    assert (pipeline.git("status", "--short"), file.read_bytes()) == before
+    params = yaml.safe_load(experiment_file(pipeline, "brief", "params.yaml"))
+    assert (params["variants"], params["sample"]["length"]) == (["concise"], 4)
+    assert params["sample"]["top_k"] == 3
+    assert experiment_file(pipeline, "brief", "samples/concise.txt")
+    again = pipeline.run("python", "-m", "tools.recipe", "brief", code=1)
+    assert "the experiment brief exists" in again.stderr
