@@ -172,7 +172,7 @@ def run_stage_with(project, train_seed, replicate_seeds):
 
 @pytest.mark.parametrize(
     ("replicates", "seeds"),
-    [([1, 2], [5, 1, 2]), ([2, 5, 1], [5, 2, 1]), ([5], [5]), ([], [5])],
+    [([1, 2], [5, 1, 2]), ([2, 5, 1], [5, 2, 1]), ([5], [5])],
 )
 def test_seeds_count_once(project, replicates, seeds):
     summary = run_stage_with(project, 5, replicates)

@@ -19,7 +19,7 @@ from gru_lm.models.gru.family import GRU
 from stages import gates as gates_stage
 
 
-def make_project(root: Path, level="char", lengths=(600, 300), start=0, length=40, seeds=()):
+def make_project(root: Path, level="char", lengths=(600, 300), start=0, length=40, seeds=(5,)):
     """Write models, as after a training, their data and params.yaml to ``root``."""
     seeds = list(seeds)
     rng = np.random.default_rng(2)

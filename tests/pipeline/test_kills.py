@@ -175,7 +175,7 @@ def test_make_killed_in_parallel_trainings_gives_same_bytes(
     make = ("make", "--old-file=.venv/.installed", "repro")
     stopped = tmp_path / "stopped"
     stopped.mkdir()
-    at = {"STOP_AT": "train 1 checkpoints/.*/0*2-", "STOPPED": str(stopped)}
+    at = {"STOP_AT": "train 1 checkpoints/.*/0*36-", "STOPPED": str(stopped)}
     process = start(stormy, *make, **at)
     wait_for_stops(process, stopped, count=2)
     kill(process, stopped)

@@ -68,11 +68,11 @@ def test_other_variants_are_not_retrained(repro: tuple[Pipeline, str]) -> None:
 def test_new_variant_passes_common_tests(pipeline: Pipeline) -> None:
     name = "tests/models/test_every_variant.py"
     assert f"pytest {name}" in PAGE
-    target = pipeline.root / name
-    target.parent.mkdir(parents=True)
-    target.write_bytes((PROJECT / name).read_bytes())
-    (pipeline.root / "pyproject.toml").write_bytes((PROJECT / "pyproject.toml").read_bytes())
-    result = pipeline.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", name, "-k=lstm")
+    (pipeline.root / "tests/models").mkdir(parents=True)
+    for path in (name, "tests/trainings.py", "pyproject.toml"):
+        (pipeline.root / path).write_bytes((PROJECT / path).read_bytes())
+    project = Pipeline(pipeline.root, pipeline.env | {"PYTHONPATH": "tests"})
+    result = project.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", name, "-k=lstm")
     assert re.search(r"^\d{2} passed", result.stdout.splitlines()[-1])
 
 
