@@ -1,4 +1,4 @@
-"""Checkpoints within one process: a sound one is resumed, and a damaged one is passed over."""
+"""Checkpoints in one process. Intact ones are resumed, and damaged ones are skipped."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EARLY, LATE = 8, 14  # steps; both are within an epoch, the late one after two v
 
 
 def training(steps: int = 0, variant: str = "concise", **changes: Any) -> Training:
-    """A training with 5 or 6 minibatches per epoch, after so many steps."""
+    """Return a training with 5 or 6 minibatches per epoch, after ``steps`` steps."""
     torch.manual_seed(0)
     model = build_model(variant, V, hidden_size=3)
     small: dict[str, Any] = {"epochs": 4, "batch_size": 4, "num_steps": 5, "validate_every": 1}
@@ -68,14 +68,14 @@ def digest_of(data: bytes) -> str:
 
 
 def put(checkpoints: Checkpoints, steps: int, data: bytes, digest: str) -> Path:
-    """A file named as a checkpoint."""
+    """Write a file with the name of a checkpoint and return its path."""
     checkpoints.folder.mkdir(exist_ok=True)
     path = checkpoints.folder / f"{steps:06d}-{digest}.safetensors"
     path.write_bytes(data)
     return path
 
 
-def test_a_file_is_named_by_its_steps_and_checksum_and_holds_plain_tensors(
+def test_file_name_has_steps_and_checksum(
     checkpoints: Checkpoints,
 ) -> None:
     of = training(LATE)
@@ -95,7 +95,7 @@ def test_a_file_is_named_by_its_steps_and_checksum_and_holds_plain_tensors(
     assert lines == [f"going on after step {LATE} in epoch 3 of a run that was interrupted"]
 
 
-def test_without_a_checkpoint_nothing_changes(checkpoints: Checkpoints) -> None:
+def test_missing_checkpoint_changes_nothing(checkpoints: Checkpoints) -> None:
     of, lines = training(), list[str]()
     resume(of, checkpoints, lines.append)
     checkpoints.folder.mkdir()
@@ -103,7 +103,7 @@ def test_without_a_checkpoint_nothing_changes(checkpoints: Checkpoints) -> None:
     assert same(of, training()) and not lines
 
 
-def test_the_two_newest_are_kept_and_the_newest_is_resumed(checkpoints: Checkpoints) -> None:
+def test_two_newest_are_kept_and_newest_is_resumed(checkpoints: Checkpoints) -> None:
     of = training()
     for _ in range(4):
         of.advance()
@@ -114,7 +114,7 @@ def test_the_two_newest_are_kept_and_the_newest_is_resumed(checkpoints: Checkpoi
     assert same(other, of)
 
 
-def test_other_files_are_neither_read_nor_deleted(checkpoints: Checkpoints) -> None:
+def test_other_files_are_not_read_or_deleted(checkpoints: Checkpoints) -> None:
     checkpoints.folder.mkdir()
     digest = "0" * 16
     others = [
@@ -136,7 +136,7 @@ def test_other_files_are_neither_read_nor_deleted(checkpoints: Checkpoints) -> N
     assert set(others) < set(names(checkpoints.folder))
 
 
-def test_an_old_file_that_another_run_deleted_first_is_no_failure(
+def test_old_file_deleted_by_another_run_is_ignored(
     checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Path.unlink
@@ -193,7 +193,7 @@ def count(key: str, value: int) -> Forgery:
     return cell("counts", (COUNTS.index(key),), value)
 
 
-# How tensors are exchanged, and the reason. The checksum is right.
+# The changes of tensors and the reasons in the messages. The checksums are correct.
 FORGED: dict[str, tuple[Forgery, str]] = {
     "no curve": (to("curve", None), "it has no curve"),
     "no counts": (to("counts", None), "it has no counts"),
@@ -248,16 +248,14 @@ FORGED: dict[str, tuple[Forgery, str]] = {
 
 
 @pytest.mark.parametrize("damage", [*BYTES, *FORGED])
-def test_a_damaged_checkpoint_is_passed_over_with_one_line(
-    damage: str, checkpoints: Checkpoints
-) -> None:
-    """All of it is checked before anything is changed, so the one before it can be used."""
+def test_damaged_checkpoint_is_skipped_with_one_line(damage: str, checkpoints: Checkpoints) -> None:
+    """The whole file is checked before the training changes, so the previous one can be loaded."""
     older, newer = training(EARLY), training(LATE)
     keep(checkpoints, older)
     keep(checkpoints, newer)
-    sound = next(checkpoints.folder.glob(f"{LATE:06d}-*"))
-    data = sound.read_bytes()
-    sound.unlink()
+    intact = next(checkpoints.folder.glob(f"{LATE:06d}-*"))
+    data = intact.read_bytes()
+    intact.unlink()
     if damage in BYTES:
         change, checksum_is_right, reason = BYTES[damage]
         bad = change(data)
@@ -282,7 +280,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_one_line(
 
 
 @pytest.mark.parametrize("name", ["NaN weight", "negative squares", "no state", "average of none"])
-def test_a_forged_checkpoint_changes_nothing(name: str) -> None:
+def test_forged_checkpoint_changes_nothing(name: str) -> None:
     of = training()
     tensors = to_tensors(training(LATE))
     forged = {k: v for k, v in (tensors | FORGED[name][0](tensors)).items() if v is not None}
@@ -292,13 +290,13 @@ def test_a_forged_checkpoint_changes_nothing(name: str) -> None:
     of.advance()
 
 
-def test_the_memory_of_another_optimizer_is_refused() -> None:
+def test_state_of_another_optimizer_is_refused() -> None:
     with pytest.raises(ValueError, match="memory of weight 0 is not complete"):
         restore(training(optimizer="sgd", momentum=0.9), to_tensors(training(LATE)))
 
 
 @pytest.mark.parametrize("step", ["first", "last"])
-def test_a_checkpoint_is_of_a_run_that_has_begun_and_not_ended(
+def test_checkpoint_before_first_or_after_last_step_is_refused(
     step: str, checkpoints: Checkpoints
 ) -> None:
     of = training()
@@ -312,7 +310,7 @@ def test_a_checkpoint_is_of_a_run_that_has_begun_and_not_ended(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="makes a pipe")
-def test_a_pipe_as_checkpoint_does_not_block(checkpoints: Checkpoints) -> None:
+def test_pipe_as_checkpoint_does_not_block(checkpoints: Checkpoints) -> None:
     of = training(EARLY)
     keep(checkpoints, of)
     os.mkfifo(checkpoints.folder / f"000009-{'0' * 16}.safetensors")
@@ -322,7 +320,7 @@ def test_a_pipe_as_checkpoint_does_not_block(checkpoints: Checkpoints) -> None:
     assert lines[1] == interrupted(of)
 
 
-def test_damaged_files_of_later_epochs_do_not_push_out_the_new_ones(
+def test_new_checkpoints_are_kept_beside_damaged_later_ones(
     checkpoints: Checkpoints,
 ) -> None:
     for steps in (17, 18, 19):
@@ -339,7 +337,7 @@ def test_damaged_files_of_later_epochs_do_not_push_out_the_new_ones(
     assert kept == [1, 2, 3, 17, 18, 19]
 
 
-def test_if_all_are_damaged_the_run_starts_anew(checkpoints: Checkpoints) -> None:
+def test_run_restarts_if_all_checkpoints_are_damaged(checkpoints: Checkpoints) -> None:
     for steps in (1, 999_999, 1_000_000):
         put(checkpoints, steps, b"", "0" * 16)
     (checkpoints.folder / f"000003-{'0' * 16}.safetensors").mkdir()
@@ -352,10 +350,10 @@ def test_if_all_are_damaged_the_run_starts_anew(checkpoints: Checkpoints) -> Non
 
 
 @pytest.mark.parametrize("capturable", [False, True])
-def test_memory_goes_to_the_weights_device_and_the_step_count_where_it_must(
+def test_optimizer_state_is_restored_to_its_device(
     capturable: bool,
 ) -> None:
-    """The meta device replaces a GPU: Adam keeps its step count there for CUDA graphs only."""
+    """The meta device replaces a GPU. Adam keeps its step count on it for CUDA graphs only."""
     tensors, there = to_tensors(training(LATE)), training()
     far = [torch.zeros_like(weight, device="meta") for weight in there.model.parameters()]
     there.optimizer = torch.optim.Adam(far, capturable=capturable)
@@ -390,7 +388,7 @@ def finished(checkpoints: Checkpoints, **changes: Any) -> Training:
         ),
     ],
 )
-def test_a_finished_run_is_extended_if_it_can_be(
+def test_finished_run_is_extended_if_possible(
     first: dict[str, Any], then: dict[str, Any], line: str, checkpoints: Checkpoints
 ) -> None:
     ended = finished(checkpoints, **first)
@@ -404,7 +402,7 @@ def test_a_finished_run_is_extended_if_it_can_be(
 
 
 @pytest.mark.parametrize(("epochs", "goes_on"), [(6, True), (3, True), (2, False)])
-def test_an_interrupted_run_goes_on_to_another_length(
+def test_interrupted_run_resumes_with_another_length(
     epochs: int, goes_on: bool, checkpoints: Checkpoints
 ) -> None:
     of = training(LATE)
@@ -415,7 +413,7 @@ def test_an_interrupted_run_goes_on_to_another_length(
     assert lines == [interrupted(of) if goes_on else anew]
 
 
-def test_a_run_whose_steps_depend_on_its_length_starts_anew(tmp_path: Path) -> None:
+def test_run_that_depends_on_its_length_restarts(tmp_path: Path) -> None:
     cosine = {"schedule": {"name": "cosine"}}
     first = finished(Checkpoints.of(tmp_path, "run", {}, 4), **cosine)
     assert first.is_over
@@ -428,7 +426,7 @@ def test_a_run_whose_steps_depend_on_its_length_starts_anew(tmp_path: Path) -> N
 # The folders
 
 
-def test_a_folder_belongs_to_exactly_one_set_of_determinants(tmp_path: Path) -> None:
+def test_each_set_of_determinants_has_its_own_folder(tmp_path: Path) -> None:
     tree = {"seed": 1, "lr": 0.5, "options": {"a": None, "b": [1, "x"]}}
     ours = Checkpoints.of(tmp_path, "scratch", tree).folder
     document = '{"lr": 0.5, "options": {"a": null, "b": [1, "x"]}, "seed": 1}'
@@ -444,7 +442,7 @@ def test_a_folder_belongs_to_exactly_one_set_of_determinants(tmp_path: Path) -> 
     assert len({ours, *others}) == 6
 
 
-def test_the_newest_runs_of_a_name_are_kept(tmp_path: Path) -> None:
+def test_newest_runs_of_a_name_are_kept(tmp_path: Path) -> None:
     state = {"x": torch.ones(1)}
     other = Checkpoints.of(tmp_path, "scratch-1", {})
     other.save(1, state)
@@ -456,11 +454,11 @@ def test_the_newest_runs_of_a_name_are_kept(tmp_path: Path) -> None:
     kept = [ours[0], *ours[-KEPT_RUNS + 1 :], other]
     assert set(names(tmp_path)) == {checkpoints.folder.name for checkpoints in kept}
     ours[0].remove()
-    ours[0].remove()  # not there any more: no error
+    ours[0].remove()  # already removed, which is not an error
     assert ours[0].folder.name not in names(tmp_path)
 
 
-def test_the_fingerprint_of_files_follows_their_bytes_order_and_borders(tmp_path: Path) -> None:
+def test_fingerprint_depends_on_bytes_order_and_boundaries(tmp_path: Path) -> None:
     def of(*contents: bytes) -> str:
         paths = [tmp_path / str(number) for number in range(len(contents))]
         for path, content in zip(paths, contents, strict=True):

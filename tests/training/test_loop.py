@@ -56,7 +56,7 @@ def make_model(kind, seed=1, dtype=torch.float32):
 
 @pytest.fixture
 def corpus():
-    """Return a noisy pattern, which can be learnt in part."""
+    """Return a noisy pattern, which can be learnt only in part."""
     generator = torch.Generator().manual_seed(5)
     pattern = torch.tensor([0, 1, 2, 0, 3, 4, 0, 5, 6]).repeat(23)
     noise = torch.randint(V, pattern.shape, generator=generator)
@@ -111,17 +111,17 @@ def reference_of(model, kind):
 
 @each_partition
 @each_kind
-def test_perplexities_are_the_textbooks(kind, partition, corpus):
+def test_perplexities_match_textbook(kind, partition, corpus):
     model = make_model(kind)
     wanted, _ = textbook(model, kind, corpus, settings(partition=partition))
     epochs = list(train(model, corpus, settings(partition=partition)))
     assert [epoch.number for epoch in epochs] == list(range(1, 21))
     assert [epoch.perplexity for epoch in epochs] == pytest.approx(wanted, rel=1e-4)
-    assert wanted[-1] < 0.8 * wanted[0], "nothing was learnt: the comparison would say little"
+    assert wanted[-1] < 0.8 * wanted[0], "the model learnt too little for a comparison"
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith("fused")])
-def test_float32_agrees_to_the_last_bit(kind):
+def test_float32_matches_textbook_exactly(kind):
     variant, options = KINDS[kind]
     torch.manual_seed(3)
     model = build_model(variant, 28, hidden_size=64, **options)
@@ -140,7 +140,7 @@ def test_float32_agrees_to_the_last_bit(kind):
 
 @each_partition
 @each_kind
-def test_float64_agrees_to_eight_digits(kind, partition, corpus):
+def test_float64_matches_textbook_to_eight_digits(kind, partition, corpus):
     model = make_model(kind, dtype=torch.float64)
     wanted, final = textbook(model, kind, corpus, settings(partition=partition))
     reached = [epoch.perplexity for epoch in train(model, corpus, settings(partition=partition))]
@@ -151,7 +151,7 @@ def test_float64_agrees_to_eight_digits(kind, partition, corpus):
 
 @each_partition
 @each_kind
-def test_a_smaller_last_minibatch_trains_what_is_left(kind, partition, corpus):
+def test_smaller_last_minibatch_matches_textbook(kind, partition, corpus):
     """The result equals that of the textbook's loop on the same minibatches."""
     chosen = settings(partition=partition, drop_last=False, batch_size=3, epochs=6)
     model = make_model(kind, dtype=torch.float64)
@@ -166,7 +166,7 @@ def test_a_smaller_last_minibatch_trains_what_is_left(kind, partition, corpus):
 
 @pytest.mark.parametrize(("length", "batch_size"), [(206, 3), (153, 8)])
 @each_partition
-def test_fused_follows_scratch_through_a_smaller_minibatch(partition, length, batch_size, corpus):
+def test_fused_matches_scratch_with_smaller_last_minibatch(partition, length, batch_size, corpus):
     """In float32, fused runs compiled loops on buffers for each shape."""
     chosen = settings(partition=partition, drop_last=False, batch_size=batch_size, epochs=4)
     scratch, fused = make_model("scratch-before"), make_model("fused-before")
@@ -190,7 +190,7 @@ def test_fused_follows_scratch_through_a_smaller_minibatch(partition, length, ba
     ids=["adam", "adam-unclipped", "unclipped", "clipped-hard", "smallest", "other-sizes"],
 )
 @pytest.mark.parametrize("kind", ["scratch-before", "concise"])
-def test_other_settings_too(kind, changes, corpus):
+def test_other_settings_match_textbook(kind, changes, corpus):
     chosen = settings(**{"epochs": 8, **changes})
     model = make_model(kind, dtype=torch.float64)
     wanted, final = textbook(model, kind, corpus, chosen)
@@ -200,8 +200,8 @@ def test_other_settings_too(kind, changes, corpus):
         torch.testing.assert_close(weight, final[name], rtol=1e-7, atol=1e-8)
 
 
-def test_the_state_is_carried_only_where_asked():
-    """Return minibatches whose targets depend on the previous minibatch only."""
+def test_state_is_carried_only_on_request():
+    """The loss of the second minibatch depends on the state after the first one."""
     model = make_model("scratch-before")
     X, Y = torch.tensor([[1, 2, 3]]), torch.tensor([[2, 3, 4]])
     results = {}
@@ -219,7 +219,7 @@ def test_the_state_is_carried_only_where_asked():
     assert abs(zero - carried) > 1e-3
 
 
-def test_minibatches_of_different_sizes_count_by_their_tokens():
+def test_minibatches_are_weighted_by_tokens():
     model = make_model("scratch-before", dtype=torch.float64)
     twin = copy.deepcopy(model)
     short = (torch.tensor([[1, 2]]), torch.tensor([[2, 0]]))
@@ -238,7 +238,7 @@ def test_minibatches_of_different_sizes_count_by_their_tokens():
 
 
 @pytest.mark.parametrize("max_norm", [0.01, 1.0, 5.0])
-def test_clipping_is_torchs(max_norm):
+def test_clipping_matches_torch(max_norm):
     generator = torch.Generator().manual_seed(2)
     mine = [torch.zeros(shape, requires_grad=True) for shape in [(3, 4), (5,), (2, 2)]]
     theirs = [weight.detach().clone().requires_grad_() for weight in mine]
@@ -254,7 +254,7 @@ def test_clipping_is_torchs(max_norm):
     assert joint == pytest.approx(max_norm, rel=1e-5)
 
 
-def test_small_gradients_are_left_alone():
+def test_small_gradients_are_not_clipped():
     weight = torch.zeros(3, requires_grad=True)
     other = torch.zeros(2, requires_grad=True)  # without a gradient
     weight.grad = torch.tensor([0.3, -0.4, 0.1])
@@ -270,13 +270,13 @@ def test_zero_gradients_stay_zero():
     assert weight.grad.tolist() == [0.0, 0.0, 0.0]
 
 
-# ------------------------------------------------------------------------------------- promises
+# ------------------------------------------------------------------- reproducibility and errors
 
 
 @each_partition
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @each_kind
-def test_the_same_seed_gives_the_same_bits(kind, optimizer, partition, corpus):
+def test_same_seed_gives_same_weights(kind, optimizer, partition, corpus):
     def trained(seed):
         model = make_model(kind, seed=1)
         chosen = settings(epochs=3, optimizer=optimizer, lr=0.1, partition=partition, seed=seed)
@@ -290,7 +290,7 @@ def test_the_same_seed_gives_the_same_bits(kind, optimizer, partition, corpus):
     assert not all(torch.equal(weights[name], other[name]) for name in weights)
 
 
-def test_epochs_report_their_tokens_and_time(corpus):
+def test_epochs_report_tokens_and_time(corpus):
     chosen = settings(epochs=2, partition="random", batch_size=4, num_steps=5)
     for epoch in train(make_model("scratch-before"), corpus, chosen):
         assert epoch.tokens in {180, 200}  # 9 or 10 minibatches of 20 from 207 tokens
@@ -298,7 +298,7 @@ def test_epochs_report_their_tokens_and_time(corpus):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_divergence_names_the_epoch_and_the_learning_rate(kind, corpus):
+def test_divergence_names_epoch_and_learning_rate(kind, corpus):
     model = make_model(kind)
     with torch.no_grad():
         for weight in model.parameters():
@@ -312,7 +312,7 @@ def test_divergence_names_the_epoch_and_the_learning_rate(kind, corpus):
             survived = epoch.number
             before = copy.deepcopy(model.state_dict())
     for name, weight in model.state_dict().items():
-        assert torch.equal(weight, before[name]), f"{name} is not as before the epoch that diverged"
+        assert torch.equal(weight, before[name]), f"{name} is not restored"
     message = str(caught.value)
     assert f"diverged in epoch {survived + 1}:" in message
     assert "train.lr (1000)" in message
@@ -320,7 +320,7 @@ def test_divergence_names_the_epoch_and_the_learning_rate(kind, corpus):
 
 
 @pytest.mark.parametrize("steps_before", [0, 2])
-def test_a_snapshot_brings_weights_and_optimizer_back(steps_before, corpus):
+def test_snapshot_restores_weights_and_optimizer(steps_before, corpus):
     model = make_model("scratch-before")
     optimizer = make_optimizer(model, settings(optimizer="adam", lr=0.1))
 
@@ -346,7 +346,7 @@ def test_a_snapshot_brings_weights_and_optimizer_back(steps_before, corpus):
             assert torch.equal(value, kept[key] if steps_before else torch.zeros_like(value))
 
 
-def test_weights_that_are_not_numbers_are_found_in_the_first_epoch(corpus):
+def test_nan_weights_are_detected_in_first_epoch(corpus):
     model = make_model("scratch-before")
     with torch.no_grad():
         model.b_q[0] = math.nan
@@ -372,7 +372,7 @@ def test_perplexity_of_known_losses():
 
 
 @each_kind
-def test_a_pattern_that_needs_memory_is_learnt(kind):
+def test_pattern_that_needs_memory_is_learnt(kind):
     """In 0 0 1 0 0 1 the token after a 0 is random without memory (perplexity 1.59)."""
     torch.manual_seed(0)
     variant, options = KINDS[kind]
@@ -412,14 +412,14 @@ def validated_by_definition(model, kind, stream, num_rows):
     [(2, 1), (3, 1), (6, 1), (7, 2), (15, 3), (16, 3), (17, 4), (21, 4), (22, 4), (103, 4)],
 )
 @each_kind
-def test_validation_is_the_definition(kind, num_tokens, num_rows, corpus):
+def test_validation_matches_definition(kind, num_tokens, num_rows, corpus):
     """The stream has 4 rows if each has at least 5 tokens to score, else fewer."""
     model = make_model(kind)
     wanted = validated_by_definition(model, kind, corpus[:num_tokens].tolist(), num_rows)
     assert validate(model, corpus[:num_tokens], 4, 5) == pytest.approx(wanted, rel=1e-5)
 
 
-def test_validation_of_letter_frequencies_is_counted_by_hand():
+def test_validation_of_known_letter_frequencies():
     """With zero weights, b_q alone gives 0, 1 and 2 the probabilities 1/2, 1/4 and 1/4."""
     model = build_model("scratch", 3, hidden_size=H, reset="before")
     with torch.no_grad():
@@ -433,7 +433,7 @@ def test_validation_of_letter_frequencies_is_counted_by_hand():
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @each_kind
-def test_validation_changes_no_bit_of_the_training(kind, optimizer, precision, corpus):
+def test_validation_does_not_change_training(kind, optimizer, precision, corpus):
     def trained(val_tokens):
         model = make_model(kind)
         chosen = settings(
@@ -457,7 +457,7 @@ def test_validation_changes_no_bit_of_the_training(kind, optimizer, precision, c
     assert with_it[:1] + with_it[2:] == without[:1] + without[2:]
 
 
-def test_validation_comes_every_so_many_epochs_and_after_the_last(corpus):
+def test_validation_is_periodic_and_after_last_epoch(corpus):
     chosen = settings(epochs=10, validate_every=4)
     model = make_model("scratch-before")
     held_out = corpus[-50:]
@@ -471,7 +471,7 @@ def test_validation_comes_every_so_many_epochs_and_after_the_last(corpus):
 
 
 @pytest.mark.parametrize("weight, value", [("W_xz", math.nan), ("b_q", -1e4)], ids=["nan", "inf"])
-def test_a_validation_that_is_no_number_is_left_out_and_no_divergence(weight, value, corpus):
+def test_non_finite_validation_is_not_divergence(weight, value, corpus):
     """The training text does not contain token 6, so its predictions are arbitrary."""
     model = make_model("scratch-before")
     with torch.no_grad():
@@ -485,7 +485,7 @@ def test_a_validation_that_is_no_number_is_left_out_and_no_divergence(weight, va
         assert math.isfinite(epoch.val_perplexity)
 
 
-def test_the_time_of_validation_is_not_the_trainings(corpus, monkeypatch):
+def test_training_time_excludes_validation(corpus, monkeypatch):
     clock = [0.0]
 
     def an_hour(*_):
@@ -501,7 +501,7 @@ def test_the_time_of_validation_is_not_the_trainings(corpus, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["fused-before", "fused-after"])
-def test_validation_takes_the_buffers_of_training_or_leaves_them_fit_for_it(kind, corpus):
+def test_validation_shares_buffers_with_training(kind, corpus):
     """A stream whose rows are whole chunks uses the same buffers before and after training."""
     model = make_model(kind)
     held_out = corpus[: 4 * 5 * 3 + 1]
@@ -524,7 +524,7 @@ each_optimizer = pytest.mark.parametrize("optimizer, lr", [("sgd", 1.0), ("adam"
 @each_partition
 @each_optimizer
 @each_kind
-def test_gpu_gives_the_cpus_perplexities(kind, optimizer, lr, partition, drop_last, corpus):
+def test_gpu_matches_cpu_perplexities(kind, optimizer, lr, partition, drop_last, corpus):
     chosen = settings(
         epochs=5, optimizer=optimizer, lr=lr, partition=partition, drop_last=drop_last
     )
@@ -542,7 +542,7 @@ def test_gpu_gives_the_cpus_perplexities(kind, optimizer, lr, partition, drop_la
 @needs_gpu
 @each_optimizer
 @each_kind
-def test_capturing_leaves_no_trace(kind, optimizer, lr, corpus):
+def test_captured_updates_match_eager_updates(kind, optimizer, lr, corpus):
     """Captured updates equal eager ones, also if another shape is captured during training."""
     chosen = settings(optimizer=optimizer, lr=lr)
     captured = make_model(kind).cuda()
@@ -561,7 +561,7 @@ def test_capturing_leaves_no_trace(kind, optimizer, lr, corpus):
 @pytest.mark.gpu
 @needs_gpu
 @each_kind
-def test_deterministic_training_gives_the_same_bits_on_a_gpu(kind, corpus):
+def test_deterministic_training_on_gpu_is_reproducible(kind, corpus):
     def trained(val_tokens=None):
         model = make_model(kind).cuda()
         chosen = settings(epochs=5, validate_every=1)
@@ -578,7 +578,7 @@ def test_deterministic_training_gives_the_same_bits_on_a_gpu(kind, corpus):
         assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
-def test_the_remedy_names_no_clipping_that_there_is_not():
+def test_remedy_depends_on_clipping():
     assert remedy(settings()) == "lower train.lr (1) or train.clip_norm (1)"
     without = settings(lr=0.5, clip_norm=None)
     assert remedy(without) == "lower train.lr (0.5) or set train.clip_norm (null)"

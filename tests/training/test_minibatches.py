@@ -27,7 +27,7 @@ def as_lists(minibatches):
 
 @few
 @given(lengths, rows, steps, st.data())
-def test_sequential_equals_the_definition(length, batch_size, num_steps, data):
+def test_sequential_equals_definition(length, batch_size, num_steps, data):
     offset = data.draw(st.integers(0, num_steps))
     assume(offset < length)
     stream = np.random.default_rng(length).integers(0, 28, length)
@@ -58,7 +58,7 @@ def test_properties_of_sequential_minibatches(length, batch_size, num_steps, dat
 
 @few
 @given(lengths, rows, steps, st.data())
-def test_random_deals_each_piece_once(length, batch_size, num_steps, data):
+def test_random_uses_each_piece_once(length, batch_size, num_steps, data):
     offset = data.draw(st.integers(0, num_steps - 1))
     assume(offset < length)
     stream = torch.arange(length)
@@ -66,19 +66,19 @@ def test_random_deals_each_piece_once(length, batch_size, num_steps, data):
     minibatches = list(random_minibatches(stream, batch_size, num_steps, offset, generator))
     pieces = random_pieces(stream.tolist(), num_steps, offset)
     assert len(minibatches) == len(pieces) // batch_size
-    dealt = [
+    found = [
         (tuple(x), tuple(y)) for X, Y in as_lists(minibatches) for x, y in zip(X, Y, strict=True)
     ]
-    assert len(dealt) == len(minibatches) * batch_size
-    assert len(set(dealt)) == len(dealt), "a piece is dealt twice"
-    assert set(dealt) <= pieces
-    used = [token for x, _ in dealt for token in x]
+    assert len(found) == len(minibatches) * batch_size
+    assert len(set(found)) == len(found), "a piece is used twice"
+    assert set(found) <= pieces
+    used = [token for x, _ in found for token in x]
     assert len(set(used)) == len(used), "two pieces overlap"
 
 
 @few
 @given(lengths, rows, steps, st.data())
-def test_without_drop_last_rows_continue_to_the_end(length, batch_size, num_steps, data):
+def test_sequential_without_drop_last_uses_all_tokens(length, batch_size, num_steps, data):
     """The concatenated minibatches are the rest of the stream, folded into equal rows."""
     offset = data.draw(st.integers(0, num_steps))
     assume(offset < length - 1)
@@ -98,7 +98,7 @@ def test_without_drop_last_rows_continue_to_the_end(length, batch_size, num_step
 
 @few
 @given(lengths, rows, steps, st.data())
-def test_without_drop_last_every_piece_is_dealt(length, batch_size, num_steps, data):
+def test_random_without_drop_last_uses_all_tokens(length, batch_size, num_steps, data):
     offset = data.draw(st.integers(0, num_steps - 1))
     assume(offset < length - 1)
     generator = np.random.default_rng(length)
@@ -106,16 +106,16 @@ def test_without_drop_last_every_piece_is_dealt(length, batch_size, num_steps, d
     minibatches = list(random_minibatches(stream, batch_size, num_steps, offset, generator, False))
     sizes = [len(X) for X, _ in minibatches]
     assert set(sizes[:-1]) <= {batch_size} and 1 <= sizes[-1] <= batch_size
-    dealt = [row for X, Y in minibatches for row in zip(X.tolist(), Y.tolist(), strict=True)]
-    for inputs, targets in dealt:
+    found = [row for X, Y in minibatches for row in zip(X.tolist(), Y.tolist(), strict=True)]
+    for inputs, targets in found:
         scored = [target for target in targets if target != UNSCORED]
         assert len(targets) == num_steps and targets[: len(scored)] == scored
         assert scored == [number + 1 for number in inputs[: len(scored)]]
-    targets = sorted(target for _, row in dealt for target in row if target != UNSCORED)
+    targets = sorted(target for _, row in found for target in row if target != UNSCORED)
     assert targets == list(range(offset + 1, length))
 
 
-def test_random_deals_in_random_order():
+def test_random_order_of_pieces():
     stream = torch.arange(401)
     starts = [
         int(X[0, 0]) for X, _ in random_minibatches(stream, 1, 4, 0, np.random.default_rng(0))
@@ -125,7 +125,7 @@ def test_random_deals_in_random_order():
 
 
 @pytest.mark.parametrize("partition, largest", [("sequential", 5), ("random", 4)])
-def test_offsets_cover_their_whole_range_and_no_more(partition, largest):
+def test_offsets_cover_exactly_their_range(partition, largest):
     stream = torch.arange(200)
     firsts = set()
     for epoch in range(150):
@@ -137,7 +137,7 @@ def test_offsets_cover_their_whole_range_and_no_more(partition, largest):
 
 
 @pytest.mark.parametrize("partition", ["sequential", "random"])
-def test_seed_and_epoch_decide_everything(partition):
+def test_minibatches_depend_on_seed_and_epoch_only(partition):
     stream = torch.arange(300)
 
     def epoch(seed, number):
@@ -153,7 +153,7 @@ def test_seed_and_epoch_decide_everything(partition):
 
 
 @pytest.mark.parametrize("partition", ["sequential", "random"])
-def test_an_epoch_has_the_chosen_partition(partition):
+def test_epoch_has_chosen_partition(partition):
     minibatches = list(epoch_minibatches(torch.arange(300), 3, 7, partition, seed=0, epoch=1))
     inputs = torch.stack([X for X, _ in minibatches])
     goes_on = inputs[1:, :, 0] == inputs[:-1, :, -1] + 1
@@ -162,7 +162,7 @@ def test_an_epoch_has_the_chosen_partition(partition):
 
 @few
 @given(lengths, rows, steps, st.sampled_from(["sequential", "random"]))
-def test_enough_tokens_means_a_minibatch_for_every_offset(length, batch_size, num_steps, partition):
+def test_enough_tokens_give_a_minibatch_at_every_offset(length, batch_size, num_steps, partition):
     try:
         require_enough_tokens(length, batch_size, num_steps)
     except UserError:
@@ -179,7 +179,7 @@ def test_enough_tokens_means_a_minibatch_for_every_offset(length, batch_size, nu
 
 @few
 @given(rows, steps)
-def test_the_demand_is_the_smallest_that_serves_the_largest_offset(batch_size, num_steps):
+def test_required_tokens_suffice_for_largest_offset(batch_size, num_steps):
     needed = next(
         length
         for length in range(2, 1000)
@@ -191,7 +191,7 @@ def test_the_demand_is_the_smallest_that_serves_the_largest_offset(batch_size, n
 
 
 @pytest.mark.parametrize("partition", ["sequential", "random"])
-def test_a_batch_larger_than_the_corpus_gives_nothing_and_is_refused(partition):
+def test_batch_larger_than_corpus_is_refused(partition):
     stream = torch.arange(50)
     assert list(epoch_minibatches(stream, 100, 5, partition, 0, 1)) == []
     with pytest.raises(UserError) as caught:

@@ -1,4 +1,4 @@
-"""The optimisers, their groups, and the averages of the weights, against their definitions."""
+"""Optimisers, their parameter groups and averaged weights against their definitions."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_vectors_and_embeddings_are_not_decayed(decay_embeddings: bool) -> None:
     ids=str,
 )
 @pytest.mark.parametrize("variant", ["scratch", "fused"])
-def test_steps_follow_the_equations(variant: str, changes: dict[str, Any]) -> None:
+def test_steps_follow_equations(variant: str, changes: dict[str, Any]) -> None:
     chosen = train_settings(lr=0.05, **changes)
     model = build_model(variant, 5, hidden_size=3).double()
     optimizer = make_optimizer(model, chosen)
@@ -84,7 +84,7 @@ def test_steps_follow_the_equations(variant: str, changes: dict[str, Any]) -> No
         torch.testing.assert_close(weight.detach(), mine[name], rtol=1e-10, atol=1e-12)
 
 
-def test_the_default_is_plain_sgd_with_all_weights_in_order() -> None:
+def test_default_is_plain_sgd_on_all_weights() -> None:
     model = build_model("concise", 5, hidden_size=3)
     optimizer = make_optimizer(model, train_settings())
     assert type(optimizer) is torch.optim.SGD
@@ -99,7 +99,7 @@ def test_averages_follow_their_definitions(name: str) -> None:
     model = build_model("scratch", 5, hidden_size=3).double()
     chosen = train_settings(average={"name": name, "decay": 0.8}).average
     average = AveragedWeights(model, chosen)
-    with average.applied():  # nothing yet: the model keeps its weights
+    with average.applied():  # no average yet, so the model keeps its weights
         pass
     seen: list[Tensor] = []
     for step in range(6):
@@ -121,7 +121,7 @@ def test_averages_follow_their_definitions(name: str) -> None:
 
 
 @pytest.mark.usefixtures("process_wide_settings")
-def test_the_norm_is_the_same_for_any_number_of_threads() -> None:
+def test_gradient_norm_does_not_depend_on_threads() -> None:
     generator = torch.Generator().manual_seed(0)
     gradients = [torch.randn(768, 256, generator=generator) for _ in range(20)]
     clipped = {}

@@ -39,7 +39,7 @@ class WithDropout(ScratchGRU):
 def training(
     kind: str = "scratch", at_end: Callable[[], None] = lambda: None, **changes: Any
 ) -> Training:
-    """A training with 5 or 6 minibatches per epoch."""
+    """Return a training with 5 or 6 minibatches per epoch."""
     torch.manual_seed(3)
     model: LanguageModel
     if kind == "dropout":
@@ -51,12 +51,12 @@ def training(
 
 
 def stored(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors after a way through a file."""
+    """Return the tensors after saving and loading."""
     return load(save(tensors))
 
 
 def assert_same(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
-    """All but the times are equal to the bit. The length may be another."""
+    """Assert that all values are equal, except the times and the length."""
     assert left.keys() == right.keys()
     for name in left:
         one, other = left[name], right[name]
@@ -105,13 +105,13 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_each_state_leads_to_the_next(name: str) -> None:
-    """So a run that is killed after any of its steps ends as one that is not."""
-    calm = training(**RUNS[name])
+def test_resumed_step_equals_uninterrupted_step(name: str) -> None:
+    """Therefore a run that is killed after any step ends like an uninterrupted one."""
+    uninterrupted = training(**RUNS[name])
     states, rows = [], []
-    while not calm.is_over:
-        rows.append(calm.advance())
-        states.append(stored(to_tensors(calm)))
+    while not uninterrupted.is_over:
+        rows.append(uninterrupted.advance())
+        states.append(stored(to_tensors(uninterrupted)))
     assert len(states) > 8
     for before, after, row in zip(states, states[1:], rows[1:], strict=False):
         resumed = training(**RUNS[name])
@@ -135,20 +135,20 @@ def test_each_state_leads_to_the_next(name: str) -> None:
         ),
     ],
 )
-def test_an_extended_run_is_one_without_a_break(short: Any, long: Any) -> None:
-    """The validation at the end of the shorter run is not one of the longer run."""
+def test_extended_run_equals_uninterrupted_run(short: Any, long: Any) -> None:
+    """The validation at the end of the shorter run is not part of the longer run."""
     kept: dict[str, Tensor] = {}
     first = training(at_end=lambda: kept.update(to_tensors(first)), **short)
     rows = run(first)
-    assert rows[-1][2] is not None, "a run ends with a validation"
-    calm, extended = training(**long), training(**long)
+    assert rows[-1][2] is not None, "the run does not end with a validation"
+    uninterrupted, extended = training(**long), training(**long)
     restore(extended, stored(kept))
-    found, wanted = run(extended), run(calm)
+    found, wanted = run(extended), run(uninterrupted)
     assert found == wanted[-len(found) :]
-    assert_same(to_tensors(extended), to_tensors(calm))
+    assert_same(to_tensors(extended), to_tensors(uninterrupted))
 
 
-def test_steps_and_epochs_agree_if_they_coincide() -> None:
+def test_length_in_steps_equals_length_in_epochs() -> None:
     epochs = training(epochs=3, log_every=1)
     steps = sum(epochs.plan.steps_in(epoch) for epoch in (1, 2, 3))
     by_epoch = run(epochs)
@@ -161,8 +161,8 @@ def test_steps_and_epochs_agree_if_they_coincide() -> None:
         assert torch.equal(left, right)
 
 
-def test_minutes_end_a_run_and_drive_its_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each step takes a second; a validation takes an hour that does not count."""
+def test_minutes_determine_end_and_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step takes one second. A validation takes one hour, which does not count."""
     clock = [0.0]
     real = Trainer.step
 
@@ -197,7 +197,7 @@ def test_patience_ends_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("log_every", ["1000 steps", "7 steps"])
-def test_divergence_is_seen_soon_and_the_last_good_state_restored(
+def test_divergence_restores_last_finite_state(
     log_every: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes: dict[str, Any] = {"epochs": None, "steps": 5000, "log_every": log_every}
@@ -226,8 +226,8 @@ def test_divergence_is_seen_soon_and_the_last_good_state_restored(
 
 
 @pytest.mark.parametrize("partition", ["random", "sequential"])
-def test_accumulation_is_one_large_minibatch(partition: str) -> None:
-    """Random: two minibatches of 4 pieces are one of 8. Sequential: the state is carried."""
+def test_accumulation_equals_one_large_minibatch(partition: str) -> None:
+    """Two random minibatches of 4 pieces equal one of 8. Sequential ones carry the state."""
     if partition == "sequential":
         model = build_model("scratch", V, hidden_size=H).double()
         pieces = [
@@ -241,7 +241,7 @@ def test_accumulation_is_one_large_minibatch(partition: str) -> None:
             sums = Sums(one.device)
             trainer.step(minibatches, None, True, sums)  # type: ignore[arg-type]
             assert sums.targets.item() == 40
-        # The gradient does not flow from the second piece to the first, else all would be equal.
+        # Only this gradient is equal. No gradient flows from the second piece to the first.
         torch.testing.assert_close(model.get_parameter("b_q"), twin.get_parameter("b_q"))
         return
     ends = []
@@ -266,7 +266,7 @@ def test_accumulation_is_one_large_minibatch(partition: str) -> None:
         torch.testing.assert_close(weights[name], others[name], rtol=1e-9, atol=1e-10)
 
 
-def test_dropout_is_off_in_validation_and_differs_from_step_to_step() -> None:
+def test_dropout_differs_by_step_and_is_off_in_validation() -> None:
     of = training("dropout", epochs=2, validate_every=1)
     drawn = []
     handle = of.model.register_forward_hook(

@@ -1,4 +1,4 @@
-"""A whole run within one process: its rows, the weights that are kept, and how it is resumed.
+"""A whole run in one process, with its rows, the weights that are kept and its resumption.
 
 tests/pipeline/test_crash.py kills real processes. Here a run ends at a known epoch or step.
 """
@@ -38,17 +38,17 @@ PROJECT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("process_wide_settings")
 SCRIPT = PROJECT / "stages" / "train.py"
 EPOCHS = 7
-LOOKS = [3, 6, 7]
+VALIDATED = [3, 6, 7]
 Row = tuple[int, float, float | None]
 
 
 class Killed(Exception):
-    """Raised in place of a kill of the process."""
+    """Raised instead of killing the process."""
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with prepared data of random text, which can only be memorised."""
+    """Return a working folder with prepared data of random text, which can only be memorised."""
     text = "".join(np.random.default_rng(0).choice(list("abcde fgh"), 400))
     vocabulary = Vocabulary.build(text)
     tokens = vocabulary.encode(text)
@@ -71,7 +71,7 @@ def start(
     every: int | str = 1,
     **train: Any,
 ) -> TrainingRun:
-    """A run that overfits soon: with Adam the validation perplexity rises after a few epochs."""
+    """Return a run that overfits. With Adam, its validation perplexity rises after a few epochs."""
     params = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
     params["model"]["hidden_size"] = 32
     params["checkpoint"]["every"] = every
@@ -105,9 +105,7 @@ def val_tokens(folder: Path) -> Tensor:
 
 @pytest.mark.parametrize("select", ["last", "best_val"])
 @pytest.mark.parametrize("variant", ["scratch", "concise", "fused"])
-def test_the_selected_weights_are_those_of_the_epoch_named(
-    variant: str, select: str, folder: Path
-) -> None:
+def test_selected_weights_are_of_selected_epoch(variant: str, select: str, folder: Path) -> None:
     run = start(folder, variant, select=select)
     rows: list[Row] = []
     seen: dict[int, dict[str, list[Any]]] = {}
@@ -121,15 +119,15 @@ def test_the_selected_weights_are_those_of_the_epoch_named(
     speeds = run.train(log)
     assert [row[0] for row in rows] == list(range(1, EPOCHS + 1))
     assert [row[:2] for row in rows] == run.curve
-    looks = {epoch: value for epoch, _, value in rows if value is not None}
-    assert list(looks) == LOOKS
-    assert looks == dict(run.validation)
+    validated = {epoch: value for epoch, _, value in rows if value is not None}
+    assert list(validated) == VALIDATED
+    assert validated == dict(run.validation)
     assert len(speeds) == EPOCHS and min(speeds) > 0
 
-    best = min(looks, key=lambda epoch: looks[epoch])
-    assert best < EPOCHS, "the last epoch is the best: both choices are the same"
+    best = min(validated, key=lambda epoch: validated[epoch])
+    assert best < EPOCHS, "the last epoch is the best, so both choices are the same"
     assert run.history.best is not None
-    assert (run.history.best.epoch, run.history.best.perplexity) == (best, looks[best])
+    assert (run.history.best.epoch, run.history.best.perplexity) == (best, validated[best])
     selected = {"last": EPOCHS, "best_val": best}[select]
     assert run.selected.epoch == selected
     assert weights(run) == seen[selected]
@@ -138,11 +136,11 @@ def test_the_selected_weights_are_those_of_the_epoch_named(
     kept = load_model(folder / "kept", run.vocabulary.fingerprint)
     assert tensors(kept.state_dict()) == seen[selected]
     kept = load_model(folder / "kept" / BEST, run.vocabulary.fingerprint)
-    assert tensors(kept.state_dict()) == seen[best], "kept whatever is selected"
+    assert tensors(kept.state_dict()) == seen[best], "the best weights are not kept"
 
 
-def test_a_forged_checkpoint_of_a_whole_run_makes_no_model(folder: Path) -> None:
-    """Its checksum is right, and it has all epochs. The run starts anew and gives the same."""
+def test_forged_checkpoint_of_whole_run_is_refused(folder: Path) -> None:
+    """It has a correct checksum and all epochs. The run restarts and gives the same weights."""
     run = start(folder, epochs=2)
     run.train()
     expected = weights(run)
@@ -156,7 +154,7 @@ def test_a_forged_checkpoint_of_a_whole_run_makes_no_model(folder: Path) -> None
     assert weights(again) == expected
 
 
-def test_selection_changes_nothing_but_the_weights_kept(folder: Path) -> None:
+def test_selection_does_not_change_curves(folder: Path) -> None:
     runs = [start(folder, select=select) for select in ("last", "best_val")]
     for run in runs:
         run.train()
@@ -164,48 +162,48 @@ def test_selection_changes_nothing_but_the_weights_kept(folder: Path) -> None:
     assert (last.curve, last.validation) == (best.curve, best.validation)
 
 
-@pytest.mark.parametrize("broken_off", range(1, EPOCHS + 1))
+@pytest.mark.parametrize("interrupted_in", range(1, EPOCHS + 1))
 @pytest.mark.parametrize(("variant", "select"), [("scratch", "last"), ("fused", "best_val")])
-def test_a_run_broken_off_anywhere_ends_with_the_same_bytes(
-    variant: str, select: str, broken_off: int, folder: Path
+def test_run_interrupted_in_any_epoch_gives_same_bytes(
+    variant: str, select: str, interrupted_in: int, folder: Path
 ) -> None:
-    """Before and after each look, and before and after the best one, which is not the last."""
-    calm = start(folder, variant, select=select)
+    """The interruptions are before and after each validation. The best one is not the last."""
+    uninterrupted = start(folder, variant, select=select)
     wanted: list[Row] = []
-    calm.train(lambda *row: wanted.append(row))
-    calm.save(folder / "calm")
-    calm.checkpoints.remove()
-    assert calm.history.best is not None and calm.history.best.epoch == 3, (
-        "some of the runs break off after their best epoch"
+    uninterrupted.train(lambda *row: wanted.append(row))
+    uninterrupted.save(folder / "uninterrupted")
+    uninterrupted.checkpoints.remove()
+    assert uninterrupted.history.best is not None and uninterrupted.history.best.epoch == 3, (
+        "no run is interrupted after its best epoch"
     )
 
     def die(epoch: int, *_: float | None) -> None:
-        if epoch == broken_off:
+        if epoch == interrupted_in:
             raise Killed
 
     with pytest.raises(Killed):
         start(folder, variant, select=select).train(die)
     lines: list[str] = []
     resumed = start(folder, variant, lines.append, select=select)
-    done = broken_off - 1  # its checkpoint came after the epoch was logged
+    done = interrupted_in - 1  # the checkpoint is written after the epoch is logged
     assert (f"going on after epoch {done} of a run that was interrupted" in lines) == (done > 0)
     rows: list[Row] = []
     speeds = resumed.train(lambda *row: rows.append(row))
     assert rows == wanted
     assert len(speeds) == EPOCHS - done
-    assert weights(resumed) == weights(calm)
-    assert resumed.selected == calm.selected
-    assert resumed.history.best == calm.history.best
+    assert weights(resumed) == weights(uninterrupted)
+    assert resumed.selected == uninterrupted.selected
+    assert resumed.history.best == uninterrupted.history.best
     resumed.save(folder / "resumed")
     files = [f"{part}{name}" for part in ("", f"{BEST}/") for name in (WEIGHTS, CONFIG)]
     assert [(folder / "resumed" / name).read_bytes() for name in files] == [
-        (folder / "calm" / name).read_bytes() for name in files
+        (folder / "uninterrupted" / name).read_bytes() for name in files
     ]
-    best, last = ((folder / "calm" / part / WEIGHTS).read_bytes() for part in (BEST, ""))
+    best, last = ((folder / "uninterrupted" / part / WEIGHTS).read_bytes() for part in (BEST, ""))
     assert (best != last) == (select == "last")
 
 
-def test_the_first_of_equally_good_epochs_is_kept(
+def test_first_of_equally_good_epochs_is_kept(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures = iter([5.0, 4.0, 4.0])
@@ -218,7 +216,7 @@ def test_the_first_of_equally_good_epochs_is_kept(
 
 
 @pytest.mark.parametrize("figures", [[math.nan, 4.0, 5.0], [math.nan, 4.0, math.inf]])
-def test_a_look_without_a_number_is_never_the_best(
+def test_non_finite_validation_is_never_best(
     figures: list[float], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = iter(figures)
@@ -231,15 +229,15 @@ def test_a_look_without_a_number_is_never_the_best(
     assert weights(run) == seen[6]
 
 
-def test_a_run_no_look_of_which_gave_a_number_ends_in_one_line(folder: Path) -> None:
-    # Letters never met in training, at a rate at which the weights grow without end.
+def test_run_without_finite_validation_ends_in_one_line(folder: Path) -> None:
+    # Training does not contain the letters, and at this rate the weights grow without limit.
     text = "abcd" * 100 + " efgh" * 20
     vocabulary = Vocabulary.build(text)
     tokens = vocabulary.encode(text)
     splits = {"train": tokens[:400], "val": tokens[400:]}
     Prepared.write(vocabulary, splits, folder / "prepared")
     hopeless: dict[str, Any] = {"variant": "concise", "lr": 30.0, "clip_norm": None}
-    for _ in range(2):  # the second goes on from the checkpoint of the first
+    for _ in range(2):  # the second run resumes from the checkpoint of the first
         lines: list[str] = []
         run = start(folder, say=lines.append, **hopeless)
         with pytest.raises(Diverged, match=r"validation perplexity was never finite; lower train"):
@@ -251,13 +249,13 @@ def test_a_run_no_look_of_which_gave_a_number_ends_in_one_line(folder: Path) -> 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_request_to_stop_ends_the_run_after_the_step(
+def test_stop_signal_ends_run_after_step(
     number: signal.Signals, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run has one long epoch of some 290 steps and no checkpoint before its end."""
+    """The run has one long epoch of about 290 steps and no checkpoint before its end."""
     long: dict[str, Any] = {"batch_size": 1, "num_steps": 1, "epochs": 1, "every": 9}
-    calm = start(folder, **long)
-    calm.train()
+    uninterrupted = start(folder, **long)
+    uninterrupted.train()
     real = Trainer.step
 
     def ask_at_30(trainer: Trainer, *arguments: Any) -> Tensor:
@@ -273,15 +271,15 @@ def test_a_request_to_stop_ends_the_run_after_the_step(
     again = start(folder, say=lines.append, **long)
     assert lines[1:] == ["going on after step 31 in epoch 1 of a run that was interrupted"]
     again.train()
-    assert weights(again) == weights(calm) and again.curve == calm.curve
+    assert weights(again) == weights(uninterrupted) and again.curve == uninterrupted.curve
 
 
-def test_a_finished_run_is_extended_with_the_bytes_of_a_longer_one(folder: Path) -> None:
+def test_extended_run_gives_same_bytes_as_longer_run(folder: Path) -> None:
     changes: dict[str, Any] = {"average": {"name": "ema", "decay": 0.9}, "select": "best_val"}
-    calm = start(folder, epochs=9, **changes)
+    uninterrupted = start(folder, epochs=9, **changes)
     wanted: list[Row] = []
-    calm.train(lambda *row: wanted.append(row))
-    calm.save(folder / "calm")
+    uninterrupted.train(lambda *row: wanted.append(row))
+    uninterrupted.save(folder / "uninterrupted")
     first = start(folder, epochs=5, **changes)
     first.train()
     first.save(folder / "first")
@@ -294,10 +292,11 @@ def test_a_finished_run_is_extended_with_the_bytes_of_a_longer_one(folder: Path)
     longer.save(folder / "longer")
     assert rows == wanted
     for name in (WEIGHTS, CONFIG, f"{BEST}/{WEIGHTS}", TIMES_TRAINED):
-        assert (folder / "longer" / name).read_bytes() == (folder / "calm" / name).read_bytes()
+        expected = (folder / "uninterrupted" / name).read_bytes()
+        assert (folder / "longer" / name).read_bytes() == expected
 
 
-def test_averaged_weights_are_validated_selected_and_saved(folder: Path) -> None:
+def test_averaged_weights_are_validated_and_kept(folder: Path) -> None:
     run = start(folder, average={"name": "swa", "start": 10})
     seen: dict[int, float] = {}
     run.train(lambda number, _, value: seen.update({number: value or 0.0}))
@@ -308,7 +307,7 @@ def test_averaged_weights_are_validated_selected_and_saved(folder: Path) -> None
         assert weight.tolist() == mean.tolist()
 
 
-def test_a_run_can_start_from_a_trained_model(folder: Path) -> None:
+def test_run_starts_from_trained_model(folder: Path) -> None:
     first = start(folder, epochs=2, lr=0.05)
     first.train()
     first.save(folder / "base/scratch")
@@ -323,7 +322,7 @@ def test_a_run_can_start_from_a_trained_model(folder: Path) -> None:
     assert start(folder, epochs=2, init_from="base/{variant}").checkpoints != tuned.checkpoints
 
 
-def test_an_initial_model_that_does_not_fit_is_refused_in_one_line(folder: Path) -> None:
+def test_unsuitable_initial_model_is_refused(folder: Path) -> None:
     run = start(folder, epochs=2)
     fingerprint = run.vocabulary.fingerprint
     for name, vocabulary in (("other", "f" * 64), ("small", fingerprint)):
@@ -343,14 +342,14 @@ def test_an_initial_model_that_does_not_fit_is_refused_in_one_line(folder: Path)
         assert str(caught.value).startswith(f"train.init_from = {name}: {why}")
 
 
-def test_a_warmup_beyond_the_end_of_the_run_is_refused(folder: Path) -> None:
+def test_warmup_longer_than_run_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match=r"train\.schedule\.warmup = 500: the run has only 9\d"):
         start(folder, schedule={"warmup": 500})
     with pytest.raises(UserError, match=r"train\.average\.start = 500: the run has only 9\d"):
         start(folder, average={"name": "ema", "start": 500})
 
 
-def test_about_ten_lines_tell_of_a_run_without_a_terminal(folder: Path) -> None:
+def test_run_without_terminal_prints_about_ten_lines(folder: Path) -> None:
     lines: list[str] = []
     start(folder, epochs=20, say=lines.append).train()
     assert [line.split(",")[0] for line in lines[1:]] == [f"epoch {n}" for n in range(2, 21, 2)]
@@ -361,7 +360,7 @@ def test_about_ten_lines_tell_of_a_run_without_a_terminal(folder: Path) -> None:
     assert lines[-1].startswith("step 45, perplexity ") and lines[-1].endswith(" tokens/s")
 
 
-def test_a_bar_on_a_terminal_shows_the_figures_and_the_time_left(
+def test_terminal_bar_shows_figures_and_time_left(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     terminal = io.StringIO()
@@ -377,7 +376,7 @@ def test_a_bar_on_a_terminal_shows_the_figures_and_the_time_left(
 
 
 @pytest.mark.parametrize("change", [{"select": "best_val"}, {"validate_every": 2}, {"seed": 1}])
-def test_other_params_start_another_run(change: dict[str, Any], folder: Path) -> None:
+def test_changed_params_start_another_run(change: dict[str, Any], folder: Path) -> None:
     def die(epoch: int, *_: float | None) -> None:
         if epoch == 4:
             raise Killed
@@ -388,7 +387,7 @@ def test_other_params_start_another_run(change: dict[str, Any], folder: Path) ->
     assert len(start(folder).history.curve) == 3
 
 
-def test_another_validation_split_starts_another_run(folder: Path) -> None:
+def test_changed_validation_split_starts_another_run(folder: Path) -> None:
     def die(epoch: int, *_: float | None) -> None:
         if epoch == 4:
             raise Killed
@@ -399,7 +398,7 @@ def test_another_validation_split_starts_another_run(folder: Path) -> None:
     assert start(folder).history.curve == []
 
 
-def test_another_script_starts_another_run(folder: Path) -> None:
+def test_changed_script_starts_another_run(folder: Path) -> None:
     script = folder / "script.py"
 
     def die(epoch: int, *_: float | None) -> None:
@@ -414,10 +413,10 @@ def test_another_script_starts_another_run(folder: Path) -> None:
     assert start(folder, script=script).history.curve == []
 
 
-def test_only_the_code_that_computes_and_no_setting_is_part_of_the_run(
+def test_fingerprint_has_code_but_no_settings(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other packages' settings.py are loaded to be validated: their comments restart no run."""
+    """Each settings.py is loaded only for validation. A comment in it must not restart a run."""
     names: list[str] = []
 
     def note(*paths: Path) -> str:
@@ -433,7 +432,7 @@ def test_only_the_code_that_computes_and_no_setting_is_part_of_the_run(
     assert not [name for name in names if name.endswith("settings.py")]
 
 
-def test_one_training_of_a_name_at_a_time(folder: Path) -> None:
+def test_second_training_of_a_name_is_refused(folder: Path) -> None:
     with alone("scratch"):
         with pytest.raises(UserError, match=f"another process is training scratch in {folder}"):
             alone("scratch").__enter__()
@@ -444,7 +443,7 @@ def test_one_training_of_a_name_at_a_time(folder: Path) -> None:
     assert not list((folder / ".checkpoints").iterdir())
 
 
-def test_divergence_keeps_the_epoch_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_divergence_keeps_previous_epoch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Trainer.step
     seen: list[dict[str, list[Any]]] = []
 
@@ -468,14 +467,14 @@ def test_divergence_keeps_the_epoch_before(folder: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_a_missing_split_is_named(split: str, folder: Path) -> None:
+def test_missing_split_is_named(split: str, folder: Path) -> None:
     (folder / f"prepared/{split}.npy").unlink()
     with pytest.raises(MissingFile, match=rf"{split}\.npy is missing") as caught:
         start(folder)
     assert caught.value.path == folder / f"prepared/{split}.npy"
 
 
-def test_a_validation_split_of_two_tokens_will_do(folder: Path) -> None:
+def test_validation_split_of_two_tokens_is_enough(folder: Path) -> None:
     shorten_validation(folder, slice(2))
     run = start(folder, epochs=2)
     run.train()

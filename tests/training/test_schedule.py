@@ -1,4 +1,4 @@
-"""The schedules agree with torch's, and with their formulas."""
+"""The schedules agree with those of torch and with their formulas."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def schedule(**changes: Any) -> Schedule:
 
 
 def torchs(make: Any, steps: int) -> list[float]:
-    """The learning rates of torch's scheduler at each step, from 1."""
+    """Return the learning rate of torch's scheduler at each step, starting at 1."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)
     made, rates = make(optimizer), []
     for _ in range(steps):
@@ -34,7 +34,7 @@ def torchs(make: Any, steps: int) -> list[float]:
 
 @examples(deadline=None, max_examples=25)
 @given(st.integers(2, 40), st.data(), st.sampled_from([0.0, 0.1, 0.5]))
-def test_warmup_linear_and_cosine_are_torchs(steps: int, data: Any, final: float) -> None:
+def test_warmup_linear_and_cosine_match_torch(steps: int, data: Any, final: float) -> None:
     warmup = data.draw(st.integers(0, steps - 1))
 
     def after_warmup(optimizer: torch.optim.Optimizer, name: str) -> lr_scheduler.LRScheduler:
@@ -69,7 +69,7 @@ def test_known_values() -> None:
 
 @examples(deadline=None, max_examples=50)
 @given(st.lists(st.sampled_from([3.0, 2.0, 2.5, 1.5, math.nan]), max_size=30), st.integers(1, 4))
-def test_plateaus_are_torchs(values: list[float], patience: int) -> None:
+def test_plateaus_match_torch(values: list[float], patience: int) -> None:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)
     theirs = lr_scheduler.ReduceLROnPlateau(
         optimizer, factor=0.5, patience=patience - 1, threshold=0.0, eps=0.0
@@ -92,7 +92,7 @@ def test_plateaus_are_torchs(values: list[float], patience: int) -> None:
         ({"average": {"name": "swa", "start": 0.75}}, "train.average.start = 0.75"),
     ],
 )
-def test_what_depends_on_the_length(changes: dict[str, Any], setting: str) -> None:
+def test_settings_that_depend_on_length(changes: dict[str, Any], setting: str) -> None:
     assert depends_on_length(train_settings(**changes)) == setting
     varied = bool({"name", "warmup"} & changes.get("schedule", {}).keys())
     assert is_varied(train_settings(**changes).schedule) == varied

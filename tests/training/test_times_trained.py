@@ -39,7 +39,7 @@ def offsets(chosen, epochs):
     st.integers(0, 9),
     st.integers(0, 7),
 )
-def test_the_minibatches_hold_each_target_so_often(
+def test_counts_match_minibatches(
     length, batch_size, num_steps, partition, drop_last, seed, epochs
 ):
     chosen = settings(
@@ -61,7 +61,7 @@ def test_the_minibatches_hold_each_target_so_often(
 
 @few
 @given(st.integers(12, 150), st.integers(1, 6), st.integers(1, 9), partitions, st.integers(1, 20))
-def test_without_drop_last_only_an_offset_leaves_targets_out(
+def test_without_drop_last_only_offsets_skip_targets(
     length, batch_size, num_steps, partition, epochs
 ):
     chosen = settings(
@@ -73,7 +73,7 @@ def test_without_drop_last_only_an_offset_leaves_targets_out(
     assert (times[num_steps:] == epochs).all()
 
 
-def test_the_textbooks_experiment_never_trains_some_targets():
+def test_textbook_experiment_never_trains_some_targets():
     times = times_trained(10_000, settings(), 500)
     assert times.shape == (9999,)
     counted = [int(np.sum(times < limit)) for limit in (1, 125, 250, 375, 500)]
@@ -81,7 +81,7 @@ def test_the_textbooks_experiment_never_trains_some_targets():
 
 
 @pytest.mark.parametrize("partition", ["sequential", "random"])
-def test_without_drop_last_it_trains_all_of_them(partition):
+def test_without_drop_last_all_targets_are_trained(partition):
     times = times_trained(10_000, settings(drop_last=False, partition=partition), 500)
     assert times.min() > 0
     assert np.sum(times < 500) <= 35

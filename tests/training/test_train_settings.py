@@ -1,4 +1,4 @@
-"""Impossible combinations in the section train are one line that names the key."""
+"""Impossible combinations in the section train give one line that names the key."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ STEPS: dict[str, Any] = {"epochs": None, "steps": 100}
         ({"schedule": {"warmups": 3}}, "unknown key 'train.schedule.warmups' (did you mean 'warm"),
     ],
 )
-def test_an_impossible_combination_is_one_line(
+def test_impossible_combination_is_refused_in_one_line(
     changes: dict[str, Any], line: str, tmp_path: Path
 ) -> None:
     params = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
@@ -98,7 +98,7 @@ def test_intervals_are_in_epochs_or_steps(value: Any, number: int, unit: str) ->
         (STEPS | {"log_every": 1}, 1, "step"),
     ],
 )
-def test_the_curves_count_epochs_if_all_their_points_end_one(
+def test_curves_count_epochs_or_steps(
     changes: dict[str, Any], logging: int | str, axis: str
 ) -> None:
     chosen = train_settings(**changes)
