@@ -1,4 +1,4 @@
-"""Models are loaded as they were saved, and damaged folders are refused."""
+"""Saved models load exactly, and damaged folders are refused."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from gru_lm.models.concise.model import ConciseGRU
 from gru_lm.models.scratch.model import ScratchGRU
 
 
-def test_begin_state_is_zero_in_the_weights_type():
+def test_begin_state_is_zero_with_type_of_weights():
     state = ScratchGRU(V, H).double().begin_state(4)
     assert state.shape == (4, H)
     assert state.dtype == torch.float64
@@ -30,7 +30,7 @@ def test_begin_state_is_zero_in_the_weights_type():
     "variant, options",
     [("scratch", {"reset": "before"}), ("scratch", {"reset": "after"}), ("concise", {})],
 )
-def test_a_saved_model_comes_back_to_the_bit(tmp_path, variant, options):
+def test_saved_model_loads_exactly(tmp_path, variant, options):
     torch.manual_seed(1)
     model = build_model(variant, V, hidden_size=H, **options)
     folder = tmp_path / "models" / variant
@@ -64,30 +64,30 @@ def refusal(folder, fingerprint="f" * 64, variant=None, kind=DamagedFile):
     message = str(caught.value)
     assert caught.value.path.is_relative_to(folder)
     assert str(folder) in message
-    assert "train" not in message or kind is UnusableFile  # a library knows no stages
+    assert "train" not in message or kind is UnusableFile  # the library does not name stages
     assert len(message.splitlines()) == 1
     assert len(message) < 1000
     return message
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_missing_files(folder, name):
+def test_missing_file_is_named(folder, name):
     (folder / name).unlink()
     assert f"{name} is missing" in refusal(folder, kind=MissingFile)
 
 
-def test_a_missing_folder(tmp_path):
+def test_missing_folder_is_named(tmp_path):
     assert "config.json is missing" in refusal(tmp_path / "concise", kind=MissingFile)
 
 
 @pytest.mark.parametrize("keep", [0, 4, 8, 60, -1, -100])
-def test_cut_weights(folder, keep):
+def test_truncated_weights_are_refused(folder, keep):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
     assert "model.safetensors is damaged" in refusal(folder)
 
 
-def test_weights_that_are_no_safetensors(folder):
+def test_weights_in_another_format_are_refused(folder):
     (folder / "model.safetensors").write_bytes(b"\x80\x04K\x05." * 40)
     assert "model.safetensors is damaged" in refusal(folder)
 
@@ -101,7 +101,7 @@ def test_weights_that_are_no_safetensors(folder):
     ],
     ids=["missing", "unknown", "shape"],
 )
-def test_weights_of_another_model(folder, change, named):
+def test_weights_of_another_model_are_refused(folder, change, named):
     path = folder / "model.safetensors"
     weights = safetensors.torch.load_file(path)
     change(weights)
@@ -112,7 +112,7 @@ def test_weights_of_another_model(folder, change, named):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_weights_that_are_not_finite(folder, value):
+def test_weights_that_are_not_finite_are_refused(folder, value):
     torch.manual_seed(1)
     model = ScratchGRU(V, H)
     weights = model.state_dict()
@@ -128,7 +128,7 @@ def test_weights_that_are_not_finite(folder, value):
 
 
 def put(folder, weights):
-    """Write other weights with the right checksum."""
+    """Write other weights with a matching checksum."""
     data = safetensors.torch.save(weights)
     (folder / "model.safetensors").write_bytes(data)
     path = folder / "config.json"
@@ -140,13 +140,13 @@ TYPES = ["bool", "uint8", "int8", "int64", "float16", "bfloat16", "float64", "co
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_weights_of_another_type(folder, name):
+def test_weights_of_another_type_are_refused(folder, name):
     weights = ScratchGRU(V, H).state_dict()
     put(folder, {**weights, "b_r": weights["b_r"].to(getattr(torch, name))})
     assert f"is damaged (b_r has the type {name}, not float32)" in refusal(folder)
 
 
-def test_weights_of_a_type_that_is_unknown(folder):
+def test_weights_of_unknown_type_are_refused(folder):
     path = folder / "model.safetensors"
     data = path.read_bytes()
     for name in (b"F4 ", b"\\u001b[31m"):
@@ -154,20 +154,20 @@ def test_weights_of_a_type_that_is_unknown(folder):
         assert "model.safetensors is damaged (" in refusal(folder)
 
 
-def test_the_name_of_a_tensor_is_escaped(folder):
+def test_tensor_name_is_escaped(folder):
     weights = ScratchGRU(V, H).state_dict()
     put(folder, {**weights, "x\x1b[31m\nsample: done" + "y" * 10**4: torch.zeros(1)})
     message = refusal(folder)
     assert r"weights: x\x1b[31m sample: done" in message and message.isprintable()
 
 
-def test_weights_larger_than_the_config_says(folder):
+def test_oversized_weights_are_refused(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes() + bytes(2 << 20))
     assert "is damaged (it is larger than the 1,0" in refusal(folder)
 
 
-def test_edited_weights(folder):
+def test_edited_weights_are_refused(folder):
     path = folder / "model.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -175,7 +175,7 @@ def test_edited_weights(folder):
     assert "model.safetensors is damaged (its checksum" in refusal(folder)
 
 
-def test_weights_of_another_run(folder):
+def test_weights_of_another_run_are_refused(folder):
     torch.manual_seed(2)
     other = folder.parent / "other"
     ScratchGRU(V, H).save(other, "f" * 64)
@@ -211,7 +211,7 @@ EDITS = {
 
 
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS.keys())
-def test_edited_configs(folder, edit):
+def test_edited_config_is_refused(folder, edit):
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **edit}), "utf-8")
     assert "is damaged" in refusal(folder)
@@ -232,7 +232,7 @@ except UserError:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts memory in Linux's unit")
-def test_a_size_that_would_fit_into_memory_is_not_believed_either(folder):
+def test_large_size_in_config_allocates_no_memory(folder):
     path = folder / "config.json"
     config = {**json.loads(path.read_text("utf-8")), "vocab_size": 10**7}
     path.write_text(json.dumps(config), "utf-8")
@@ -246,10 +246,10 @@ def test_a_size_that_would_fit_into_memory_is_not_believed_either(folder):
     )
     assert result.returncode == 0, result.stderr
     megabytes = int(result.stdout) / 1024
-    assert megabytes < 200, f"{megabytes:.0f} MB taken for weights of 1 kB"
+    assert megabytes < 200, f"{megabytes:.0f} MB used for weights of 1 kB"
 
 
-def test_a_config_without_a_checksum(folder):
+def test_config_without_checksum_is_refused(folder):
     path = folder / "config.json"
     config = json.loads(path.read_text("utf-8"))
     del config["weights"]
@@ -258,7 +258,7 @@ def test_a_config_without_a_checksum(folder):
 
 
 @pytest.mark.parametrize("key", ["variant", "vocab_size", "hidden_size"])
-def test_configs_without_a_key(folder, key):
+def test_config_without_a_key_is_refused(folder, key):
     path = folder / "config.json"
     config = json.loads(path.read_text("utf-8"))
     del config[key]
@@ -267,12 +267,12 @@ def test_configs_without_a_key(folder, key):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b'{"a": "\xff"}'])
-def test_configs_that_are_no_json_object(folder, content):
+def test_config_that_is_not_a_json_object_is_refused(folder, content):
     (folder / "config.json").write_bytes(content)
     assert "config.json is damaged" in refusal(folder)
 
 
-def test_a_concise_config_with_a_huge_size(tmp_path):
+def test_concise_config_with_invalid_size_is_refused(tmp_path):
     folder = tmp_path / "concise"
     ConciseGRU(V, H).save(folder, "f" * 64)
     path = folder / "config.json"
@@ -282,21 +282,21 @@ def test_a_concise_config_with_a_huge_size(tmp_path):
         assert "is damaged" in refusal(folder)
 
 
-def test_another_vocabulary(folder):
+def test_another_vocabulary_is_refused(folder):
     assert "trained with another vocabulary" in refusal(folder, "0" * 64, kind=UnusableFile)
 
 
-def test_a_folder_of_another_variant(folder):
+def test_folder_of_another_variant_is_refused(folder):
     assert "variant is 'scratch'" in refusal(folder, variant="concise")
     assert load_model(folder, "f" * 64, "scratch").variant == "scratch"
 
 
-def test_a_model_loads_from_any_folder_without_params(folder, monkeypatch):
+def test_model_loads_without_params(folder, monkeypatch):
     moved = folder.rename(folder.with_name("elsewhere"))
     monkeypatch.chdir(moved)
     assert load_model(moved, "f" * 64).variant == "scratch"
 
 
-def test_an_unknown_variant_is_refused():
+def test_unknown_variant_is_refused():
     with pytest.raises(ValueError, match=r"'skratch' is not a variant .did you mean 'scratch'"):
         build_model("skratch", V, hidden_size=H)

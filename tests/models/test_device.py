@@ -1,4 +1,4 @@
-"""The device is chosen with, without and with an unusable GPU."""
+"""The choice of the device with a GPU, without one and with an unusable one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TOO_OLD = "CUDA error: no kernel image is available for execution on the device\
 
 
 @pytest.fixture(autouse=True)
-def settings_back():
+def restore_settings():
     """Restore the settings of TF32, which apply to the whole process."""
     matmul, rnn = torch.backends.cuda.matmul, torch.backends.cudnn.rnn
     before = matmul.fp32_precision, rnn.fp32_precision
@@ -21,7 +21,7 @@ def settings_back():
     matmul.fp32_precision, rnn.fp32_precision = before
 
 
-def a_gpu(monkeypatch: pytest.MonkeyPatch, fault: str = "") -> None:
+def simulate_gpu(monkeypatch: pytest.MonkeyPatch, fault: str = "") -> None:
     """Simulate a GPU, whose first use raises ``fault``."""
 
     class Number:
@@ -37,7 +37,7 @@ def a_gpu(monkeypatch: pytest.MonkeyPatch, fault: str = "") -> None:
     monkeypatch.setattr(device.torch, "ones", lambda *_, **options: Number())
 
 
-def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_is_used_without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
     with pytest.raises(
@@ -46,9 +46,9 @@ def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_device("cuda")
 
 
-def test_a_gpu_is_taken_and_means_float32_where_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_is_used_with_full_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.backends.cudnn.rnn.fp32_precision = "tf32"  # torch's default
-    a_gpu(monkeypatch)
+    simulate_gpu(monkeypatch)
     assert choose_device("cpu") == torch.device("cpu")
     assert torch.backends.cudnn.rnn.fp32_precision == "tf32"
     assert choose_device("auto") == choose_device("cuda") == torch.device("cuda")
@@ -56,8 +56,8 @@ def test_a_gpu_is_taken_and_means_float32_where_it_says_so(monkeypatch: pytest.M
     assert torch.backends.cuda.matmul.fp32_precision == "ieee"
 
 
-def test_a_gpu_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    a_gpu(monkeypatch, TOO_OLD)
+def test_unusable_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulate_gpu(monkeypatch, TOO_OLD)
     why = f"the GPU cannot be used ({TOO_OLD.removesuffix(chr(10) + 'more')})"
     assert gpu_fault() == why
     with pytest.warns(UserWarning, match="using the CPU: the GPU cannot be used"):

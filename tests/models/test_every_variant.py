@@ -1,4 +1,4 @@
-"""Tests that every variant, each folder in models/, must pass.
+"""Tests that every variant must pass. Each folder in models/ is a variant.
 
 A variant is built with small sizes and its options in params.yaml.
 """
@@ -58,7 +58,7 @@ def inputs(model: LanguageModel) -> tuple[Tensor, Tensor]:
 
 
 @each_variant
-def test_its_settings_describe_it(variant):
+def test_settings_describe_variant(variant):
     about = importlib.import_module(f"gru_lm.models.{variant}.settings")
     assert about.LABEL and about.DESCRIPTION
     assert about.TEXTBOOK_PERPLEXITY is None or about.TEXTBOOK_PERPLEXITY >= 1
@@ -78,7 +78,7 @@ def test_shapes(variant):
 
 
 @each_variant
-def test_the_same_seed_gives_the_same_first_weights(variant):
+def test_same_seed_gives_same_initial_weights(variant):
     options = load_params(ModelSettings, PARAMS).model.options(variant)
     states = []
     for seed in (3, 3, 4):
@@ -89,7 +89,7 @@ def test_the_same_seed_gives_the_same_first_weights(variant):
 
 
 @each_variant
-def test_the_state_carries_all_that_was_read(variant):
+def test_split_sequence_gives_same_result(variant):
     model = small(variant).double()
     tokens, state = inputs(model)
     whole, last = model(tokens, state)
@@ -98,11 +98,11 @@ def test_the_state_carries_all_that_was_read(variant):
     torch.testing.assert_close(torch.cat([first, second]), whole)
     torch.testing.assert_close(end, last)
     from_nothing, _ = model(tokens, model.begin_state(B))
-    assert (from_nothing - whole).abs().max() > 1e-4, "the state changes nothing"
+    assert (from_nothing - whole).abs().max() > 1e-4, "the state has no effect"
 
 
 @each_variant
-def test_a_prediction_depends_on_what_was_read_and_nothing_later(variant):
+def test_prediction_depends_on_earlier_tokens_only(variant):
     model = small(variant)
     tokens, state = inputs(model)
     other = tokens.clone()
@@ -124,7 +124,7 @@ def test_sequences_do_not_depend_on_each_other(variant):
 
 
 @each_variant
-def test_every_weight_and_the_state_have_a_gradient(variant):
+def test_weights_and_state_have_gradients(variant):
     model = small(variant).double()
     tokens, state = inputs(model)
     state = state.detach().requires_grad_()
@@ -136,7 +136,7 @@ def test_every_weight_and_the_state_have_a_gradient(variant):
 
 
 @each_variant
-def test_a_gradient_is_that_of_finite_differences(variant):
+def test_gradients_match_finite_differences(variant):
     model = small(variant).double()
     tokens, state = inputs(model)
     targets = tokens.flip(1).T.flatten()
@@ -161,7 +161,7 @@ def test_a_gradient_is_that_of_finite_differences(variant):
 
 @each_variant
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_it_learns(variant, precision):
+def test_training_lowers_perplexity(variant, precision):
     model = small(variant, scale=0.3)
     tokens = torch.tensor([0, 1, 2, 0, 3, 4, 5, 4]).repeat(8, 5)
     trainer = Trainer(model, torch.optim.Adam(model.parameters(), 0.02), 1.0, precision)
@@ -172,7 +172,7 @@ def test_it_learns(variant, precision):
 
 
 @each_variant
-def test_evaluation_and_training_take_turns(variant):
+def test_training_after_evaluation(variant):
     """Tensors created in inference mode cannot be written to outside it."""
     model = small(variant)
     tokens, _ = inputs(model)
@@ -182,7 +182,7 @@ def test_evaluation_and_training_take_turns(variant):
 
 
 @each_variant
-def test_a_saved_model_comes_back_to_the_bit(variant, tmp_path):
+def test_saved_model_loads_exactly(variant, tmp_path):
     model = small(variant)
     model.save(tmp_path / "model", "f" * 64)
     config = json.loads((tmp_path / "model/config.json").read_text("utf-8"))
@@ -200,7 +200,7 @@ def test_a_saved_model_comes_back_to_the_bit(variant, tmp_path):
 
 @each_variant
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_training_goes_on_from_a_checkpoint(variant, optimizer):
+def test_training_resumes_from_checkpoint(variant, optimizer):
     tokens = torch.randint(V, (100,), generator=torch.Generator().manual_seed(1))
     settings = train_settings(batch_size=B, num_steps=T, optimizer=optimizer, lr=0.1, epochs=2)
     first, second = (Training(small(variant, seed=seed), tokens, settings) for seed in (0, 1))
@@ -213,7 +213,7 @@ def test_training_goes_on_from_a_checkpoint(variant, optimizer):
 
 
 @each_variant
-def test_the_stepper_is_the_model(variant):
+def test_stepper_matches_model(variant):
     model = small(variant).double()
     tokens = inputs(model)[0][0]
     with torch.no_grad():
@@ -226,7 +226,7 @@ def test_the_stepper_is_the_model(variant):
 
 
 @each_variant
-def test_it_writes_text(variant):
+def test_text_is_generated(variant):
     model = small(variant, scale=1.5)
     text = generate(model, VOCABULARY, "abc", 40, 1.0, None, torch.Generator().manual_seed(0))
     assert text.startswith("abc")
@@ -234,7 +234,7 @@ def test_it_writes_text(variant):
 
 
 @each_variant
-def test_the_onnx_file_is_the_model(variant):
+def test_onnx_file_matches_model(variant):
     model = small(variant)
     data = to_onnx(model, VOCABULARY)
     assert data == to_onnx(model, VOCABULARY)
@@ -258,7 +258,7 @@ def test_the_onnx_file_is_the_model(variant):
 
 
 @each_variant
-def test_gates_are_the_models_or_none(variant):
+def test_gates_match_model_or_are_none(variant):
     model = small(variant)
     gates = model.gates()
     assert (gates is not None) == model.has_gates()

@@ -64,7 +64,7 @@ def model(request):
     return model
 
 
-def test_the_stepper(model):
+def test_stepper_matches_model(model):
     tokens = torch.randint(V, (12,), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected, _ = model(tokens[None], model.begin_state(1))
@@ -73,13 +73,13 @@ def test_the_stepper(model):
     for token, logits in zip(tokens.tolist(), expected[:, 0], strict=True):
         stepper.feed(token)
         np.testing.assert_allclose(stepper.logits(), logits, rtol=1e-5, atol=1e-5)
-    other.feed(int(tokens[0]))  # its state is its own
+    other.feed(int(tokens[0]))  # each stepper has its own state
     np.testing.assert_allclose(other.logits(), expected[0, 0], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
-def test_the_stepper_of_a_model_on_a_gpu(model):
+def test_stepper_of_model_on_gpu(model):
     expected = model.stepper()
     stepper = model.cuda().stepper()
     for token in (1, 4, 2):
@@ -89,11 +89,11 @@ def test_the_stepper_of_a_model_on_a_gpu(model):
     assert model.device.type == "cuda"
 
 
-def test_the_graph(model, recwarn):
+def test_graph_matches_model(model, recwarn):
     tokens = torch.randint(V, (60,), generator=torch.Generator().manual_seed(1))
     data = to_onnx(model, VOCABULARY)
     assert not recwarn
-    for chunk in (1, 7, 60):  # whatever the number of steps
+    for chunk in (1, 7, 60):  # for any number of steps
         found = largest_differences(model, data, tokens, chunk)
         assert found["max_logit_difference"] < 1e-5
         require_agreement(found)
@@ -104,13 +104,13 @@ def test_the_graph(model, recwarn):
     assert found["max_logit_difference"] == pytest.approx(0.25, abs=1e-5)
 
 
-def test_the_graph_has_float32_whatever_the_model_has(model):
+def test_graph_is_always_float32(model):
     single = to_onnx(model, VOCABULARY)
     assert to_onnx(model.double(), VOCABULARY) == single
-    assert next(model.parameters()).dtype == torch.float64  # the model is as it was
+    assert next(model.parameters()).dtype == torch.float64  # the model is unchanged
 
 
-def test_the_graph_reads_the_models_state(model):
+def test_graph_has_state_of_model(model):
     graph = model.onnx_graph().graph
     for value in (graph.input[1], graph.output[1]):
         sizes = [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]

@@ -69,7 +69,7 @@ def test_gradients_match_finite_differences(kind):
 
 @each_kind
 def test_float32_gradients_match_float64(kind):
-    """Sizes that fill the blocks of a compiled kernel, and do not divide by them."""
+    """The sizes exceed the blocks of a compiled kernel and are not multiples of them."""
     found = []
     for dtype in (torch.float32, torch.float64):
         generator = torch.Generator().manual_seed(1)
@@ -99,7 +99,7 @@ def test_textbook_weights_fit_other_layers(kind):
         shapes["b_hh"] = (H,)
     assert {name: tuple(weight.shape) for name, weight in weights.items()} == shapes
     assert isinstance(layer, GRULayer)
-    # Into each layer of the same function, also that of another variant.
+    # The weights fit each layer of the same function, also that of another variant.
     expected = layer(*random_inputs(torch.float32))[0]
     for other in (other for other in KINDS if reset_of(other) == reset_of(kind)):
         copied = random_layer(other, I, H, seed=6)
@@ -127,7 +127,7 @@ def test_recurrent_dropout_is_one_mask_per_call(kind):
         for weight, mask in zip(recurrent_parameters(masked), masks, strict=True):
             weight.mul_(mask / (1 - rate))
         torch.testing.assert_close(masked(inputs, state)[0], outputs, rtol=0, atol=1e-6)
-        assert not torch.equal(layer(inputs, state)[0], outputs), "the next mask is another one"
+        assert not torch.equal(layer(inputs, state)[0], outputs), "the next call has the same mask"
         layer.eval()
         assert torch.equal(layer(inputs, state)[0], layer(inputs, state)[0])
         assert torch.equal(layer(inputs, state)[0], random_layer(kind, I, units)(inputs, state)[0])

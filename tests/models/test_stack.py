@@ -206,7 +206,7 @@ def test_interventions_act_per_layer():
         gates.steps(tokens[:, :1], state), gates.steps(tokens[:, :1], state, held), strict=True
     ):
         torch.testing.assert_close(Z_held[:, :H], (Z + dose * (value - Z))[:, :H])
-        assert not torch.equal(Z_held[:, H:], Z[:, H:]), "layer 2 reads another state"
+        assert not torch.equal(Z_held[:, H:], Z[:, H:]), "layer 2 does not read the new state"
     first_alone = Intervention("Z", value, (torch.arange(2 * H) < H).double())
     second_alone = Intervention("Z", value, (torch.arange(2 * H) >= H).double())
     (_, _, new), *_ = gates.steps(tokens[:, :1], state, second_alone)
@@ -217,7 +217,7 @@ def test_interventions_act_per_layer():
 
 
 class LSTMLayer(Layer):
-    """A layer that is no GRU and whose state has two parts."""
+    """A layer that is not a GRU and whose state has two parts."""
 
     def __init__(self, input_size: int, hidden_size: int, recurrent_dropout: float = 0.0) -> None:
         super().__init__(input_size, hidden_size, recurrent_dropout)
@@ -289,7 +289,7 @@ def test_dropout(site, same_mask):
     with torch.no_grad():
         seen, again = captured(model, tokens), captured(model, tokens)
         plain = captured(model.eval(), tokens)
-    # Pairs of what goes into a place of dropout and what comes out of it.
+    # The input and the output of each place with dropout.
     places = dict(zip(("embedding", "between", "output"), range(0, 6, 2), strict=True))
     for name, place in places.items():
         before, after = seen[place : place + 2]
@@ -302,9 +302,9 @@ def test_dropout(site, same_mask):
         drawn = zero[:1] if same_mask else zero
         assert drawn.double().mean() == pytest.approx(rate, abs=0.1 if same_mask else 0.03)
         assert torch.equal(zero, zero[:1].expand_as(zero)) == same_mask
-        assert not torch.equal(zero[:, 0], zero[:, 1]), "another mask for each sequence"
+        assert not torch.equal(zero[:, 0], zero[:, 1]), "sequences have the same mask"
         other = again[place + 1] / again[place] == 0
-        assert not torch.equal(zero, other), "another mask for each minibatch"
+        assert not torch.equal(zero, other), "minibatches have the same mask"
     for place in places.values():
         torch.testing.assert_close(plain[place], plain[place + 1])
 
@@ -430,7 +430,7 @@ def test_saved_stack_loads_exactly(kind, name, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text("utf-8"))
     assert config["num_layers"] == len(model.layers)
     assert config["variant"] == KINDS[kind][0]
-    assert set(Architecture.model_fields) < set(config), "all settings, whatever the defaults"
+    assert set(Architecture.model_fields) < set(config), "a setting is not saved"
     loaded = load_model(tmp_path, "f" * 64)
     assert isinstance(loaded, Stack) and not loaded.training
     assert loaded.options == model.options and loaded.variant == model.variant

@@ -11,7 +11,7 @@ from gru_lm.models.base import build_model
 from gru_lm.models.concise.model import ConciseGRU
 
 
-def test_concise_in_bfloat16_converts_no_state_at_a_step():
+def test_concise_bfloat16_converts_no_state_per_step():
     """The state is in bfloat16, and the results agree with float32 to two digits."""
     torch.manual_seed(3)
     model = ConciseGRU(V, H)
@@ -43,7 +43,7 @@ def test_concise_computes_reset_after():
 
 
 @pytest.mark.parametrize("other", ["scratch", "fused"])
-def test_concise_weights_go_into_scratch_and_fused(other):
+def test_concise_weights_fit_scratch_and_fused(other):
     torch.manual_seed(0)
     concise = build_model("concise", V, hidden_size=H).double()
     named = concise.textbook_weights()
@@ -53,7 +53,7 @@ def test_concise_weights_go_into_scratch_and_fused(other):
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
 
 
-def test_concise_starts_as_torch_does():
+def test_initial_weights_match_torch():
     torch.manual_seed(3)
     model = ConciseGRU(28, 16)
     torch.manual_seed(3)

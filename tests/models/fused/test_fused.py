@@ -85,7 +85,7 @@ def assert_same(scratch, fused, tokens, state, tolerance):
         assert reached[name].shape == value.shape, name
         error = (reached[name] - value).abs().max()
         assert error <= tolerance * value.abs().max().clamp(min=1e-30), f"{name}: {error:.2g}"
-        assert value.abs().max() > 0, f"{name}: the comparison says nothing"
+        assert value.abs().max() > 0, f"{name} is zero, so the comparison is meaningless"
 
 
 @each_device
@@ -93,11 +93,11 @@ def assert_same(scratch, fused, tokens, state, tolerance):
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("B, T", [(1, 1), (1, 9), (3, 1), (4, 7), (32, 35)])
 @pytest.mark.parametrize("V, H", [(2, 1), (6, 5), (28, 64)])
-def test_fused_is_scratch(V, H, B, T, dtype, tolerance, reset, device):
+def test_fused_matches_scratch(V, H, B, T, dtype, tolerance, reset, device):
     scratch, fused = pair(reset, V, H, dtype, device)
     tokens, state = inputs(V, H, B, T, dtype, device)
     if device == "cuda" and dtype == torch.float32 and H == 1:
-        tolerance = 1e-4  # one number a gradient, which may nearly cancel; a GPU's exp is coarser
+        tolerance = 1e-4  # terms may nearly cancel, and exp is less exact on a GPU
     assert_same(scratch, fused, tokens, state, tolerance)
 
 
@@ -110,14 +110,14 @@ def test_fused_is_scratch(V, H, B, T, dtype, tolerance, reset, device):
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=60, deadline=None)
-def test_fused_is_scratch_at_any_size(reset, V, H, B, T, seed):
+def test_fused_matches_scratch_at_any_size(reset, V, H, B, T, seed):
     scratch, fused = pair(reset, V, H, seed=seed)
     tokens, state = inputs(V, H, B, T)
     assert_same(scratch, fused, tokens, state, 1e-11)
 
 
 @each_reset
-def test_gradients_against_finite_differences(reset):
+def test_gradients_match_finite_differences(reset):
     _, model = pair(reset, V=4, H=3)
     tokens, state = inputs(4, 3, B=2, T=3)
     names = [name for name, _ in model.named_parameters()]
@@ -131,7 +131,7 @@ def test_gradients_against_finite_differences(reset):
 
 
 @each_reset
-def test_weights_go_to_scratch_and_back(reset):
+def test_weights_round_trip_through_scratch(reset):
     scratch, fused = pair(reset)
     named = fused.state_dict()
     assert list(named) == list(scratch.state_dict())
@@ -144,7 +144,7 @@ def test_weights_go_to_scratch_and_back(reset):
 
 
 @each_reset
-def test_the_same_seed_gives_scratchs_first_weights(reset):
+def test_initial_weights_match_scratch(reset):
     models = []
     for kind in (ScratchGRU, FusedGRU):
         torch.manual_seed(5)
@@ -154,7 +154,7 @@ def test_the_same_seed_gives_scratchs_first_weights(reset):
 
 
 @each_reset
-def test_later_passes_do_not_touch_earlier_ones(reset):
+def test_later_passes_do_not_change_earlier_ones(reset):
     """Two graphs exist at once, with passes without gradients between them."""
     scratch, fused = pair(reset)
     (first, state), (second, _) = inputs(6, 5, 3, 8), inputs(6, 5, 3, 8)
@@ -173,7 +173,7 @@ def test_later_passes_do_not_touch_earlier_ones(reset):
         torch.testing.assert_close(sums[1][name], gradient, rtol=1e-11, atol=1e-11)
 
 
-def test_buffers_are_used_again():
+def test_buffers_are_reused():
     _, fused = pair("before")
     tokens, state = inputs(6, 5, 3, 8)
     for _ in range(3):
@@ -185,7 +185,7 @@ def test_buffers_are_used_again():
 
 
 @each_reset
-def test_a_second_backward_pass_gives_the_same(reset):
+def test_second_backward_pass_gives_same_gradients(reset):
     _, fused = pair(reset)
     loss = loss_of(*fused(*inputs(6, 5, 3, 8)))
     once, twice = (
@@ -196,7 +196,7 @@ def test_a_second_backward_pass_gives_the_same(reset):
 
 
 @each_reset
-def test_a_loss_on_one_output_alone(reset):
+def test_loss_on_one_output(reset):
     scratch, fused = pair(reset)
     tokens, state = inputs(6, 5, 3, 4)
     for which in (0, 1):
@@ -209,7 +209,7 @@ def test_a_loss_on_one_output_alone(reset):
         torch.testing.assert_close(*grads, rtol=1e-11, atol=1e-12)
 
 
-def test_an_unknown_reset_is_refused():
+def test_unknown_reset_is_refused():
     with pytest.raises(ValueError, match="reset = 'later'"):
         FusedGRU(6, 5, "later")
 
@@ -236,7 +236,7 @@ def test_bf16_products_train_float32_weights(kind, scale, device):
     assert reached["bf16"][-1] < 0.97 * reached["bf16"][0]
 
 
-def test_the_recurrence_returns_the_states_by_unit():
+def test_recurrence_returns_states_by_unit():
     _, fused = pair("before", V=6, H=5)
     tokens, state = inputs(6, 5, 3, 8)
     states, last = Recurrence.apply(
@@ -247,7 +247,7 @@ def test_the_recurrence_returns_the_states_by_unit():
 
 
 @each_reset
-def test_training_goes_on_after_an_evaluation_of_the_same_shape(reset):
+def test_training_after_evaluation_of_same_shape(reset):
     """Tensors created in inference mode cannot be written to outside it."""
     model = FusedGRU(5, 4, reset)
     tokens, state = torch.randint(5, (1, 7)), torch.zeros(1, 4)

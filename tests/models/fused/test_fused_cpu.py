@@ -64,7 +64,7 @@ def assert_same(reached: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
         largest = value.abs().max().item()
         scale = max(1.0, largest) if name.startswith("d ") else largest
         error = (reached[name] - value).abs().max().item()
-        assert error <= 1e-5 * scale, f"{name}: {error:.2g} where {largest:.2g} is the largest"
+        assert error <= 1e-5 * scale, f"{name}: error {error:.2g}, largest value {largest:.2g}"
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def assert_same(reached: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
         ("meta", torch.float32, 32, Steps),
     ],
 )
-def test_blocks_are_for_float32_on_a_cpu(device, dtype, B, way):
+def test_blocks_are_used_for_float32_on_cpu(device, dtype, B, way):
     assert layer.memory_for(torch.zeros(1, dtype=dtype, device=device), B) is way
 
 
@@ -86,14 +86,14 @@ def test_blocks_are_for_float32_on_a_cpu(device, dtype, B, way):
     "H, B, T",
     [(1, 1, 1), (5, 3, 4), (ROWS, LANES, 2), (64, 4, 3), (19, LANES + 1, 5), (256, 32, 35)],
 )
-def test_blocks_are_torchs_steps(H, B, T, reset, monkeypatch):
+def test_blocks_match_torch_steps(H, B, T, reset, monkeypatch):
     monkeypatch.setattr(layer, "memory_for", lambda *_: Blocks)
     reached = results(H, B, T, reset)
     monkeypatch.setattr(layer, "memory_for", lambda *_: Steps)
     wanted = results(H, B, T, reset)
     assert_same(reached, wanted)
     if H > 1:
-        assert not torch.equal(reached["states"], wanted["states"])  # so both have run
+        assert not torch.equal(reached["states"], wanted["states"])  # both versions have run
 
 
 @settings(max_examples=40, deadline=None)
@@ -104,7 +104,7 @@ def test_blocks_are_torchs_steps(H, B, T, reset, monkeypatch):
     V=st.integers(1, 9),
     reset=st.sampled_from(["before", "after"]),
 )
-def test_blocks_are_torchs_steps_at_any_size(H, B, T, V, reset):
+def test_blocks_match_torch_steps_at_any_size(H, B, T, V, reset):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layer, "memory_for", lambda *_: Blocks)
         reached = results(H, B, T, reset, V)
@@ -113,7 +113,7 @@ def test_blocks_are_torchs_steps_at_any_size(H, B, T, V, reset):
 
 
 @each_reset
-def test_the_number_of_threads_changes_no_bit_of_the_states(reset, threads):
+def test_states_do_not_depend_on_threads(reset, threads):
     """B = 90 gives six blocks, which four threads cannot share evenly."""
     reached = []
     for number in (1, 2, 4):
@@ -125,7 +125,7 @@ def test_the_number_of_threads_changes_no_bit_of_the_states(reset, threads):
 
 
 @each_reset
-def test_a_sequence_does_not_depend_on_its_neighbours(reset):
+def test_sequence_does_not_depend_on_order(reset):
     """A minibatch in another order gives the same states, bit for bit."""
     torch.manual_seed(0)
     model = FusedGRU(7, 20, reset)
@@ -139,8 +139,8 @@ def test_a_sequence_does_not_depend_on_its_neighbours(reset):
 
 @pytest.mark.parametrize("token", [-1, 5, 10**9])
 @pytest.mark.parametrize("B", [1, 3])
-def test_a_token_without_a_column_is_refused(B, token):
-    """The compiled loops would access memory outside the arrays."""
+def test_token_out_of_range_is_refused(B, token):
+    """The compiled loops would otherwise access memory outside the arrays."""
     model = FusedGRU(5, 8)
     tokens = torch.zeros(B, 4, dtype=torch.int64)
     tokens[-1, 2] = token
@@ -155,7 +155,7 @@ def product(out: Any, o: int, W: Any, w: int, X: Any, L: int, K: int) -> None:
 
 @pytest.mark.parametrize("blocks", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("K", [0, 1, 37])
-def test_a_tile_of_a_product(K, blocks):
+def test_product_of_one_tile(K, blocks):
     random, L = np.random.default_rng(K), blocks * LANES
     size = ROWS * L
 
@@ -172,7 +172,7 @@ def test_a_tile_of_a_product(K, blocks):
     np.testing.assert_array_equal(out[4 + size :], before[4 + size :])
 
 
-def test_a_number_does_not_depend_on_the_other_columns_of_its_tile():
+def test_product_does_not_depend_on_other_columns():
     random = np.random.default_rng(0)
     W = random.standard_normal(ROWS * 50).astype(np.float32)
     X = random.standard_normal((50, 4 * LANES)).astype(np.float32)
@@ -185,7 +185,7 @@ def test_a_number_does_not_depend_on_the_other_columns_of_its_tile():
         np.testing.assert_array_equal(alone.reshape(ROWS, LANES), out[:, columns][:, :LANES])
 
 
-def test_a_product_of_other_arrays_does_not_compile():
+def test_product_of_other_arrays_does_not_compile():
     single, double = np.zeros(ROWS * LANES, np.float32), np.zeros(ROWS * LANES)
     with pytest.raises(Exception, match="contiguous float32"):
         product(single, 0, double, 0, single, LANES, 1)
@@ -207,14 +207,14 @@ def test_groups_of_blocks_are_small_and_even(blocks, threads):
         assert len(sizes) % threads == 0 or len(sizes) == blocks
 
 
-def test_parts_are_shared_among_torchs_threads(threads):
-    """Each part runs once, on torch's own threads and on all of them at once."""
+def test_parts_are_shared_among_torch_threads(threads):
+    """Each part runs once. The parts run at the same time, on torch's own threads."""
     threads(3)
-    torch.ones(1 << 20).sum()  # torch has its threads
+    torch.ones(1 << 20).sum()  # starts torch's threads
     alive, all_there, taken = threading.active_count(), threading.Barrier(3), []
 
     def loop(start, stride, numbers):
-        all_there.wait(20)  # ends only if the three run side by side
+        all_there.wait(20)  # returns only if three threads wait at the same time
         taken.append((start, stride, len(numbers)))
 
     fused_cpu.share(loop, 7, torch.zeros(5))
@@ -229,7 +229,7 @@ def test_fewer_parts_than_threads(threads):
     assert sorted(taken) == [(0, 2), (1, 2)]
 
 
-def test_without_openmp_one_thread_does_it_all(threads, monkeypatch):
+def test_one_thread_without_openmp(threads, monkeypatch):
     threads(4)
     monkeypatch.setattr(fused_cpu, "openmp", lambda: None)
     taken = []
@@ -238,7 +238,7 @@ def test_without_openmp_one_thread_does_it_all(threads, monkeypatch):
 
 
 @pytest.mark.parametrize("failure", [ValueError("lost"), KeyboardInterrupt()])
-def test_a_failure_in_a_thread_is_not_lost(failure, threads):
+def test_exception_in_a_thread_is_raised(failure, threads):
     threads(2)
 
     def loop(start, stride):
@@ -249,7 +249,7 @@ def test_a_failure_in_a_thread_is_not_lost(failure, threads):
         fused_cpu.share(loop, 2)
 
 
-def test_the_machine_code_is_kept_for_the_next_process(tmp_path, monkeypatch):
+def test_machine_code_is_cached(tmp_path, monkeypatch):
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     arguments = (0, 1, np.ones((ROWS, LANES), np.float32), np.zeros(LANES, np.int64))
 
@@ -269,7 +269,7 @@ def test_the_machine_code_is_kept_for_the_next_process(tmp_path, monkeypatch):
     assert first.any()
 
 
-def test_code_that_cannot_be_kept_is_compiled(monkeypatch):
+def test_code_is_compiled_without_cache(monkeypatch):
     def refuse() -> None:
         raise RuntimeError("cannot cache function: no locator available")
 
@@ -293,7 +293,7 @@ def test_compiled_tanh_and_sigmoid():
 
 @each_reset
 @pytest.mark.parametrize("poisoned", ["state", "W_x", "W_h"])
-def test_what_is_no_number_is_not_hidden(poisoned, reset):
+def test_nan_reaches_outputs(poisoned, reset):
     model = FusedGRU(5, 64, reset)
     tokens, state = torch.zeros(4, 3, dtype=torch.int64), torch.zeros(4, 64)
     tensor = state if poisoned == "state" else getattr(model, poisoned).detach()

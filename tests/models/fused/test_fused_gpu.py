@@ -23,7 +23,7 @@ triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-KERNELS = {  # each with the number of tensors it takes
+KERNELS = {  # the number of tensors of each kernel
     "_forward_gates": 3,
     "_forward_state": 4,
     "_forward_step": 4,
@@ -35,7 +35,7 @@ RESETS = ["before", "after"]
 
 
 def load(name: str) -> ModuleType:
-    """Import a module again, as its kernels are interpreted or not from their definition on."""
+    """Import a module again, because a kernel is interpreted or not from its definition on."""
     origin = importlib.util.find_spec(name)
     assert origin is not None
     assert origin.origin is not None
@@ -94,7 +94,7 @@ def assert_same(reached: dict[str, Tensor], wanted: dict[str, Tensor], tolerance
 @pytest.mark.parametrize("reset", RESETS)
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("H, B, T", [(1, 1, 1), (5, 3, 4), (64, 4, 3), (40, 13, 2)])
-def test_interpreted_kernels_are_torchs_loops(
+def test_interpreted_kernels_match_torch_loops(
     H, B, T, dtype, tolerance, reset, interpreted, monkeypatch
 ):
     calls: list[str] = []
@@ -122,7 +122,7 @@ def test_interpreted_kernels_are_torchs_loops(
     [(True, 32, 8), (False, 16, 8), (False, 4, 2)],
     ids=["one launch, one program", "launches, two programs", "launches, many programs"],
 )
-def test_interpreted_persistent_kernels_are_torchs_loops(
+def test_interpreted_persistent_kernels_match_torch_loops(
     H, B, T, together, units, sequences, reset, persistent, monkeypatch
 ):
     loops = persistent.PersistentLoops
@@ -136,7 +136,7 @@ def test_interpreted_persistent_kernels_are_torchs_loops(
     assert_same(results(H, B, T, reset, torch.float32), wanted, 1e-5)
 
 
-def test_tanh_keeps_its_digits_near_zero(interpreted):
+def test_tanh_is_accurate_near_zero(interpreted):
     # The candidate's kernel with Z = 0 and H = 0 gives the new state tanh(C).
     x = torch.cat([torch.logspace(-30, 1.5, 3000), torch.linspace(0.1, 0.2, 1000)])
     x = torch.cat([x, -x])
@@ -178,17 +178,17 @@ def test_persistent_kernels_compile_for_gpus(loop, reset):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
-def test_a_gpu_takes_the_kernels():
+def test_kernels_are_used_on_gpu():
     assert fused_steps.loops_for(torch.zeros(1, device="cuda")) is fused_gpu.KernelLoops
 
 
-def test_triton_that_works_is_seen_to(interpreted, recwarn):
+def test_working_triton_is_detected(interpreted, recwarn):
     assert interpreted.triton_works(torch.device("cpu"))
     assert not recwarn
 
 
-def test_without_a_working_triton_one_warning_names_the_reason():
-    # As on a machine without a driver or a C compiler: compiled kernels cannot run on a CPU.
+def test_broken_triton_gives_one_warning():
+    # Compiled kernels do not run on a CPU, as on a machine without a driver or a C compiler.
     module = load("gru_lm.models.fused.gpu")
     with pytest.warns(UserWarning, match="runs without Triton, which fails: .+") as said:
         assert not module.triton_works(torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Fused's recurrent layer for dense inputs, in float32 and bfloat16."""
+"""The recurrent layer of fused for dense inputs, in float32 and bfloat16."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def loss_of(outputs: Tensor, last: Tensor, last_too: bool) -> Tensor:
 
 
 def wanted(layer: Layer, inputs: Tensor, state: Tensor, last_too: bool = True) -> dict[str, Tensor]:
-    """Return what ``results`` should be, by the equations in float64."""
+    """Return the expected ``results`` by the equations in float64."""
     named = {name: one.double().requires_grad_() for name, one in layer.state_dict().items()}
     inputs, state = (one.detach().double().requires_grad_() for one in (inputs, state))
     outputs, last = textbook(named, inputs, state)
@@ -105,7 +105,7 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], toleranc
         assert found[name].shape == value.shape, name
         error = (found[name].double() - value).square().mean().sqrt()
         size = value.square().mean().sqrt().clamp(min=0.3)
-        assert error <= tolerance * size, f"{name}: {error:.2g} where {size:.2g} is usual"
+        assert error <= tolerance * size, f"{name}: error {error:.2g}, root mean square {size:.2g}"
 
 
 def draw(I: int, H: int, B: int, T: int, dtype: torch.dtype = torch.float32):  # noqa: E741
@@ -123,7 +123,7 @@ def draw(I: int, H: int, B: int, T: int, dtype: torch.dtype = torch.float32):  #
     seed=st.integers(0, 1000),
 )
 @pytest.mark.parametrize("bf16, tolerance", [(False, 1e-5), (True, 0.05)])
-def test_the_layer_computes_the_equations_and_their_gradients(
+def test_layer_matches_equations_and_gradients(
     bf16,
     tolerance,
     I,  # noqa: E741
@@ -142,7 +142,7 @@ def test_the_layer_computes_the_equations_and_their_gradients(
 
 @each_reset
 @pytest.mark.parametrize("B", [1, 3])
-def test_gradients_against_finite_differences(B, reset):
+def test_gradients_match_finite_differences(B, reset):
     torch.manual_seed(0)
     layer = layer_of(2, 3, reset, torch.float64)
     names = [name for name, _ in layer.named_parameters()]
@@ -157,7 +157,7 @@ def test_gradients_against_finite_differences(B, reset):
 
 @if_bfloat16
 @each_reset
-def test_the_error_in_bfloat16_is_that_of_the_rounding_of_factors(reset):
+def test_bfloat16_error_is_from_rounding_of_factors(reset):
     """At 256 units and 64 sequences, each factor is rounded by at most 2**-9 of its value."""
     torch.manual_seed(0)
     layer, (inputs, state) = layer_of(64, 256, reset), draw(64, 256, 64, 16)
@@ -169,7 +169,7 @@ def test_the_error_in_bfloat16_is_that_of_the_rounding_of_factors(reset):
 
 @if_bfloat16
 @each_reset
-def test_without_the_instruction_the_products_with_the_state_are_in_float32(reset, monkeypatch):
+def test_state_products_are_float32_without_instruction(reset, monkeypatch):
     torch.manual_seed(0)
     inputs, state = draw(8, 40, 20, 5)
     layer = layer_of(8, 40, reset)
@@ -180,7 +180,7 @@ def test_without_the_instruction_the_products_with_the_state_are_in_float32(rese
     assert long["outputs"].dtype == torch.bfloat16
     assert_close(long, wanted(layer, inputs, state), 0.02)
     assert not torch.equal(long["last"], short["last"])
-    with torch.no_grad():  # no input and no product of it to round
+    with torch.no_grad():  # inputs have no effect, so no product with them is rounded
         layer.W_x.zero_()
     layer._pool.clear()
     exact = textbook(
@@ -193,7 +193,7 @@ def test_without_the_instruction_the_products_with_the_state_are_in_float32(rese
 
 @each_reset
 @pytest.mark.parametrize("bf16", [False, True])
-def test_the_number_of_threads_changes_no_bit(bf16, reset):
+def test_results_do_not_depend_on_threads(bf16, reset):
     torch.manual_seed(0)
     layer, (inputs, state) = layer_of(8, 24, reset), draw(8, 24, 90, 7)
     found = []
@@ -205,7 +205,7 @@ def test_the_number_of_threads_changes_no_bit(bf16, reset):
             assert torch.equal(other[name], value), name
 
 
-def test_a_training_in_bfloat16_follows_that_in_float32():
+def test_bfloat16_training_follows_float32():
     """A language model of 64 units learns a periodic text. The losses stay within 0.02."""
     text = torch.tensor([0, 1, 2, 0, 3, 4, 5, 4, 6]).repeat(60)[:512].view(8, 64)
     reached = {}
@@ -230,7 +230,7 @@ def test_a_training_in_bfloat16_follows_that_in_float32():
 
 
 @each_reset
-def test_one_hot_inputs_give_the_states_of_the_model(reset):
+def test_one_hot_inputs_give_states_of_model(reset):
     torch.manual_seed(0)
     model, layer = FusedGRU(6, 16, reset), Layer(6, 16, reset=reset)
     weights = {name: one for name, one in model.state_dict().items() if name[-1] != "q"}
@@ -243,7 +243,7 @@ def test_one_hot_inputs_give_the_states_of_the_model(reset):
 
 
 @each_reset
-def test_initial_weights_and_names_are_those_of_scratch(reset):
+def test_initial_weights_and_names_match_scratch(reset):
     torch.manual_seed(3)
     scratch = ScratchGRU(5, 8, reset).state_dict()
     torch.manual_seed(3)
@@ -257,7 +257,7 @@ def test_initial_weights_and_names_are_those_of_scratch(reset):
     assert layer.state_size == 8
 
 
-def test_recurrent_dropout_zeroes_weights_for_a_whole_call():
+def test_recurrent_dropout_has_one_mask_per_call():
     torch.manual_seed(0)
     layer, (inputs, state) = Layer(4, 16, recurrent_dropout=0.5), draw(4, 16, 3, 6)
     torch.manual_seed(1)
@@ -280,7 +280,7 @@ def test_recurrent_dropout_zeroes_weights_for_a_whole_call():
 
 
 @pytest.mark.parametrize("B", [1, 3])
-def test_the_caller_may_keep_the_outputs(B):
+def test_next_call_does_not_overwrite_outputs(B):
     torch.manual_seed(0)
     layer, (inputs, state) = layer_of(4, 8, "before"), draw(4, 8, B, 5)
     with torch.no_grad():
@@ -290,15 +290,15 @@ def test_the_caller_may_keep_the_outputs(B):
     assert torch.equal(outputs, before)
 
 
-def test_a_change_of_the_outputs_in_place_is_noticed():
+def test_in_place_change_of_outputs_is_refused():
     layer, (inputs, state) = Layer(4, 8), draw(4, 8, 3, 5)
     outputs, _ = layer(inputs.requires_grad_(), state)
     with pytest.raises(RuntimeError, match=r"in.?place"):
         outputs.mul_(2).sum().backward()
 
 
-def test_layers_in_a_stack_share_nothing():
-    """The gradients of two layers, and a second pass before the first's gradients."""
+def test_stacked_layers_share_no_memory():
+    """The gradients through two layers are correct after another forward pass."""
     torch.manual_seed(0)
     first, second = layer_of(4, 8, "before"), layer_of(8, 8, "after")
     inputs, state = draw(4, 8, 5, 6)
@@ -327,7 +327,7 @@ def test_invalid_options_are_refused(options, message):
 
 
 @pytest.mark.parametrize("bf16", [False, pytest.param(True, marks=if_bfloat16)])
-def test_what_is_no_number_is_not_hidden(bf16):
+def test_nan_reaches_outputs(bf16):
     layer, (inputs, state) = Layer(4, 16), draw(4, 16, 4, 3)
     inputs[1, 2, 0] = torch.nan
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -337,7 +337,7 @@ def test_what_is_no_number_is_not_hidden(bf16):
 
 
 @if_bfloat16
-def test_bfloat16_numbers_are_torchs():
+def test_bfloat16_rounding_matches_torch():
     x = torch.cat([torch.randn(1000) * 10.0**k for k in range(-38, 38, 4)])
     x = torch.cat([x, torch.tensor([0.0, -0.0, torch.inf, -torch.inf, 3.4e38, 1 + 2**-8])])
     bits = [tiles.bfloat16(one) & 0xFFFF for one in x.numpy()]

@@ -10,7 +10,7 @@ from gru_lm.models.gates import Intervention
 
 
 @pytest.mark.parametrize("variant, options", MODELS)
-def test_the_steps_are_the_models_own(variant, options):
+def test_steps_match_model(variant, options):
     model = random_model(variant, **options)
     tokens = torch.randint(V, (4, 23), generator=torch.Generator().manual_seed(1))
     state = torch.randn(4, H, generator=torch.Generator().manual_seed(2))
@@ -24,7 +24,7 @@ def test_the_steps_are_the_models_own(variant, options):
 
 
 @pytest.mark.parametrize("reset", ["before", "after"])
-def test_gates_by_hand(reset):
+def test_gates_match_manual_computation(reset):
     model = random_model(reset=reset)
     gates, w = model.gates(), model.textbook_weights()
     old = torch.randn(1, H, generator=torch.Generator().manual_seed(3))
@@ -36,14 +36,14 @@ def test_gates_by_hand(reset):
     np.testing.assert_allclose(new.numpy(), wanted, atol=1e-5)
 
 
-def test_reading_nothing_leaves_the_state():
+def test_empty_input_keeps_state():
     gates = random_model(reset="before").gates()
     state = torch.ones(2, H)
     assert torch.equal(gates.last_state(torch.zeros(2, 0, dtype=torch.int64), state), state)
 
 
 @pytest.mark.parametrize("reset", ["before", "after"])
-def test_a_held_gate_enters_the_equations(reset):
+def test_held_gate_is_used_in_equations(reset):
     model = random_model(reset=reset).double()
     gates, w = model.gates(), model.textbook_weights()
     tokens, state = torch.tensor([[3]]), torch.randn(1, H, dtype=torch.float64)

@@ -10,7 +10,7 @@ V, H = 9, 6
 
 
 @each_kind
-def test_a_step_is_the_models(kind):
+def test_steps_match_model(kind):
     model = random_model(kind, V, H, 3).double()
     tokens = torch.randint(V, (12,))
     expected, _ = model(tokens[None], model.begin_state(1))
@@ -22,7 +22,7 @@ def test_a_step_is_the_models(kind):
 
 
 @each_kind
-def test_the_weights_are_those_of_when_it_was_made(kind):
+def test_each_stepper_has_its_own_state(kind):
     model = random_model(kind, V, H, 3)
     stepper, other = model.stepper(), model.stepper()
     for one in (stepper, other):

@@ -69,7 +69,7 @@ def three_results(
     arrays = {name: weight.numpy().copy() for name, weight in model.textbook_weights().items()}
     operator = run_operator(arrays, tokens.numpy(), state.numpy(), reset)
     model, state = model.to(dtype), state.to(dtype)
-    weights = model.textbook_weights()  # in dtype, as nn.GRU's pairs of biases are added there
+    weights = model.textbook_weights()  # in dtype, in which pairs of biases are added
     equations = gru_numpy(weights, tokens.numpy(), state.numpy(), reset_of(kind))
     with torch.no_grad():
         logits, last = model(tokens, state)
@@ -93,17 +93,17 @@ def assert_all_agree(kind: str, V: int, H: int, B: int, T: int, seed: int) -> No
 @each_kind
 @any_size
 @settings(max_examples=25, deadline=None)
-def test_the_three_agree_pairwise(kind, V, H, B, T, seed):
+def test_three_implementations_agree(kind, V, H, B, T, seed):
     assert_all_agree(kind, V, H, B, T, seed)
 
 
 @each_kind
-def test_at_the_default_sizes(kind):
+def test_three_implementations_agree_at_default_sizes(kind):
     assert_all_agree(kind, 28, 256, 32, 35, 0)
 
 
 @each_kind
-def test_the_other_reset_is_another_function(kind):
+def test_other_reset_is_another_function(kind):
     other = {"before": "after", "after": "before"}[reset_of(kind)]
     variant, operator, equations = three_results(kind, 6, 8, 3, 10, 0, other, torch.float32)
     assert difference(variant, operator) > 1e-2

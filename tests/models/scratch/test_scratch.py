@@ -12,7 +12,7 @@ from gru_lm.models.scratch.model import ScratchGRU
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("reset", RESETS)
-def test_scratch_is_the_equations(reset, dtype, tolerance):
+def test_scratch_matches_equations(reset, dtype, tolerance):
     weights = random_weights(reset, dtype)
     tokens, state = random_inputs(dtype)
     logits, last = ScratchGRU.from_weights(weights, reset)(tokens, state)
@@ -23,7 +23,7 @@ def test_scratch_is_the_equations(reset, dtype, tolerance):
     np.testing.assert_allclose(last.detach().numpy(), expected_last, atol=tolerance)
 
 
-def test_the_two_resets_are_different_functions():
+def test_resets_are_different_functions():
     weights = random_weights("after")
     weights["b_hh"].zero_()
     tokens, state = random_inputs()
@@ -33,7 +33,7 @@ def test_the_two_resets_are_different_functions():
     assert (after - before).abs().max() > 0.01
 
 
-def test_reset_after_is_nn_gru_in_outputs_and_all_gradients():
+def test_reset_after_matches_nn_gru():
     weights = random_weights("after")
     tokens, state = random_inputs()
     model = ScratchGRU.from_weights(weights, "after")
@@ -68,7 +68,7 @@ def test_reset_after_is_nn_gru_in_outputs_and_all_gradients():
         **{"W_hq": linear.weight.grad.T, "b_q": linear.bias.grad},
     }
     for name, gradient in theirs.items():
-        assert gradient.abs().max() > 1e-3, f"{name}: the loss does not depend on it"
+        assert gradient.abs().max() > 1e-3, f"the loss does not depend on {name}"
         torch.testing.assert_close(mine[name], gradient, **close, msg=lambda m, n=name: f"{n}: {m}")
     # torch adds a gate's two biases, so both have the gradient of scratch's single bias.
     torch.testing.assert_close(mine["b_r"], b_hr, **close)
@@ -77,7 +77,7 @@ def test_reset_after_is_nn_gru_in_outputs_and_all_gradients():
 
 
 @pytest.mark.parametrize("reset", RESETS)
-def test_gradients_against_finite_differences(reset):
+def test_gradients_match_finite_differences(reset):
     weights = random_weights(reset, torch.float64, vocab_size=4, hidden_size=3)
     model = ScratchGRU.from_weights(weights, reset)
     tokens = torch.tensor([[0, 1, 3], [2, 2, 1]])
@@ -93,7 +93,7 @@ def test_gradients_against_finite_differences(reset):
 
 
 @pytest.mark.parametrize("reset", RESETS)
-def test_scratch_starts_small_with_biases_zero(reset):
+def test_initial_weights_are_small_and_biases_zero(reset):
     torch.manual_seed(0)
     model = ScratchGRU(28, 64, reset)
     named = dict(model.named_parameters())
@@ -104,7 +104,7 @@ def test_scratch_starts_small_with_biases_zero(reset):
         else:
             assert weight.std().item() == pytest.approx(0.01, rel=0.08), name
             assert abs(weight.mean().item()) < 0.001, name
-            assert weight.abs().max() > 0.025, f"{name} has no tails: is it normal?"
+            assert weight.abs().max() > 0.025, f"{name} has no tails, so it is not normal"
 
 
 @pytest.mark.parametrize("reset", RESETS)
@@ -133,13 +133,13 @@ def test_from_weights_copies(reset):
     ],
     ids=["missing", "output-missing", "unknown", "shape", "dimensions", "broadcast", "other-reset"],
 )
-def test_from_weights_refuses_what_does_not_fit(change, named):
+def test_from_weights_refuses_unsuitable_weights(change, named):
     weights = random_weights("before")
     change(weights)
     with pytest.raises(ValueError, match=rf"\b{named}\b"):
         ScratchGRU.from_weights(weights, "before")
 
 
-def test_an_unknown_reset_is_refused():
+def test_unknown_reset_is_refused():
     with pytest.raises(ValueError, match="reset = 'during'"):
         ScratchGRU(V, H, "during")
