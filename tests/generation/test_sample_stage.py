@@ -1,4 +1,4 @@
-"""The command line of the stage sample: prefixes, several samples, streaming, refusals."""
+"""The command line of the stage sample, with prefixes, several samples and streaming."""
 
 import io
 import json
@@ -61,7 +61,7 @@ COMMON = ("--length", "30", "--temperature", "1.5")
 START = {CHARACTERS: "ab\n", WORDS: "two one"}
 
 
-def test_a_prefix_can_come_from_anywhere(model, vocabulary, monkeypatch, capsys):
+def test_prefix_from_option_file_or_stdin(model, vocabulary, monkeypatch, capsys):
     prefix = START[vocabulary]
     expected = generated(model, vocabulary, prefix)
     assert sample(monkeypatch, capsys, *COMMON, "--prefix", prefix) == (expected, "")
@@ -72,13 +72,13 @@ def test_a_prefix_can_come_from_anywhere(model, vocabulary, monkeypatch, capsys)
     assert sample(monkeypatch, capsys, *COMMON, "--prefix", "-") == (expected, "")
 
 
-def test_options_reach_the_generation(model, vocabulary, monkeypatch, capsys):
+def test_options_are_used_for_generation(model, vocabulary, monkeypatch, capsys):
     given = ("--top-k", "3", "--top-p", "0.8", "--seed", "5", "--prefix", START[vocabulary])
     out, _ = sample(monkeypatch, capsys, *COMMON, *given)
     assert out == generated(model, vocabulary, START[vocabulary], 5, top_k=3, top_p=0.8)
 
 
-def test_each_of_several_samples_has_its_own_seed(model, vocabulary, monkeypatch, capsys):
+def test_each_sample_has_its_own_seed(model, vocabulary, monkeypatch, capsys):
     prefix = START[vocabulary]
     given = ("--samples", "3", "--seed", "7", "--prefix", prefix)
     out, _ = sample(monkeypatch, capsys, *COMMON, *given)
@@ -92,13 +92,13 @@ def test_each_of_several_samples_has_its_own_seed(model, vocabulary, monkeypatch
     assert one == generated(model, vocabulary, prefix), "a single sample has no heading"
 
 
-def test_streaming_prints_the_same_text(model, vocabulary, monkeypatch, capsys):
+def test_streaming_prints_same_text(model, vocabulary, monkeypatch, capsys):
     stop = "a b" if vocabulary is CHARACTERS else "two two"
     given = (*COMMON, "--samples", "2", "--stop", stop, "--prefix", START[vocabulary])
     assert sample(monkeypatch, capsys, *given, "--stream") == sample(monkeypatch, capsys, *given)
 
 
-def test_streaming_prints_each_token_when_it_is_known(model, vocabulary, monkeypatch):
+def test_streaming_prints_token_by_token(model, vocabulary, monkeypatch):
     class Stdout(io.StringIO):
         def flush(self):
             flushed.append(self.getvalue())
@@ -116,7 +116,7 @@ def test_streaming_prints_each_token_when_it_is_known(model, vocabulary, monkeyp
 
 
 @pytest.mark.parametrize("vocabulary", [CHARACTERS], indirect=True)
-def test_a_terminal_gets_the_text_at_once_and_escaped(model, vocabulary, monkeypatch):
+def test_terminal_output_is_escaped(model, vocabulary, monkeypatch):
     leader, follower = pty.openpty()
     with os.fdopen(follower, "w", encoding="utf-8", newline="\n") as terminal:
         monkeypatch.setattr("sys.stdout", terminal)
@@ -135,13 +135,13 @@ def test_a_terminal_gets_the_text_at_once_and_escaped(model, vocabulary, monkeyp
 
 
 @pytest.mark.parametrize("vocabulary", [CHARACTERS], indirect=True)
-def test_one_warning_names_what_the_model_cannot_read(model, monkeypatch, capsys):
+def test_one_warning_names_unknown_characters(model, monkeypatch, capsys):
     out, err = sample(monkeypatch, capsys, *COMMON, "--prefix", "éxax\u202e")
     assert out.startswith("<unk><unk>a<unk>\u202e")
     assert err == ("sample: warning: not in the vocabulary and read as <unk>: 'x' (2 times), 'é'\n")
 
 
-def test_without_a_prefix_the_samples_of_params_are_written(model, vocabulary, monkeypatch, capsys):
+def test_without_prefix_samples_of_params_are_written(model, vocabulary, monkeypatch, capsys):
     params = Path("params.yaml")
     prefixes = json.dumps(["a b", "one"])
     text = params.read_text().replace("- time traveller\n  - traveller", "")
@@ -159,9 +159,7 @@ def test_without_a_prefix_the_samples_of_params_are_written(model, vocabulary, m
 
 
 @pytest.mark.parametrize("temperature", [(), ("--temperature", "5")])
-def test_tokens_that_training_never_predicted_are_not_generated(
-    model, vocabulary, temperature, monkeypatch, capsys
-):
+def test_untrained_tokens_are_not_generated(model, vocabulary, temperature, monkeypatch, capsys):
     with torch.no_grad():
         model.b_q[:2] = 4.0  # <unk> and <pad> are likely
     model.save(Path("models/scratch"), vocabulary.fingerprint)
@@ -178,10 +176,10 @@ def test_tokens_that_training_never_predicted_are_not_generated(
     assert "<unk>" in text and "<pad>" not in text
 
 
-def test_counts_are_optional_and_belong_to_a_vocabulary(tmp_path):
+def test_token_counts_are_optional_and_checked(tmp_path):
     assert read_untrained(tmp_path, 3, "owner").tolist() == []
     write_token_counts(tmp_path, np.zeros(3), "owner")
-    assert read_untrained(tmp_path, 3, "owner").tolist() == [], "nothing is known"
+    assert read_untrained(tmp_path, 3, "owner").tolist() == [], "all counts are zero"
     write_token_counts(tmp_path, np.array([0.0, 2.0, 0.0]), "owner")
     assert read_untrained(tmp_path, 3, "owner").tolist() == [0, 2]
     for size, owner in ((4, "owner"), (3, "another")):
@@ -189,7 +187,7 @@ def test_counts_are_optional_and_belong_to_a_vocabulary(tmp_path):
             read_untrained(tmp_path, size, owner)
 
 
-# -------------------------------------------------------------------------------------- refusals
+# ---------------------------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize("vocabulary", [CHARACTERS], indirect=True)
@@ -212,9 +210,7 @@ def test_counts_are_optional_and_belong_to_a_vocabulary(tmp_path):
         (["--prefix", "-"], r"standard input is UTF-16, not UTF-8"),
     ],
 )
-def test_what_has_no_effect_or_no_meaning_is_refused(
-    model, arguments, message, monkeypatch, capsys
-):
+def test_meaningless_options_are_refused(model, arguments, message, monkeypatch, capsys):
     Path("latin.txt").write_bytes("caf\xe9".encode("latin-1"))
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("ab".encode("utf-16"))))
     with pytest.raises(UserError, match=message):
@@ -223,7 +219,7 @@ def test_what_has_no_effect_or_no_meaning_is_refused(
 
 
 @pytest.mark.parametrize("vocabulary", [CHARACTERS], indirect=True)
-def test_a_prefix_that_cannot_be_had_is_refused(model, monkeypatch, capsys):
+def test_unreadable_prefix_is_refused(model, monkeypatch, capsys):
     with pytest.raises(MissingFile, match=r"missing\.txt is missing"):
         sample(monkeypatch, capsys, "--prefix-file", "missing.txt")
     with pytest.raises(DamagedFile, match="it is a folder"):
@@ -238,7 +234,7 @@ def test_a_prefix_that_cannot_be_had_is_refused(model, monkeypatch, capsys):
 
 @pytest.mark.filterwarnings("ignore:overflow encountered")
 @pytest.mark.parametrize("vocabulary", [CHARACTERS], indirect=True)
-def test_an_error_after_the_prefix_ends_its_line(model, monkeypatch, capsys):
+def test_error_while_streaming_ends_the_line(model, monkeypatch, capsys):
     with torch.no_grad():
         model.W_hq.fill_(3e38)  # finite, but the logits are not
         model.b_h.fill_(5.0)

@@ -1,4 +1,4 @@
-"""Generated text: greedy decoding against a plain loop, draws against their distribution.
+"""Greedy text against a plain loop, and draws against their distribution.
 
 The options of a draw, stop strings and streaming are in test_sampling_options.py.
 """
@@ -61,17 +61,17 @@ def greedy_by_hand(model, prefix, length):
 
 
 @pytest.mark.parametrize("prefix", ["a", "bad cafe", " ".join("gfedcba")])
-def test_greedy_is_the_likeliest_token_at_each_step(model, prefix):
+def test_greedy_takes_likeliest_token(model, prefix):
     text = generate(model, VOCABULARY, prefix, 30)
     assert text == greedy_by_hand(model, prefix, 30)
     assert text.startswith(prefix)
 
 
-def test_the_greedy_text_has_several_letters(model):
+def test_greedy_text_has_several_letters(model):
     assert len(set(greedy_by_hand(model, "bad cafe", 30))) > 3
 
 
-def test_the_prefix_is_normalised_as_the_corpus_was(model):
+def test_prefix_is_normalised_like_corpus(model):
     text = generate(model, VOCABULARY, "BAD,--Cafe", 10)
     assert text == generate(model, VOCABULARY, "bad cafe", 10)
     assert generate(model, VOCABULARY, "bad cafe ", 0) == "bad cafe ", "its last space is a token"
@@ -87,13 +87,13 @@ def test_length_counts_tokens(model):
     assert len(generate(model, words, "w1 w2", 9, 1.0, None, seeded(1)).split(" ")) == 11
 
 
-def test_the_same_seed_draws_the_same_text(model):
+def test_same_seed_draws_same_text(model):
     texts = [generate(model, VOCABULARY, "a", 40, 1.0, None, seeded(n)) for n in (1, 1, 2)]
     assert texts[0] == texts[1]
     assert texts[0] != texts[2]
 
 
-def test_draws_leave_the_global_random_state_unchanged(model):
+def test_global_random_state_is_unchanged(model):
     torch.manual_seed(4)
     expected = torch.rand(3)
     torch.manual_seed(4)
@@ -109,7 +109,7 @@ def test_top_one_is_greedy(model, seed):
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 1e-20, 1e-40, 1e-300])
-def test_a_temperature_near_zero_is_greedy(model, temperature):
+def test_temperature_near_zero_is_greedy(model, temperature):
     greedy = generate(model, VOCABULARY, "bad", 30)
     assert generate(model, VOCABULARY, "bad", 30, temperature, None, seeded(1)) == greedy
 
@@ -118,12 +118,12 @@ PROBABILITIES = [0.02, 0.3, 0.2, 0.15, 0.13, 0.1, 0.05, 0.03, 0.02]
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
-def test_draws_follow_the_softmax(temperature):
+def test_draws_follow_softmax(temperature):
     draws = 2500
     text = generate(
         fixed_model(PROBABILITIES), VOCABULARY, "a", draws, temperature, None, seeded(6)
     )
-    # Counted as one character: the characters of <unk> are not in the vocabulary.
+    # <unk> counts as one character, because its characters are not in the vocabulary.
     counts = Counter(text[1:].replace("<unk>", "?"))
     assert sum(counts.values()) == draws
     powers = [p ** (1 / temperature) for p in PROBABILITIES]
@@ -133,10 +133,10 @@ def test_draws_follow_the_softmax(temperature):
     statistic = sum((o - e) ** 2 / e for o, e in zip(observed, expected, strict=True))
     assert statistic < 26.1
     uniform = sum((o - draws / V) ** 2 / (draws / V) for o in observed)
-    assert uniform > 100, "the draws would pass as uniform"
+    assert uniform > 100, "the draws cannot be told from uniform ones"
 
 
-def test_top_k_keeps_the_likeliest_in_their_proportion():
+def test_top_k_keeps_proportions():
     draws = 1500
     model = fixed_model(PROBABILITIES)
     counts = Counter(generate(model, VOCABULARY, "a", draws, 1.0, 3, seeded(6))[1:])
@@ -145,13 +145,13 @@ def test_top_k_keeps_the_likeliest_in_their_proportion():
         assert counts[token] / draws == pytest.approx(share / 0.65, abs=0.05)
 
 
-def test_a_top_k_beyond_the_vocabulary_keeps_all(model):
+def test_top_k_beyond_vocabulary_keeps_all(model):
     texts = {generate(model, VOCABULARY, "a", 30, 1.0, k, seeded(1)) for k in (None, V, 10 * V)}
     assert len(texts) == 1
 
 
 @pytest.mark.parametrize("prefix", ["", "123 !", "\u00e9\u4e2d"])
-def test_a_prefix_without_a_token_is_refused(model, prefix):
+def test_prefix_without_tokens_is_refused(model, prefix):
     with pytest.raises(UserError) as caught:
         generate(model, VOCABULARY, prefix, 5)
     message = str(caught.value)
@@ -175,13 +175,13 @@ def test_logits_that_are_not_finite_are_refused(model, value, temperature):
         generate(model, VOCABULARY, "abc", 3, temperature, generator=seeded(0))
 
 
-def test_a_logit_of_minus_infinity_is_allowed(model):
+def test_logit_of_minus_infinity_is_allowed(model):
     with torch.no_grad():
         model.b_q[1] = -math.inf
     assert len(generate(model, VOCABULARY, "abc", 3)) >= 3
 
 
-def test_generating_does_not_change_the_model(model):
+def test_generation_does_not_change_model(model):
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     generate(model, VOCABULARY, "a", 5, 1.0, 2, seeded(1))
     assert all(torch.equal(before[name], w) for name, w in model.state_dict().items())
@@ -191,7 +191,7 @@ def test_generating_does_not_change_the_model(model):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 @pytest.mark.parametrize("temperature", [None, 1.0])
 @pytest.mark.parametrize("variant", ["scratch", "concise", "fused"])
-def test_a_model_on_a_gpu_generates_text(variant, temperature):
+def test_model_on_gpu_generates_text(variant, temperature):
     torch.manual_seed(8)
     model = build_model(variant, V, hidden_size=H)
     on_cpu = generate(model, VOCABULARY, "a", 20, temperature, 4, seeded(1))

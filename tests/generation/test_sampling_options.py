@@ -36,7 +36,7 @@ def drawn(probabilities, draws, temperature=1.0, **options):
 
 
 def smallest_nucleus(probabilities, top_p):
-    """Return the smallest set with a sum of at least ``top_p``; of these, the most probable."""
+    """Return the most probable of the smallest sets with a sum of at least ``top_p``."""
     for size in range(1, len(probabilities) + 1):
         sets = itertools.combinations(range(len(probabilities)), size)
         best = max(sets, key=lambda one: sum(probabilities[number] for number in one))
@@ -51,11 +51,11 @@ def smallest_nucleus(probabilities, top_p):
     top_p=st.floats(0.05, 0.999),
     seed=st.integers(0, 1000),
 )
-def test_draws_are_from_the_smallest_set_that_reaches_p(weights, top_p, seed):
+def test_top_p_draws_from_smallest_sufficient_set(weights, top_p, seed):
     probabilities = [weight / sum(weights) for weight in weights]
     nucleus = smallest_nucleus(probabilities, top_p)
     if abs(sum(probabilities[number] for number in nucleus) - top_p) < 1e-6:
-        return  # float32 logits decide
+        return  # the rounding of float32 logits decides
     found = drawn(probabilities, 60, top_p=top_p, generator=seeded(seed))
     assert set(found) <= {CHARACTERS[number] for number in nucleus}
 
@@ -76,7 +76,7 @@ def test_draws_are_from_the_smallest_set_that_reaches_p(weights, top_p, seed):
         ({"top_p": 1.0}, CHARACTERS),
     ],
 )
-def test_restricted_draws_keep_the_proportions(options, kept):
+def test_restricted_draws_keep_proportions(options, kept):
     draws = 1500
     counts = drawn(PROBABILITIES, draws, **options)
     assert set(counts) == set(kept)
@@ -86,7 +86,7 @@ def test_restricted_draws_keep_the_proportions(options, kept):
     assert sum((counts[char] - e) ** 2 / e for char, e in expected.items()) < 26.1
 
 
-def test_the_temperature_is_applied_before_top_p():
+def test_temperature_is_applied_before_top_p():
     powers = [p**4 for p in PROBABILITIES]
     probabilities = [power / sum(powers) for power in powers]
     assert smallest_nucleus(probabilities, 0.9) == {1, 2}
@@ -94,7 +94,7 @@ def test_the_temperature_is_applied_before_top_p():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_tiny_top_p_is_greedy(model, seed):
+def test_tiny_top_p_is_greedy(model, seed):
     greedy = generate(model, VOCABULARY, "bad", 30)
     assert generate(model, VOCABULARY, "bad", 30, 2.0, None, seeded(seed), top_p=1e-9) == greedy
 
@@ -107,7 +107,7 @@ def test_top_p_1_changes_nothing(model):
 
 
 @pytest.mark.parametrize("top_p", [0.0, -0.5, 1.1, float("nan")])
-def test_an_impossible_top_p_is_refused(model, top_p):
+def test_impossible_top_p_is_refused(model, top_p):
     with pytest.raises(OutOfRange, match=r"top_p = .*: must be greater than 0 and at most 1"):
         generate(model, VOCABULARY, "a", 5, 1.0, top_p=top_p)
 
@@ -123,15 +123,15 @@ def test_excluded_tokens_are_never_generated(model, temperature):
     excluded = np.array(used[:3])
     text = generate(model, VOCABULARY, "bad", 60, temperature, None, seeded(1), excluded=excluded)
     assert not any(VOCABULARY.tokens[number] in text[3:] for number in excluded)
-    assert text.startswith("bad"), "the prefix can have them"
+    assert text.startswith("bad"), "the prefix may contain them"
 
 
-def test_greedy_takes_the_likeliest_of_the_others():
+def test_greedy_takes_likeliest_allowed_token():
     text = generate(fixed_model(PROBABILITIES), VOCABULARY, "a", 4, excluded=[1, 2])
     assert text == "acccc"
 
 
-def test_excluding_a_token_that_would_not_be_drawn_changes_no_draw(model):
+def test_excluding_unused_tokens_changes_no_draw(model):
     usual = generate(model, VOCABULARY, "bad", 200, 0.5, None, seeded(3))
     unused = [n for n, char in enumerate(VOCABULARY.tokens) if char not in usual[3:]]
     assert unused
@@ -151,9 +151,7 @@ WORDS = Vocabulary(("<unk>", "ab", "cab", "b", "a", "fa", "g", "e", "d"), "word"
 @pytest.mark.parametrize("vocabulary", [VOCABULARY, WORDS])
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("stop", ["a", "ab", "b c", "b", " ", "d e", "cab ab", "e e e e e e e"])
-def test_the_text_ends_with_the_first_token_that_completes_the_stop_string(
-    model, vocabulary, seed, stop
-):
+def test_text_ends_at_first_stop_string(model, vocabulary, seed, stop):
     def write(**options):
         return generate(model, vocabulary, "ab", 60, 2.0, None, seeded(seed), **options)
 
@@ -165,19 +163,19 @@ def test_the_text_ends_with_the_first_token_that_completes_the_stop_string(
     assert write(stop=stop) == pieces[0] + expected
 
 
-def test_a_stop_string_in_the_prefix_does_not_stop(model):
+def test_stop_string_in_prefix_is_ignored(model):
     assert generate(model, VOCABULARY, "bad", 5, stop="d").startswith("bad")
     assert len(generate(fixed_model(PROBABILITIES), VOCABULARY, "ab", 3, stop="ba")) == 5
 
 
 @pytest.mark.parametrize("stop, reason", [("Z", "contains 'Z'"), ("a\nb", r"'\\n'"), ("", "empty")])
-def test_a_stop_string_that_cannot_occur_is_refused(model, stop, reason):
+def test_impossible_stop_string_is_refused(model, stop, reason):
     with pytest.raises(UserError, match=f"cannot occur .*{reason}"):
         generate(model, VOCABULARY, "a", 5, stop=stop)
 
 
 @pytest.mark.parametrize("vocabulary", [VOCABULARY, WORDS])
-def test_the_observed_pieces_are_the_prefix_and_each_token(model, vocabulary):
+def test_observed_pieces_are_prefix_and_tokens(model, vocabulary):
     pieces = []
     text = generate(model, vocabulary, "AB,  a", 20, 1.5, None, seeded(2), observe=pieces.append)
     assert pieces[0] == "ab a"
@@ -214,5 +212,5 @@ PLAIN = Vocabulary(("<unk>", "a", "b", "\n", "é"), "char", "none")
         (WORDS, ["z" * 99], f"not in the vocabulary and read as <unk>: '{'z' * 39}…'"),
     ],
 )
-def test_the_parts_of_a_prefix_that_cannot_be_read_are_named(vocabulary, prefixes, warning):
+def test_unreadable_parts_of_prefix_are_named(vocabulary, prefixes, warning):
     assert unread_parts(prefixes, vocabulary) == warning
