@@ -52,7 +52,7 @@ def exported(kind, V, H, seed=0):
     return model, data, open_session(data)
 
 
-def lively_model(kind):
+def varied_model(kind):
     """Return a model whose greedy text has several letters and does not depend on rounding.
 
     The most likely letter leads by at least 0.006. Rounding errors are at most 0.00002.
@@ -75,7 +75,7 @@ def read(session, tokens, state):
 @each_kind
 @any_size
 @settings(max_examples=20, deadline=None)
-def test_the_file_gives_the_results_of_the_model(kind, V, H, B, T, seed):
+def test_file_gives_results_of_model(kind, V, H, B, T, seed):
     model, _, session = exported(kind, V, H, seed)
     tokens, state = torch.randint(V, (B, T)), torch.randn(B, H)
     with torch.no_grad():
@@ -88,7 +88,7 @@ def test_the_file_gives_the_results_of_the_model(kind, V, H, B, T, seed):
 
 
 @each_kind
-def test_one_token_at_a_time_gives_the_results_of_one_call(kind):
+def test_single_tokens_give_results_of_one_call(kind):
     _, _, session = exported(kind, 9, 12)
     tokens, state = torch.randint(9, (3, 15)).numpy(), torch.randn(3, 12).numpy()
     logits, last = read(session, tokens, state)
@@ -99,8 +99,8 @@ def test_one_token_at_a_time_gives_the_results_of_one_call(kind):
 
 
 @each_kind
-def test_the_greedy_text_is_that_of_the_stage_sample(kind):
-    model = lively_model(kind)
+def test_greedy_text_matches_sampling(kind):
+    model = varied_model(kind)
     session = open_session(to_onnx(model, LETTERS))
     text, state = "time traveller", np.zeros((1, 24), np.float32)
     tokens = LETTERS.encode(text)[None].astype(np.int64)
@@ -112,7 +112,7 @@ def test_the_greedy_text_is_that_of_the_stage_sample(kind):
     assert len(set(text[14:])) > 3
 
 
-def test_a_number_outside_the_vocabulary_has_no_input_weights():
+def test_number_outside_vocabulary_has_no_input_weights():
     model, _, session = exported("scratch-before", 5, 6)
     state = torch.randn(1, 6)
     _, read_beyond = read(session, np.array([[5]]), state.numpy())
@@ -125,7 +125,7 @@ def test_a_number_outside_the_vocabulary_has_no_input_weights():
 
 
 @each_kind
-def test_the_file_is_valid_and_uses_standard_operators_only(kind):
+def test_file_is_valid_with_standard_operators(kind):
     _, data, _ = exported(kind, 7, 5)
     file = onnx.load_from_string(data)
     onnx.checker.check_model(file, full_check=True)
@@ -144,19 +144,19 @@ def test_the_file_is_valid_and_uses_standard_operators_only(kind):
     }
 
 
-def test_a_large_vocabulary_adds_only_its_weights_and_tokens():
+def test_large_vocabulary_adds_only_weights_and_tokens():
     model, data, _ = exported("concise", 3000, 4)
     weights = sum(4 * weight.numel() for weight in model.textbook_weights().values())
     assert len(data) < weights + 60_000  # the tokens take 30 kB; a table (V, V) would take 36 MB
 
 
-def test_the_same_model_gives_the_same_bytes():
+def test_same_model_gives_same_bytes():
     first, second, other = (exported("concise", 7, 5, seed)[1] for seed in (0, 0, 1))
     assert first == second
     assert first != other
 
 
-def test_a_model_too_large_for_onnx_is_refused():
+def test_model_too_large_for_onnx_is_refused():
     with torch.device("meta"):  # allocates no memory
         model = build_model("scratch", 700_000, hidden_size=256)
     with pytest.raises(UserError, match=r"2\.7 GiB.*model\.hidden_size"):
@@ -183,7 +183,7 @@ ODD = (
 
 
 @each_kind
-def test_the_metadata_are_sufficient_to_generate_text(kind):
+def test_metadata_suffice_to_generate_text(kind):
     vocabulary = Vocabulary(ODD, "char", "none")
     session = open_session(to_onnx(random_model(kind, len(ODD), 3, 0), vocabulary))
     metadata = session.get_modelmeta().custom_metadata_map
@@ -201,7 +201,7 @@ def test_the_metadata_are_sufficient_to_generate_text(kind):
 
 @given(tokens=st.lists(st.text(min_size=1), unique=True, max_size=20))
 @settings(max_examples=25, deadline=None)
-def test_any_tokens_can_be_read_back(tokens):
+def test_tokens_round_trip_through_metadata(tokens):
     vocabulary = Vocabulary(("<unk>", *(token for token in tokens if token != "<unk>")), "word")
     session = open_session(to_onnx(random_model("concise", len(vocabulary), 2, 0), vocabulary))
     metadata = session.get_modelmeta().custom_metadata_map
@@ -214,7 +214,7 @@ def test_any_tokens_can_be_read_back(tokens):
 
 @each_kind
 @pytest.mark.parametrize("chunk", [1, 7, 50, 1000])
-def test_a_model_and_its_file_agree(kind, chunk):
+def test_model_and_file_agree(kind, chunk):
     model, data, _ = exported(kind, 9, 12)
     tokens = torch.randint(9, (50,))
     found = largest_differences(model, data, tokens, chunk)
@@ -229,7 +229,7 @@ def test_a_model_and_its_file_agree(kind, chunk):
     require_agreement(found)
 
 
-def test_a_difference_is_relative_to_the_largest_logit_of_its_step():
+def test_difference_is_relative_to_largest_logit_of_step():
     model, data, _ = exported("scratch-before", 9, 12)
     tokens = torch.randint(9, (50,))
     with torch.inference_mode():
@@ -243,7 +243,7 @@ def test_a_difference_is_relative_to_the_largest_logit_of_its_step():
     assert found["max_logit"] == pytest.approx(scales.max().item(), rel=1e-5)
 
 
-def test_logits_that_are_all_zero_agree():
+def test_zero_logits_agree():
     model, _, _ = exported("scratch-before", 9, 12)
     with torch.no_grad():
         model.W_hq.zero_()
@@ -254,7 +254,7 @@ def test_logits_that_are_all_zero_agree():
 
 
 @pytest.mark.parametrize("kind", ["scratch-before", "concise", "fused-before"])
-def test_freshly_initialised_weights_of_the_default_size_agree_to_2e_6(kind):
+def test_initial_weights_of_default_size_agree_to_2e_6(kind):
     variant, options = KINDS[kind]
     model = freshly_initialised(build_model(variant, len(LETTERS), hidden_size=256, **options))
     tokens = torch.randint(len(LETTERS), (2000,), generator=torch.Generator().manual_seed(0))
@@ -279,7 +279,7 @@ def test_initial_weights_are_those_before_training(kind):
 
 
 @each_kind
-def test_changed_weights_are_detected_with_the_size_of_the_change(kind):
+def test_changed_weights_are_detected(kind):
     model, data, _ = exported(kind, 9, 12)
     bias = model.linear.bias if kind == "concise" else model.b_q
     with torch.no_grad():
@@ -297,7 +297,7 @@ def test_changed_weights_are_detected_with_the_size_of_the_change(kind):
     assert found["max_state_difference"] > 1e-3
 
 
-def test_a_file_that_ignores_its_state_is_detected():
+def test_file_that_ignores_state_is_detected():
     model, data, _ = exported("scratch-before", 9, 12)
     file = onnx.load_from_string(data)
     gru = next(node for node in file.graph.node if node.op_type == "GRU")
@@ -310,7 +310,7 @@ def test_a_file_that_ignores_its_state_is_detected():
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_nan_is_detected_at_the_first_and_the_last_token(first):
+def test_nan_is_detected_at_first_and_last_token(first):
     model, data, _ = exported("scratch-before", 9, 12)
     with torch.no_grad():
         model.W_xh[3] = math.nan
@@ -337,7 +337,7 @@ def test_nan_is_detected_at_the_first_and_the_last_token(first):
         (math.inf, 0.0, 1.0, False),
     ],
 )
-def test_differences_up_to_the_tolerance_are_agreement(logit, state, max_logit, agree):
+def test_differences_up_to_tolerance_are_accepted(logit, state, max_logit, agree):
     found = {
         "max_logit_difference": logit,
         "max_state_difference": state,
@@ -372,7 +372,7 @@ def run_stage_in(folder: Path, variant: str) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.parametrize("kind, length", [("scratch-before", 2), ("concise", 1200)])
-def test_the_stage_writes_the_file_and_the_differences(tmp_path, kind, length):
+def test_stage_writes_file_and_differences(tmp_path, kind, length):
     model = random_model(kind, len(LETTERS), 8, 0)
     prepare(tmp_path, model, length)
     result = run_stage_in(tmp_path, model.variant)
@@ -393,7 +393,7 @@ def test_the_stage_writes_the_file_and_the_differences(tmp_path, kind, length):
     assert found["max_state_difference"] < ROUNDING
 
 
-def test_the_stage_writes_nothing_if_the_results_differ(tmp_path):
+def test_stage_writes_nothing_if_results_differ(tmp_path):
     model = random_model("scratch-before", len(LETTERS), 16, 0)
     with torch.no_grad():
         for weight in model.parameters():
@@ -422,8 +422,8 @@ def documented_snippet() -> str:
 SNIPPET = documented_snippet()
 
 
-def test_the_documented_lines_generate_text_from_the_file_alone(tmp_path):
-    model = lively_model("scratch-before")
+def test_documented_snippet_needs_only_the_file(tmp_path):
+    model = varied_model("scratch-before")
     (tmp_path / "scratch.onnx").write_bytes(to_onnx(model, LETTERS))
     assert len([line for line in SNIPPET.splitlines() if line]) <= 10
     code = SNIPPET + (
