@@ -24,7 +24,7 @@ def split_tokens(tokens, split):
 
 @few
 @given(sizes, sizes, sizes, st.integers(0, 30))
-def test_splits_by_count_follow_each_other_from_the_start(train, val, test, rest):
+def test_splits_by_count_are_consecutive(train, val, test, rest):
     tokens = np.arange(train + val + test + rest, dtype=np.uint16)
     splits = split_tokens(tokens, Split(train=train, val=val, test=test))
     assert list(splits) == ["train", "val", "test"]
@@ -56,7 +56,7 @@ def test_fractions_of_a_known_corpus():
     assert splits["test"][0] == 751
 
 
-def test_a_fraction_equal_to_a_whole_number_of_tokens_gives_that_number():
+def test_fraction_of_whole_number_of_tokens_is_exact():
     splits = split_tokens(np.arange(100), Split(train=0.29, val=0.57, test=0.14))
     assert [len(piece) for piece in splits.values()] == [29, 57, 14]
 
@@ -67,7 +67,7 @@ def test_tiny_fractions_give_two_tokens():
 
 
 @pytest.mark.parametrize("length", [0, 5, 2599])
-def test_the_error_for_a_short_corpus_names_both_numbers(length):
+def test_short_corpus_error_names_both_numbers(length):
     with pytest.raises(UserError) as caught:
         split_tokens(np.zeros(length, np.uint8), Split(train=2000, val=500, test=100))
     message = str(caught.value)
@@ -77,7 +77,7 @@ def test_the_error_for_a_short_corpus_names_both_numbers(length):
     split_tokens(np.zeros(2600, np.uint8), Split(train=2000, val=500, test=100))
 
 
-def test_a_corpus_too_short_for_fractions_is_refused():
+def test_corpus_too_short_for_fractions_is_refused():
     with pytest.raises(UserError, match=r"has 5 tokens, but prepare\.split needs 6"):
         split_tokens(np.zeros(5, np.uint8), Split(train=0.4, val=0.3, test=0.3))
 
@@ -95,7 +95,7 @@ TEXT = "One two, one\nThree two! four\nfour Five one\nsix\n"
 
 
 @pytest.mark.parametrize("split", [(3, 3, 3), (0.3, 0.3, 0.3)])
-def test_the_vocabulary_of_the_training_split_with_words(split):
+def test_vocabulary_of_training_split_with_words(split):
     corpus = tokenize(TEXT, "letters", "word")  # one two one three two four four five one six
     vocabulary, splits = prepare(corpus, settings_of("word", "letters", split, vocabulary="train"))
     assert vocabulary.tokens == ("<unk>", "one", "two")
@@ -109,7 +109,7 @@ def test_the_vocabulary_of_the_training_split_with_words(split):
 
 
 @pytest.mark.parametrize("split", [(4, 3, 3), (0.4, 0.3, 0.3)])
-def test_the_vocabulary_of_the_training_split_with_characters(split):
+def test_vocabulary_of_training_split_with_characters(split):
     corpus = tokenize("A-b\nAb cA", "letters", "char")  # "a b" and "ab ca": a, space, b, a, b, …
     assert "".join(corpus) == "a bab ca"
     vocabulary, splits = prepare(
@@ -121,7 +121,7 @@ def test_the_vocabulary_of_the_training_split_with_characters(split):
     assert splits["test"].tolist() == [1, 0, 1]
 
 
-def test_min_freq_counts_in_the_source_of_the_vocabulary():
+def test_min_freq_counts_in_vocabulary_source():
     corpus = list("aabbbbaba")
     counted = {
         source: prepare(corpus, settings_of(split=(3, 3, 3), vocabulary=source, min_freq=2))
@@ -141,7 +141,7 @@ def test_reserved_tokens_come_first():
 
 @few
 @given(st.text("abcdé ", min_size=30), st.integers(0, 4), st.data())
-def test_both_vocabularies_follow_the_definition(text, min_freq, data):
+def test_vocabularies_follow_definition(text, min_freq, data):
     source = data.draw(st.sampled_from(["all", "train"]))
     split = data.draw(st.sampled_from([(5, 9, 7), (0.5, 0.2, 0.3)]))
     given_settings = settings_of(split=split, vocabulary=source, min_freq=min_freq)
@@ -159,7 +159,7 @@ def test_both_vocabularies_follow_the_definition(text, min_freq, data):
 
 
 @pytest.mark.parametrize("source, min_freq", [("train", 3), ("all", 5)])
-def test_a_training_split_of_unknown_tokens_is_refused(source, min_freq):
+def test_training_split_of_unknown_tokens_is_refused(source, min_freq):
     given_settings = settings_of(vocabulary=source, min_freq=min_freq)
     with pytest.raises(UserError) as caught:
         prepare(list("aabbcc"), given_settings)
