@@ -24,7 +24,7 @@ from gru_lm.data.prepared import Prepared
 from gru_lm.data.vocabulary import Vocabulary
 
 ROOT = Path(__file__).resolve().parents[2]
-KILLS = 4  # for each variant and partition: 24 in all, and those of the best weights and replicates
+KILLS = 4  # per variant and partition, 24 in all
 RESULTS = ("training", "analysis")
 
 
@@ -42,7 +42,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copy_with_params(prepared: Path, target: Path, **train: object) -> Path:
-    """Make a copy of the folder, trained with small params and a checkpoint per epoch."""
+    """Make a copy of the folder with small params and a checkpoint per epoch."""
     (target / "data").mkdir(parents=True)
     (target / "data/prepared").symlink_to(prepared / "data/prepared")
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -55,15 +55,15 @@ def copy_with_params(prepared: Path, target: Path, **train: object) -> Path:
 
 
 def start(folder: Path, variant: str, seed: int | None = None) -> Stage:
-    """The training stage, or with a seed the stage that trains a replicate."""
+    """Start the training stage or, with a seed, the stage that trains a replicate."""
     stage = ["stages.train"] if seed is None else ["stages.replicate", "--seed", str(seed)]
     env = {"PYTHONPATH": str(ROOT)}
     return Stage(*stage, "--variant", variant, cwd=folder, env=env)
 
 
 def start_with(folder: Path, what: int, most: int) -> subprocess.Popen[str]:
-    """The training of scratch under a limit of the system, in a Python of its own."""
-    # The limit would be one for the measuring of coverage too.
+    """Start the training of scratch in a new Python process with a limit of the system."""
+    # The limit would also apply to the measurement of coverage.
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     return subprocess.Popen(
         [sys.executable, "-m", "stages.train", "--variant", "scratch"],
@@ -87,7 +87,7 @@ def set_param(folder: Path, section: str, key: str, value: object) -> None:
 
 
 def failure(process: Stage | subprocess.Popen[str]) -> str:
-    """The one line with which the stage fails, and all that stderr holds."""
+    """Return the error of a failed stage, which must be its only line of stderr."""
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1, output
     errors = [line for line in output.splitlines() if not line.startswith("train@")]
@@ -117,12 +117,12 @@ def checkpoint_files(folder: Path) -> list[Path]:
 
 
 def epochs_of(checkpoint: Path) -> int:
-    """The number of epochs that were finished at ``checkpoint``."""
+    """Return the number of finished epochs in ``checkpoint``."""
     return int(load_file(checkpoint)["counts"][0])
 
 
 def moments(seed: int, kills: int = KILLS) -> Iterator[tuple[str, float]]:
-    """The time to kill, in seconds after the first new checkpoint or during its write."""
+    """Yield times to kill, in seconds after the first new checkpoint or during a later write."""
     generator = random.Random(seed)
     for number in range(kills):
         yield ("write", 5.0) if number % 2 else ("moment", generator.uniform(0.0, 0.3))
@@ -149,50 +149,51 @@ def kill(folder: Path, variant: str, kind: str, delay: float, seed: int | None =
 
 @pytest.mark.parametrize("partition", ["sequential", "random"])
 @pytest.mark.parametrize("variant", ["scratch", "concise", "fused"])
-def test_killed_training_ends_with_the_same_bytes(
+def test_killed_training_gives_same_bytes(
     prepared: Path, tmp_path: Path, variant: str, partition: str
 ) -> None:
     optimizer = "adam" if partition == "random" else "sgd"
     options = {"partition": partition, "optimizer": optimizer, "epochs": 120}
     if optimizer == "adam":
         options["lr"] = 0.005
-    calm = copy_with_params(prepared, tmp_path / "calm", **options)
-    finish(calm, variant)
+    uninterrupted = copy_with_params(prepared, tmp_path / "uninterrupted", **options)
+    finish(uninterrupted, variant)
 
-    stormy = copy_with_params(prepared, tmp_path / "stormy", **options)
-    killed = sum(kill(stormy, variant, *moment) for moment in moments(seed=len(variant)))
-    assert killed == KILLS, "a run ended before it could be killed: make the runs longer"
-    assert not (stormy / "training").exists()
-    assert "going on after epoch" in finish(stormy, variant)
-    assert results(stormy) == results(calm)
-    assert not checkpoint_files(stormy), "a finished run keeps its last state only"
+    interrupted = copy_with_params(prepared, tmp_path / "interrupted", **options)
+    killed = sum(kill(interrupted, variant, *moment) for moment in moments(seed=len(variant)))
+    assert killed == KILLS, "a run ended before its kill; make the runs longer"
+    assert not (interrupted / "training").exists()
+    assert "going on after epoch" in finish(interrupted, variant)
+    assert results(interrupted) == results(uninterrupted)
+    assert not checkpoint_files(interrupted), "the finished run keeps more than its last state"
 
 
 @pytest.mark.parametrize(("variant", "seed"), [("scratch", None), ("fused", None), ("concise", 3)])
-def test_killed_training_keeps_the_same_best_weights(
+def test_killed_training_gives_same_best_weights(
     prepared: Path, tmp_path: Path, variant: str, seed: int | None
 ) -> None:
     """Some kills are after the best epoch, whose weights are then in the checkpoints only."""
     options = {"select": "best_val", "validate_every": 2, "epochs": 120}
     options |= {"optimizer": "adam", "lr": 0.005}
-    calm = copy_with_params(prepared, tmp_path / "calm", **options)
-    finish(calm, variant, seed)
-    figures = "training/{}/training" if seed is None else "analysis/replicate/{}-3"
-    selected = json.loads((calm / f"{figures.format(variant)}.json").read_text())["selected_epoch"]
-    assert selected < 120, "the best epoch must not be the last"
+    uninterrupted = copy_with_params(prepared, tmp_path / "uninterrupted", **options)
+    finish(uninterrupted, variant, seed)
+    name = "training/{}/training" if seed is None else "analysis/replicate/{}-3"
+    figures = json.loads((uninterrupted / f"{name.format(variant)}.json").read_text())
+    selected = figures["selected_epoch"]
+    assert selected < 120, "the best epoch is the last"
 
-    stormy = copy_with_params(prepared, tmp_path / "stormy", **options)
+    interrupted = copy_with_params(prepared, tmp_path / "interrupted", **options)
     for moment in moments(seed=len(variant), kills=2):
-        assert kill(stormy, variant, *moment, seed), "it ended before it could be killed"
-    while epochs_of(checkpoint_files(stormy)[-1]) <= selected:
-        assert kill(stormy, variant, "moment", 0.1, seed), "it ended before it could be killed"
-    assert "going on after epoch" in finish(stormy, variant, seed)
-    assert results(stormy) == results(calm)
-    assert not checkpoint_files(stormy), "a finished run keeps its last state only"
+        assert kill(interrupted, variant, *moment, seed), "the run ended before its kill"
+    while epochs_of(checkpoint_files(interrupted)[-1]) <= selected:
+        assert kill(interrupted, variant, "moment", 0.1, seed), "the run ended before its kill"
+    assert "going on after epoch" in finish(interrupted, variant, seed)
+    assert results(interrupted) == results(uninterrupted)
+    assert not checkpoint_files(interrupted), "the finished run keeps more than its last state"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_polite_stop_keeps_the_epoch_reached(
+def test_stopped_training_keeps_a_checkpoint(
     prepared: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     folder = copy_with_params(prepared, tmp_path / "run", epochs=2000)
@@ -215,11 +216,11 @@ def test_a_polite_stop_keeps_the_epoch_reached(
     assert not list((folder / "live").glob("*"))
 
 
-def test_a_replicate_stops_politely_and_goes_on_too(prepared: Path, tmp_path: Path) -> None:
-    calm, folder = (
-        copy_with_params(prepared, tmp_path / name, epochs=120) for name in ("calm", "run")
+def test_stopped_replicate_resumes(prepared: Path, tmp_path: Path) -> None:
+    uninterrupted, folder = (
+        copy_with_params(prepared, tmp_path / name, epochs=120) for name in ("uninterrupted", "run")
     )
-    finish(calm, "scratch", seed=3)
+    finish(uninterrupted, "scratch", seed=3)
     process = start(folder, "scratch", seed=3)
     while process.poll() is None and not checkpoint_files(folder):
         time.sleep(0.002)
@@ -231,14 +232,12 @@ def test_a_replicate_stops_politely_and_goes_on_too(prepared: Path, tmp_path: Pa
     assert not results(folder)
     assert "going on after" in finish(folder, "scratch", seed=3)
     assert "analysis/replicate/scratch-3.json" in results(folder)
-    assert results(folder) == results(calm)
+    assert results(folder) == results(uninterrupted)
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
-    prepared: Path, tmp_path: Path
-) -> None:
-    calm = copy_with_params(prepared, tmp_path / "calm", epochs=120)
-    finish(calm, "scratch")
+def test_damaged_checkpoint_is_skipped_for_previous_one(prepared: Path, tmp_path: Path) -> None:
+    uninterrupted = copy_with_params(prepared, tmp_path / "uninterrupted", epochs=120)
+    finish(uninterrupted, "scratch")
     folder = copy_with_params(prepared, tmp_path / "run", epochs=120)
     while len(checkpoint_files(folder)) < 2:
         assert kill(folder, "scratch", "moment", 0.2)
@@ -251,7 +250,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     output = finish(folder, "scratch")
     assert f"{newest.relative_to(folder)} is damaged" in output
     assert f"going on after epoch {before} " in output
-    assert results(folder) == results(calm)
+    assert results(folder) == results(uninterrupted)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +258,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     [{"seed": 1}, {"lr": 0.25}, {"accumulate": 2}, {"partition": "random"}, {"clip_norm": None}],
     ids=lambda change: next(iter(change)),
 )
-def test_another_experiments_checkpoint_is_never_picked_up(
+def test_checkpoint_of_another_experiment_is_not_used(
     prepared: Path, tmp_path: Path, change: dict[str, object]
 ) -> None:
     folder = copy_with_params(prepared, tmp_path / "run", epochs=120)
@@ -275,7 +274,7 @@ def test_another_experiments_checkpoint_is_never_picked_up(
 
 
 @pytest.mark.parametrize("variant", ["scratch", "concise", "fused"])
-def test_deterministic_training_runs_and_changes_nothing_on_a_cpu(
+def test_deterministic_training_changes_nothing_on_cpu(
     prepared: Path, tmp_path: Path, variant: str
 ) -> None:
     folders = [
@@ -287,15 +286,13 @@ def test_deterministic_training_runs_and_changes_nothing_on_a_cpu(
     assert results(folders[0]) == results(folders[1])
 
 
-def test_training_uses_the_threads_asked_for(prepared: Path, tmp_path: Path) -> None:
+def test_training_uses_requested_threads(prepared: Path, tmp_path: Path) -> None:
     for threads, words in ((1, "CPU, 1 thread"), (2, "CPU, 2 threads")):
         folder = copy_with_params(prepared, tmp_path / str(threads), epochs=1, threads=threads)
         assert f"on {words}\n" in finish(folder, "scratch")
 
 
-def test_two_trainings_of_the_same_variant_do_not_write_one_curve(
-    prepared: Path, tmp_path: Path
-) -> None:
+def test_second_training_of_a_variant_is_refused(prepared: Path, tmp_path: Path) -> None:
     folder = copy_with_params(prepared, tmp_path / "run", epochs=300)
     alone = copy_with_params(prepared, tmp_path / "alone", epochs=300)
     finish(alone, "scratch")
@@ -310,15 +307,13 @@ def test_two_trainings_of_the_same_variant_do_not_write_one_curve(
     assert not list((folder / ".checkpoints").glob("*.lock"))
 
 
-def test_a_killed_training_leaves_no_lock_behind(prepared: Path, tmp_path: Path) -> None:
+def test_killed_training_leaves_no_lock(prepared: Path, tmp_path: Path) -> None:
     folder = copy_with_params(prepared, tmp_path / "run", epochs=120)
     assert kill(folder, "scratch", "moment", 0.05)
     assert "going on after epoch" in finish(folder, "scratch")
 
 
-def test_params_that_cannot_work_leave_the_earlier_run_alone(
-    prepared: Path, tmp_path: Path
-) -> None:
+def test_unusable_params_keep_earlier_results(prepared: Path, tmp_path: Path) -> None:
     folder = copy_with_params(prepared, tmp_path / "run", epochs=2)
     finish(folder, "scratch")
     before = results(folder)
@@ -327,10 +322,8 @@ def test_params_that_cannot_work_leave_the_earlier_run_alone(
     assert results(folder) == before
 
 
-@pytest.mark.parametrize("every", [1, 1000], ids=["under a checkpoint", "under the curve"])
-def test_a_disk_that_takes_no_more_stops_with_one_line(
-    prepared: Path, tmp_path: Path, every: int
-) -> None:
+@pytest.mark.parametrize("every", [1, 1000], ids=["checkpoint", "curve"])
+def test_refused_write_stops_with_one_line(prepared: Path, tmp_path: Path, every: int) -> None:
     """The kernel refuses the write. DVCLive, which writes the curve, does not name the file."""
     folder = copy_with_params(prepared, tmp_path / "run")
     set_param(folder, "checkpoint", "every", every)
@@ -343,9 +336,9 @@ def test_a_disk_that_takes_no_more_stops_with_one_line(
     assert not list((folder / "live").glob("*"))
 
 
-def test_a_model_beyond_the_memory_stops_with_one_line(prepared: Path, tmp_path: Path) -> None:
+def test_model_too_large_for_memory_stops_with_one_line(prepared: Path, tmp_path: Path) -> None:
     folder = copy_with_params(prepared, tmp_path / "run")
-    set_param(folder, "model", "hidden_size", 16_384)  # 1 GiB a matrix
+    set_param(folder, "model", "hidden_size", 16_384)  # 1 GiB per matrix
     process = start_with(folder, resource.RLIMIT_AS, 3 << 30)
     assert "out of memory: lower model.hidden_size" in failure(process)
 

@@ -1,4 +1,4 @@
-"""Runs of DVC that are killed within each stage or side by side, or that disturb each other."""
+"""Runs of DVC that are killed in each stage, killed in parallel stages, or run in parallel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import yaml
 from conftest import PROJECT, Pipeline, ran
 from stages_of import is_timing, output_files
 
-# The session's run is made within the first test that asks for it.
+# The first test that needs the session's run also makes it.
 pytestmark = pytest.mark.timeout(600)
 
 INTERNAL = ("data/prepared/", "training/")  # deleted before they are written
@@ -68,9 +68,9 @@ def run_stage(name: str, main: Callable[[], None]) -> None:
 
 
 def results(root: Path) -> dict[str, bytes]:
-    """All results by name, without those that differ between equal runs.
+    """Return all results by name, without those that differ between equal runs.
 
-    What a killed process leaves beside the file that it was writing counts as no result.
+    Temporary files that a killed process leaves are not results.
     """
     return {
         name: data
@@ -80,7 +80,7 @@ def results(root: Path) -> dict[str, bytes]:
 
 
 def recorded(pipeline: Pipeline) -> dict[str, str]:
-    """The checksum of each output in dvc.lock, without those that differ between equal runs."""
+    """Return the checksums of outputs in dvc.lock that are the same in equal runs."""
     stages = yaml.safe_load((pipeline.root / "dvc.lock").read_text("utf-8"))["stages"].values()
     outputs = [out for stage in stages for out in stage["outs"] if not is_timing(out["path"] + "/")]
     return {out["path"]: out["md5"] for out in outputs if not is_timing(out["path"])}
@@ -113,14 +113,14 @@ def wait_for_stops(process: subprocess.Popen[str], folder: Path, count: int = 1)
     deadline = time.monotonic() + 120
     while len(list(folder.iterdir())) < count:
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "no stage came to the place where it has to stop"
+        assert time.monotonic() < deadline, "no stage reached the place to stop"
         time.sleep(0.01)
 
 
 def kill(process: subprocess.Popen[str], stopped: Path) -> None:
     """Kill the command with all its processes, and the stages that have stopped.
 
-    These and DVC are forks of another process, which ends DVC (see warm.py).
+    The stages and DVC are forks of the server of warm.py. The server ends DVC.
     """
     os.killpg(process.pid, signal.SIGKILL)
     for stage in stopped.iterdir():
@@ -132,17 +132,17 @@ def kill(process: subprocess.Popen[str], stopped: Path) -> None:
 def test_run_killed_in_each_stage_gives_same_bytes(
     finished_scratch: Pipeline, tmp_path: Path
 ) -> None:
-    """dvc repro is killed at a random change of a file in each stage, one stage after the other."""
-    stormy = watched(finished_scratch, tmp_path / "stormy")
-    before = results(stormy.root)
-    stormy.set_params({"prepare.split.train": 590, "train.epochs": 4, "sample.length": 12})
-    calm = stormy.copy(tmp_path / "calm")
+    """dvc repro is killed in each stage in turn, at a random change of a file."""
+    interrupted = watched(finished_scratch, tmp_path / "interrupted")
+    before = results(interrupted.root)
+    interrupted.set_params({"prepare.split.train": 590, "train.epochs": 4, "sample.length": 12})
+    uninterrupted = interrupted.copy(tmp_path / "uninterrupted")
     counts = tmp_path / "counts"
     counts.mkdir()
-    process = start(calm, "dvc", "repro", COUNTS=str(counts))
+    process = start(uninterrupted, "dvc", "repro", COUNTS=str(counts))
     order = [name.partition("@")[0] for name in ran(process.communicate(timeout=200)[0])]
     assert sorted(order) == sorted(("params", "fetch", *FROM_THE_TEXT))
-    after = results(calm.root)
+    after = results(uninterrupted.root)
     assert before.keys() == after.keys()
 
     generator = random.Random(1)
@@ -151,40 +151,40 @@ def test_run_killed_in_each_stage_gives_same_bytes(
         stopped = tmp_path / f"stopped-in-{stage}"
         stopped.mkdir()
         at = {"STOP_AT": f"{stage} {number} .", "STOPPED": str(stopped)}
-        process = start(stormy, "dvc", "repro", **at)
+        process = start(interrupted, "dvc", "repro", **at)
         wait_for_stops(process, stopped)
         kill(process, stopped)
-        there = results(stormy.root)
+        there = results(interrupted.root)
         missing = {name for name in before.keys() - there.keys() if not name.startswith(INTERNAL)}
         assert not missing, f"killed at change {number} of {stage}"
         for name, data in there.items():
             assert data in (before[name], after[name]), f"{name}, killed at {number} of {stage}"
-    stormy.dvc("repro")
-    assert results(stormy.root) == after
-    assert recorded(stormy) == recorded(calm)
-    assert stormy.git("status", "--short") == calm.git("status", "--short")
+    interrupted.dvc("repro")
+    assert results(interrupted.root) == after
+    assert recorded(interrupted) == recorded(uninterrupted)
+    assert interrupted.git("status", "--short") == uninterrupted.git("status", "--short")
 
 
 def test_make_killed_in_parallel_trainings_gives_same_bytes(
     unrun_pipeline: Pipeline, finished_pipeline: Pipeline, tmp_path: Path
 ) -> None:
-    stormy = watched(unrun_pipeline, tmp_path / "stormy")
+    interrupted = watched(unrun_pipeline, tmp_path / "interrupted")
     for name in ("Makefile", "pyproject.toml", "requirements.txt"):
-        shutil.copy2(PROJECT / name, stormy.root)
-    stormy.set_params({"variants": ["scratch", "concise"], "checkpoint.every": 1})
+        shutil.copy2(PROJECT / name, interrupted.root)
+    interrupted.set_params({"variants": ["scratch", "concise"], "checkpoint.every": 1})
     make = ("make", "--old-file=.venv/.installed", "repro")
     stopped = tmp_path / "stopped"
     stopped.mkdir()
     at = {"STOP_AT": "train 1 checkpoints/.*/0*36-", "STOPPED": str(stopped)}
-    process = start(stormy, *make, **at)
+    process = start(interrupted, *make, **at)
     wait_for_stops(process, stopped, count=2)
     kill(process, stopped)
-    assert {name.partition("/")[0] for name in results(stormy.root)} == {"data"}
-    output = stormy.run(*make).stdout
+    assert {name.partition("/")[0] for name in results(interrupted.root)} == {"data"}
+    output = interrupted.run(*make).stdout
     assert output.count("going on after epoch 1") == 2, output
     made, expected = (
         {name: data for name, data in results(root).items() if not name.startswith("plots/")}
-        for root in (stormy.root, finished_pipeline.root)
+        for root in (interrupted.root, finished_pipeline.root)
     )
     assert made == {name: expected[name] for name in made}
     missing = {name for name in expected.keys() - made.keys() if "fused" not in name}
@@ -194,7 +194,7 @@ def test_make_killed_in_parallel_trainings_gives_same_bytes(
 def test_parallel_experiments_record_no_wrong_result(
     finished_scratch: Pipeline, tmp_path: Path
 ) -> None:
-    """DVC puts the params of the second one into the workspace while the first one trains."""
+    """DVC writes the second experiment's params to the workspace while the first one trains."""
     shared = watched(finished_scratch, tmp_path / "shared")
     shared.commit("Watched stages")
     before = results(shared.root)
@@ -216,5 +216,5 @@ def test_parallel_experiments_record_no_wrong_result(
     assert not shared.dvc("exp", "list", "--name-only").split()
 
     output = shared.dvc(*EXPERIMENT[1:], "--name", "again", "-S", "train.lr=0.7")
-    assert "train@scratch" in ran(output), "nothing was recorded for these params"
+    assert "train@scratch" in ran(output), "a result was recorded for these params"
     assert shared.dvc("exp", "list", "--name-only").split() == ["again"]
