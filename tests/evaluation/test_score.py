@@ -1,4 +1,4 @@
-"""The score of a text against one plain forward pass, in pieces and whole, and its printed form."""
+"""The score of a text against one plain forward pass, and its printed form."""
 
 import io
 import json
@@ -51,7 +51,7 @@ def by_hand(model, vocabulary, text):
 
 
 @each_vocabulary
-def test_the_bits_are_those_of_one_forward_pass(vocabulary):
+def test_bits_match_one_forward_pass(vocabulary):
     model = random_model(vocabulary)
     tokens, targets, log2 = by_hand(model, vocabulary, TEXT)
     bits = -log2[torch.arange(len(targets)), targets]
@@ -84,7 +84,7 @@ def test_the_bits_are_those_of_one_forward_pass(vocabulary):
 
 
 @each_vocabulary
-def test_the_lines_sum_up_to_the_whole(vocabulary):
+def test_lines_add_up_to_text(vocabulary):
     lines: list[Line] = []
     found = score(random_model(vocabulary), vocabulary, [TEXT], observe=lines.append)
     assert sum(line.bits for line in lines) == pytest.approx(found.bits)
@@ -108,7 +108,7 @@ def test_the_lines_sum_up_to_the_whole(vocabulary):
 @each_vocabulary
 @settings(max_examples=15, deadline=None)
 @given(places=st.lists(st.integers(0, len(TEXT)), max_size=5))
-def test_how_the_text_is_cut_changes_nothing(vocabulary, places):
+def test_score_does_not_depend_on_pieces(vocabulary, places):
     model = random_model(vocabulary)
     ends = sorted({*places, len(TEXT)})
     pieces = [TEXT[start:end] for start, end in zip([0, *ends], ends, strict=False)]
@@ -121,7 +121,7 @@ def test_how_the_text_is_cut_changes_nothing(vocabulary, places):
 
 @each_vocabulary
 @pytest.mark.parametrize("steps", [1, 2, 7])
-def test_the_state_and_the_contexts_go_on_from_block_to_block(vocabulary, steps, monkeypatch):
+def test_state_and_contexts_continue_across_blocks(vocabulary, steps, monkeypatch):
     model = random_model(vocabulary)
     whole = score(model, vocabulary, [TEXT], hardest=100)
     monkeypatch.setattr(module, "STEPS", steps)
@@ -135,7 +135,7 @@ def test_the_state_and_the_contexts_go_on_from_block_to_block(vocabulary, steps,
         assert surprise.bits == pytest.approx(other.bits, rel=1e-4)
 
 
-def test_of_equal_surprises_the_first_are_kept():
+def test_first_of_equal_surprises_are_kept():
     model = random_model(CHARACTERS)
     with torch.no_grad():
         for weight in model.parameters():
@@ -146,13 +146,13 @@ def test_of_equal_surprises_the_first_are_kept():
     assert found.perplexity == pytest.approx(6)
 
 
-def test_no_surprises_on_request():
+def test_zero_surprises_on_request():
     assert score(random_model(WORDS), WORDS, ["ab c"], hardest=0).hardest == []
 
 
 @each_vocabulary
 @pytest.mark.parametrize("text", ["", "a", "\n"])
-def test_too_short_a_text_is_refused(vocabulary, text):
+def test_too_short_text_is_refused(vocabulary, text):
     count = len(tokenize(text, vocabulary.normalize, vocabulary.level))
     with pytest.raises(UserError, match=f"the text has {count} tokens .*at least 2 are needed"):
         score(random_model(vocabulary), vocabulary, [text])
@@ -180,7 +180,7 @@ HOSTILE = "a\x1b[2J\u202eb\0c 中文字" * 30 + "\n" + "ab\t" * 60 + "\ne\u0301a
 
 @each_vocabulary
 @pytest.mark.parametrize("text", [TEXT, HOSTILE, "abba" * 300 + " c"])
-def test_the_text_form_is_80_columns_of_printable_characters(vocabulary, text):
+def test_printed_form_is_printable_in_80_columns(vocabulary, text):
     shown = printed(vocabulary, text, name="\x1b]0;" + "long/" * 30)
     for row in shown.split("\n"):
         assert row.isprintable()
@@ -188,7 +188,7 @@ def test_the_text_form_is_80_columns_of_printable_characters(vocabulary, text):
 
 
 @each_vocabulary
-def test_the_mark_is_below_the_surprising_token(vocabulary):
+def test_mark_is_below_surprising_token(vocabulary):
     rows = printed(vocabulary, TEXT).split("\n")
     marks = [place for place, row in enumerate(rows) if set(row) == {" ", "^"}]
     assert len(marks) == 10
@@ -205,7 +205,7 @@ def test_the_mark_is_below_the_surprising_token(vocabulary):
         assert f"expected '{surprise.expected[0].token}' ".replace("\n", "\\n") in rows[place - 2]
 
 
-def test_the_lines_shown_are_the_hardest_in_the_order_of_the_text():
+def test_hardest_lines_are_in_text_order():
     lines: list[Line] = []
     score(random_model(CHARACTERS), CHARACTERS, [TEXT], observe=lines.append)
     worst = sorted(lines, key=lambda line: -line.bits / line.characters)[:3]
@@ -216,7 +216,7 @@ def test_the_lines_shown_are_the_hardest_in_the_order_of_the_text():
         assert row.split()[1:3] == [str(line.characters), f"{line.bits / line.characters:.2f}"]
 
 
-def test_the_number_of_unknown_tokens_is_said():
+def test_number_of_unknown_tokens_is_printed():
     assert "  2 of 6 words are unknown and were read as <unk>." in printed(WORDS, "x ab c y a c")
     assert "  0 of 2 characters are unknown." in printed(CHARACTERS, "ab")
 
@@ -242,7 +242,7 @@ def run(monkeypatch, capsys, *arguments):
     return capsys.readouterr().out
 
 
-def test_the_script_prints_the_score(project, monkeypatch, capsys):
+def test_script_prints_score(project, monkeypatch, capsys):
     expected = printed(CHARACTERS, TEXT)
     assert run(monkeypatch, capsys, "essay.txt") == expected
     monkeypatch.setattr(stage, "PIECE", 3)  # cuts é and 中
@@ -251,7 +251,7 @@ def test_the_script_prints_the_score(project, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("hardest", [0, 2])
-def test_the_script_prints_json(project, hardest, monkeypatch, capsys):
+def test_script_prints_json(project, hardest, monkeypatch, capsys):
     out = run(monkeypatch, capsys, "essay.txt", "--json", "--hardest", str(hardest))
     assert out.isascii()
     found = json.loads(out)
@@ -280,9 +280,7 @@ def test_the_script_prints_json(project, hardest, monkeypatch, capsys):
         (b"ab", ["text", "--lines", "10001"], "--lines = 10001: must be 0 to 10000"),
     ],
 )
-def test_the_script_refuses_what_it_cannot_score(
-    project, data, arguments, message, monkeypatch, capsys
-):
+def test_script_refuses_unusable_text(project, data, arguments, message, monkeypatch, capsys):
     Path("text").write_bytes(data)
     with pytest.raises(UserError, match=message):
         run(monkeypatch, capsys, *arguments)

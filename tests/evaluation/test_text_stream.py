@@ -22,7 +22,7 @@ def cut(text, places):
 @pytest.mark.parametrize("normalize, level", RULES)
 @settings(max_examples=150, deadline=None)
 @given(text=texts, places=st.lists(st.integers(0, 40), max_size=6))
-def test_the_pieces_have_the_tokens_of_the_whole(normalize, level, text, places):
+def test_pieces_have_tokens_of_whole_text(normalize, level, text, places):
     parts = list(tokens_by_line(cut(text, places), normalize, level))
     assert [token for _, tokens in parts for token in tokens] == tokenize(text, normalize, level)
     # The tokens of each line are those of the line as a text of its own.
@@ -36,7 +36,7 @@ def test_the_pieces_have_the_tokens_of_the_whole(normalize, level, text, places)
         assert by_line[number] == tokenize(line + ending, normalize, level)
 
 
-def test_an_endless_word_is_refused(monkeypatch):
+def test_endless_word_is_refused(monkeypatch):
     monkeypatch.setattr(text_stream, "LONGEST_WORD", 100)
     assert len(list(tokens_by_line(["a" * 50] * 2, "none", "word"))) == 3
     with pytest.raises(UserError, match="over 100 characters"):
