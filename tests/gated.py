@@ -36,7 +36,7 @@ def random_stream() -> Tensor:
 
 
 def plain_gates(**biases: Tensor) -> Equations:
-    """Return a GRU without recurrence whose gates depend on biases only; token v drives unit v."""
+    """Return a GRU without recurrence whose gates depend on biases only. Token v drives unit v."""
     zeros = torch.zeros(V, V)
     w = {f"W_{kind}{gate}": zeros.clone() for kind in "xh" for gate in "zrh"}
     w |= {f"b_{gate}": torch.zeros(V) for gate in "zrh"}

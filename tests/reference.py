@@ -1,7 +1,7 @@
 """Simple reference implementations, which the tests compare with the project.
 
-This module does not import the project. It is slow on purpose and uses loops over steps, one-hot
-products, index arithmetic, and autograd on the plain equations.
+This module does not import the project. It is simple instead of fast. It uses loops over steps,
+one-hot products, index arithmetic, and autograd on the plain equations.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def train_textbook(
             logits, state = forward(one_hot, state)
             log_probabilities = logits - logits.logsumexp(dim=1, keepdim=True)
             wanted = Y.T.reshape(-1)
-            (there,) = torch.nonzero(wanted >= 0, as_tuple=True)  # the others fill a minibatch up
+            (there,) = torch.nonzero(wanted >= 0, as_tuple=True)  # the others are padding
             loss = -log_probabilities[there, wanted[there]].mean()
             gradients = list(torch.autograd.grad(loss, list(weights)))
             norm = math.sqrt(sum(float((gradient.double() ** 2).sum()) for gradient in gradients))

@@ -55,7 +55,7 @@ def reset_of(kind: str) -> str:
 
 
 def recurrent_parameters(layer: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """Return the matrices from the state, in a layer with other sizes of inputs than H and 3H."""
+    """Return the matrices that multiply the state. The input size must not be H or 3H."""
     H = layer.hidden_size
     square = [(H, H), (3 * H, H)]
     return [weight for weight in layer.parameters() if tuple(weight.shape) in square]

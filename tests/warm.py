@@ -58,7 +58,7 @@ os._exit(128 - status if status < 0 else status)
 @functools.cache
 def server() -> Path:
     """Return the folder with the ``socket`` of this process's server, ``python`` and ``dvc``."""
-    # A folder of pytest may be too long, because the path of a socket has about 100 characters.
+    # A folder of pytest may be too long. The path of a socket has at most about 100 characters.
     folder = Path(mkdtemp(prefix="warm-"))
     address = folder / "socket"
     dvc = Path(sys.executable).with_name("dvc")
@@ -128,7 +128,10 @@ class Stage:
         return Path(self._output.name).read_text(encoding="utf-8")
 
     def communicate(self, timeout: float = 120) -> tuple[str, None]:
-        """Wait for the end and return the output. Kills the process and raises TimeoutExpired."""
+        """Wait for the end and return the output.
+
+        After ``timeout`` seconds, kill the process and raise TimeoutExpired.
+        """
         if self.poll(timeout) is None:
             self.kill()
             raise subprocess.TimeoutExpired("a stage", timeout, self.output())
