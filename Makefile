@@ -50,7 +50,7 @@ SIDE_BY_SIDE = dvc status --json | grep -oE '"([^"]+:)?($(1))@[^"]+"' | tr -d '"
 	| xargs -r -P "$$(getconf _NPROCESSORS_ONLN)" -n 1 dvc --wait-for-lock repro --single-item
 
 test: lint
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 setup: $(READY)
 
@@ -60,7 +60,7 @@ ci-report: $(READY)
 	python -m tools.ci_report --base $(BASE) --output ci-report
 
 coverage: $(READY)
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered
+	OMP_NUM_THREADS=1 pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered
 
 recipe: $(READY)
 	@python -m tools.recipe $(NAME) $(ARGS)

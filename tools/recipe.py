@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from gru_lm.core.errors import Interrupted, UserError, run_main, say
+from gru_lm.core.errors import Interrupted, UserError, one_line, run_main, say
 from gru_lm.core.params import PARAMS, did_you_mean, read_yaml
 from tools.revisions import experiments
 
@@ -126,7 +126,7 @@ def main() -> None:
     experiment = given.name or given.recipe
     params = settings(given.recipe)
     run = command(experiment, params, given.set_param)
-    print(shlex.join(run), flush=True)
+    print(one_line(shlex.join(run)), flush=True)
     if given.dry_run:
         return
     if experiment in experiments():

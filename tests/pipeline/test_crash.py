@@ -121,26 +121,28 @@ def epochs_of(checkpoint: Path) -> int:
     return int(load_file(checkpoint)["counts"][0])
 
 
-def moments(seed: int, kills: int = KILLS) -> Iterator[tuple[str, float]]:
-    """Yield times to kill, in seconds after the first new checkpoint or during a later write."""
+def moments(seed: int, kills: int = KILLS) -> Iterator[tuple[str, int]]:
+    """Yield times to kill: after a number of new checkpoints, at any moment or within a write."""
     generator = random.Random(seed)
     for number in range(kills):
-        yield ("write", 5.0) if number % 2 else ("moment", generator.uniform(0.0, 0.3))
+        yield ("write", 1) if number % 2 else ("moment", generator.randint(1, 6))
 
 
-def kill(folder: Path, variant: str, kind: str, delay: float, seed: int | None = None) -> bool:
+def kill(folder: Path, variant: str, kind: str, checkpoints: int, seed: int | None = None) -> bool:
     """Start the training and kill it at the given time. Return whether it was still running."""
     before = set(checkpoint_files(folder))
+    seen: set[Path] = set()
     process = start(folder, variant, seed)
-    while process.poll() is None and set(checkpoint_files(folder)) <= before:
+    while process.poll() is None and len(seen) < checkpoints:
+        seen |= set(checkpoint_files(folder)) - before
         time.sleep(0.002)
     if kind == "write":
-        deadline = time.monotonic() + delay
+        deadline = time.monotonic() + 5
         while process.poll() is None and time.monotonic() < deadline:
             if any(folder.glob(".checkpoints/*/.*.tmp")):
                 break
     else:
-        time.sleep(delay)
+        time.sleep(random.Random(checkpoints).uniform(0, 0.01))
     running = process.poll() is None
     process.kill()
     process.communicate()
@@ -153,7 +155,7 @@ def test_killed_training_gives_same_bytes(
     prepared: Path, tmp_path: Path, variant: str, partition: str
 ) -> None:
     optimizer = "adam" if partition == "random" else "sgd"
-    options = {"partition": partition, "optimizer": optimizer, "epochs": 120}
+    options = {"partition": partition, "optimizer": optimizer, "epochs": 50}
     if optimizer == "adam":
         options["lr"] = 0.005
     uninterrupted = copy_with_params(prepared, tmp_path / "uninterrupted", **options)
@@ -186,7 +188,7 @@ def test_killed_training_gives_same_best_weights(
     for moment in moments(seed=len(variant), kills=2):
         assert kill(interrupted, variant, *moment, seed), "the run ended before its kill"
     while epochs_of(checkpoint_files(interrupted)[-1]) <= selected:
-        assert kill(interrupted, variant, "moment", 0.1, seed), "the run ended before its kill"
+        assert kill(interrupted, variant, "moment", 4, seed), "the run ended before its kill"
     assert "going on after epoch" in finish(interrupted, variant, seed)
     assert results(interrupted) == results(uninterrupted)
     assert not checkpoint_files(interrupted), "the finished run keeps more than its last state"
@@ -218,7 +220,7 @@ def test_stopped_training_keeps_a_checkpoint(
 
 def test_stopped_replicate_resumes(prepared: Path, tmp_path: Path) -> None:
     uninterrupted, folder = (
-        copy_with_params(prepared, tmp_path / name, epochs=120) for name in ("uninterrupted", "run")
+        copy_with_params(prepared, tmp_path / name, epochs=50) for name in ("uninterrupted", "run")
     )
     finish(uninterrupted, "scratch", seed=3)
     process = start(folder, "scratch", seed=3)
@@ -236,11 +238,11 @@ def test_stopped_replicate_resumes(prepared: Path, tmp_path: Path) -> None:
 
 
 def test_damaged_checkpoint_is_skipped_for_previous_one(prepared: Path, tmp_path: Path) -> None:
-    uninterrupted = copy_with_params(prepared, tmp_path / "uninterrupted", epochs=120)
+    uninterrupted = copy_with_params(prepared, tmp_path / "uninterrupted", epochs=50)
     finish(uninterrupted, "scratch")
-    folder = copy_with_params(prepared, tmp_path / "run", epochs=120)
+    folder = copy_with_params(prepared, tmp_path / "run", epochs=50)
     while len(checkpoint_files(folder)) < 2:
-        assert kill(folder, "scratch", "moment", 0.2)
+        assert kill(folder, "scratch", "moment", 5)
     newest = checkpoint_files(folder)[-1]
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 1
@@ -262,7 +264,7 @@ def test_checkpoint_of_another_experiment_is_not_used(
     prepared: Path, tmp_path: Path, change: dict[str, object]
 ) -> None:
     folder = copy_with_params(prepared, tmp_path / "run", epochs=120)
-    assert kill(folder, "scratch", "moment", 0.05)
+    assert kill(folder, "scratch", "moment", 1)
     assert checkpoint_files(folder)
     for key, value in change.items():
         set_param(folder, "train", key, value)
@@ -293,8 +295,8 @@ def test_training_uses_requested_threads(prepared: Path, tmp_path: Path) -> None
 
 
 def test_second_training_of_a_variant_is_refused(prepared: Path, tmp_path: Path) -> None:
-    folder = copy_with_params(prepared, tmp_path / "run", epochs=300)
-    alone = copy_with_params(prepared, tmp_path / "alone", epochs=300)
+    folder = copy_with_params(prepared, tmp_path / "run", epochs=120)
+    alone = copy_with_params(prepared, tmp_path / "alone", epochs=120)
     finish(alone, "scratch")
     first = start(folder, "scratch")
     while first.poll() is None and not checkpoint_files(folder):
@@ -308,8 +310,8 @@ def test_second_training_of_a_variant_is_refused(prepared: Path, tmp_path: Path)
 
 
 def test_killed_training_leaves_no_lock(prepared: Path, tmp_path: Path) -> None:
-    folder = copy_with_params(prepared, tmp_path / "run", epochs=120)
-    assert kill(folder, "scratch", "moment", 0.05)
+    folder = copy_with_params(prepared, tmp_path / "run", epochs=50)
+    assert kill(folder, "scratch", "moment", 1)
     assert "going on after epoch" in finish(folder, "scratch")
 
 
