@@ -101,7 +101,8 @@ USED_BY: dict[str, set[str]] = {
 }
 
 # Adds a comment to each file of the library in turn and writes the stages whose deps changed, like
-# ``dvc status``, but reads the pipelines once and compares a dep that stages share once.
+# ``dvc status``, but reads the pipelines once, compares a dep that stages share once, and compares
+# only the file and the folders that contain it.
 PROBE = """
 import json, sys
 from pathlib import Path
@@ -119,7 +120,11 @@ with Repo() as repo, repo.lock:
             continue
         text = path.read_bytes()
         path.write_bytes(text + b"\\n# A comment\\n")
-        changed = [stages for dep, stages in users.values() if dep.status()]
+        changed = [
+            stages
+            for dep, stages in users.values()
+            if path.absolute().is_relative_to(dep.fs_path) and dep.status()
+        ]
         found[path.relative_to("src/gru_lm").as_posix()] = sorted(set().union(*changed))
         path.write_bytes(text)
 json.dump(found, sys.stdout)
