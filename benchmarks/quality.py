@@ -214,8 +214,8 @@ def draw(runs: list[Run]) -> bytes:
         PALETTE, MARKERS, groupby(runs, kind_of), strict=False
     ):
         for one in group:
-            seconds, losses = zip(*one["curve"], strict=True)
-            axes.plot(seconds, losses, color=colour, lw=1.2)
+            times, losses = zip(*one["curve"], strict=True)
+            axes.plot(times, losses, color=colour, lw=1.2)
             axes.plot(one["seconds"], one["held_out"]["blocks"], marker, color=colour, mfc="none")
         handles.append(key(colour, ", ".join(kind), marker=marker, mfc="none"))
     for label, seconds, loss in PUBLISHED:
