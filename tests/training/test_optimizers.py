@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from trainings import train_settings
 
-from gru_lm.models.base import build_model
+from gru_lm.models.base import LanguageModel, build_model
+from gru_lm.models.scratch.model import ScratchGRU
 from gru_lm.training.averaging import AveragedWeights
 from gru_lm.training.optimizers import (
     clip_gradients,
@@ -19,25 +20,43 @@ from gru_lm.training.optimizers import (
 )
 
 
-class Tied(nn.Module):
-    """An embedding that the output layer shares, a norm and a linear layer."""
+class Normed(ScratchGRU):
+    """A model with an nn.Embedding and a norm of its own."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(5, 3)
         self.embedding = nn.Embedding(5, 3)
         self.norm = nn.LayerNorm(3)
-        self.linear = nn.Linear(3, 3)
-        self.output = nn.Linear(3, 5)
-        self.output.weight = self.embedding.weight
+
+
+MATRICES = {f"W_{x}{gate}" for x in "xh" for gate in "zrh"}
+STACKED = {"hidden_size": 3, "embedding_size": 3, "reset": "before"}
 
 
 @pytest.mark.parametrize("decay_embeddings", [False, True])
-def test_vectors_and_embeddings_are_not_decayed(decay_embeddings: bool) -> None:
-    model = Tied()
+@pytest.mark.parametrize(
+    ("model", "matrices", "embedding"),
+    [
+        (Normed(), {*MATRICES, "W_hq"}, "embedding.weight"),
+        (
+            build_model("scratch", 5, **STACKED),
+            {*(f"layers.0.{name}" for name in MATRICES), "W_q"},
+            "W_e",
+        ),
+        (
+            build_model("scratch", 5, **STACKED, tie_weights=True),
+            {f"layers.0.{name}" for name in MATRICES},
+            "W_e",
+        ),
+    ],
+    ids=["own", "stack", "tied"],
+)
+def test_vectors_and_embeddings_are_not_decayed(
+    model: LanguageModel, matrices: set[str], embedding: str, decay_embeddings: bool
+) -> None:
     names = {id(weight): name for name, weight in model.named_parameters()}
     decayed, others = ({names[id(w)] for w in g} for g in decay_groups(model, decay_embeddings))
-    shared = {"embedding.weight"}
-    assert decayed == {"linear.weight"} | (shared if decay_embeddings else set())
+    assert decayed == matrices | ({embedding} if decay_embeddings else set())
     assert decayed | others == set(names.values())
 
 

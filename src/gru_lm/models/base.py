@@ -78,6 +78,11 @@ class LanguageModel(nn.Module, ABC):
         """The device of the weights."""
         return next(self.parameters()).device
 
+    def embeddings(self) -> list[Tensor]:
+        """Return the weights that are looked up by token. The default is all of nn.Embedding's."""
+        modules = [module for module in self.modules() if isinstance(module, nn.Embedding)]
+        return [weight for module in modules for weight in module.parameters()]
+
     def begin_state(self, batch_size: int) -> Tensor:
         """Return the state before the first token: zeros (B, S). Raises ValueError if B < 1."""
         require_at_least(1, batch_size=batch_size)

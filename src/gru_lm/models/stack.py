@@ -98,6 +98,10 @@ class Stack(LanguageModel):
         rates = self.dropout
         return any((rates.embedding, rates.between, rates.output, rates.recurrent))
 
+    def embeddings(self) -> list[Tensor]:
+        """See ``LanguageModel.embeddings``."""
+        return [] if self.W_e is None else [self.W_e]
+
     def forward(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """See ``LanguageModel.forward``."""
         if self.W_e is None:

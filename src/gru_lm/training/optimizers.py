@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gru_lm.models.base import LanguageModel
 from gru_lm.training.schedule import is_varied
@@ -54,19 +54,13 @@ def make_optimizer(model: LanguageModel, settings: Train) -> torch.optim.Optimiz
     )
 
 
-def decay_groups(model: nn.Module, decay_embeddings: bool) -> tuple[list[Tensor], list[Tensor]]:
+def decay_groups(model: LanguageModel, decay_embeddings: bool) -> tuple[list[Tensor], list[Tensor]]:
     """Return the weights that are decayed, and the others.
 
-    Vectors (biases, the scales of norms) and single numbers are not decayed. The weights of
-    ``nn.Embedding`` are decayed if ``decay_embeddings``; those that an output layer shares belong
-    to them.
+    Vectors (biases, the scales of norms) and single numbers are not decayed. The embeddings are
+    decayed if ``decay_embeddings``; those that an output layer shares belong to them.
     """
-    embeddings = {
-        id(weight)
-        for module in model.modules()
-        if isinstance(module, nn.Embedding)
-        for weight in module.parameters()
-    }
+    embeddings = {id(weight) for weight in model.embeddings()}
     decayed: list[Tensor] = []
     others: list[Tensor] = []
     for weight in model.parameters():
