@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from torch import Tensor
 from trainings import train_tree
@@ -25,9 +26,10 @@ from gru_lm.core.params import load_params
 from gru_lm.core.variants import checked
 from gru_lm.data.prepared import Prepared
 from gru_lm.data.vocabulary import Vocabulary
-from gru_lm.models.base import BEST, CONFIG, WEIGHTS, build_model, load_model
+from gru_lm.models.base import BEST, CONFIG, WEIGHTS, build_model, load_model, loop_threads
 from gru_lm.models.settings import ModelSettings
 from gru_lm.results.training import TIMES_TRAINED
+from gru_lm.training.idle_cores import IdleCores
 from gru_lm.training.loop import Diverged
 from gru_lm.training.run import TrainingRun, alone
 from gru_lm.training.settings import TrainingSettings
@@ -137,6 +139,18 @@ def test_selected_weights_are_of_selected_epoch(variant: str, select: str, folde
     assert tensors(kept.state_dict()) == seen[selected]
     kept = load_model(folder / "kept" / BEST, run.vocabulary.fingerprint)
     assert tensors(kept.state_dict()) == seen[best], "the best weights are not kept"
+
+
+@pytest.mark.parametrize(("idle_cores", "used"), [(True, 3), (False, 1)])
+def test_loops_use_idle_cores_during_training_only(
+    idle_cores: bool, used: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(IdleCores, "threads", lambda self: 3)
+    threads: list[tuple[int, int]] = []
+    run = start(folder, "fused", epochs=2, idle_cores=idle_cores)
+    run.train(lambda *row: threads.append((loop_threads(), torch.get_num_threads())))
+    assert threads == [(used, 1)] * 2
+    assert loop_threads() == 1
 
 
 def test_forged_checkpoint_of_whole_run_is_refused(folder: Path) -> None:

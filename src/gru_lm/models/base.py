@@ -35,6 +35,8 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 BEST = "best"  # in a model's folder, the same model with the weights of the best validation epoch
 HEADER = 1 << 20  # bytes that names, types and shapes may take in a file of tensors
 
+_loop_threads = 1
+
 
 class LanguageModel(nn.Module, ABC):
     """A recurrent network over tokens that predicts the next one.
@@ -163,6 +165,20 @@ class LanguageModel(nn.Module, ABC):
             raise ValueError(f"missing or unknown weights: {', '.join(unknown)}")
         for name, weight in mine.items():
             require_alike(name, tensors[name], weight.shape, weight.dtype)
+
+
+def loop_threads() -> int:
+    """Return the number of CPU threads for loops whose results do not depend on it.
+
+    It is torch's number, or the one that a training has set if that is larger.
+    """
+    return max(torch.get_num_threads(), _loop_threads)
+
+
+def set_loop_threads(number: int) -> None:
+    """Let loops whose results do not depend on the number of threads use ``number``."""
+    global _loop_threads
+    _loop_threads = number
 
 
 def require_alike(name: str, tensor: Tensor, shape: Sequence[int], dtype: torch.dtype) -> None:

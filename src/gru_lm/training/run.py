@@ -21,13 +21,14 @@ from gru_lm.core.errors import Interrupted, UserError
 from gru_lm.core.files import write_array
 from gru_lm.core.variants import Variant
 from gru_lm.data.prepared import Prepared
-from gru_lm.models.base import BEST, CONFIG, WEIGHTS, build_model
+from gru_lm.models.base import BEST, CONFIG, WEIGHTS, build_model, set_loop_threads
 from gru_lm.models.device import DeviceChoice, choose_device, describe_device, make_deterministic
 from gru_lm.results.training import TIMES_TRAINED
 from gru_lm.training.checkpoints import Checkpoints, fingerprint
 from gru_lm.training.coverage import times_trained
 from gru_lm.training.following import Progress, StopRequest
 from gru_lm.training.history import History, Point
+from gru_lm.training.idle_cores import IdleCores
 from gru_lm.training.initial import initial_folder, load_initial
 from gru_lm.training.loop import Diverged, Training
 from gru_lm.training.minibatches import require_enough_tokens
@@ -41,6 +42,9 @@ from gru_lm.training.state import to_tensors
 Log = Callable[[int, float, float | None], None]
 
 CHECKPOINTS = Path(".checkpoints")
+
+# Settings that change no result, or are among what determines a run in another form.
+NO_DETERMINANTS = {"epochs", "steps", "minutes", "init_from", "idle_cores"}
 
 
 @contextmanager
@@ -105,7 +109,9 @@ class TrainingRun:
         self.model = build_model(variant, len(self.vocabulary), **options).to(chosen)
         determinants: dict[str, Any] = {
             "options": dict(options),
-            "train": train.model_dump(exclude={"epochs", "steps", "minutes", "init_from"}),
+            "train": train.model_dump(
+                exclude={"epochs", "steps", "minutes", "init_from", "idle_cores"}
+            ),
             "length": train.length_key,
             "vocabulary": self.vocabulary.fingerprint,
             "tokens": fingerprint(prepared.path("train"), prepared.path("val")),
@@ -217,8 +223,9 @@ class TrainingRun:
         training = self.training
         speeds: list[float] = []
         stop = StopRequest()
-        with Progress(training, self._say) as progress:
+        with Progress(training, self._say) as progress, self._idle_cores() as use_idle_cores:
             while not training.is_over:
+                use_idle_cores()
                 row = training.advance()
                 progress.step()
                 if row is not None:
@@ -235,6 +242,18 @@ class TrainingRun:
                             "there"
                         )
         return speeds
+
+    @contextmanager
+    def _idle_cores(self) -> Iterator[Callable[[], None]]:
+        """Yield a function that lets loops use the cores that are idle now."""
+        if not self._settings.train.idle_cores or self.model.device.type != "cpu":
+            yield lambda: None
+            return
+        cores = IdleCores()
+        try:
+            yield lambda: set_loop_threads(cores.threads())
+        finally:
+            set_loop_threads(1)
 
 
 def _loaded_modules() -> list[Path]:

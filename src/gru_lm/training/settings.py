@@ -116,8 +116,9 @@ class Train(Section):
     applies to matrices, and to those of embeddings if ``decay_embeddings``. ``clip_norm`` is the
     maximal Euclidean norm of the gradient, or null for no clipping. ``precision`` applies to matrix
     products, and in concise also to the states. Weights and losses are float32. ``threads`` is the
-    number of CPU threads per training, or null for all cores. ``deterministic`` gives the same
-    bytes in every run on a GPU too. ``validate_every`` null validates at the end only.
+    number of CPU threads per training, or null for all cores. ``idle_cores`` lets loops whose
+    results do not depend on the number of threads use idle cores too. ``deterministic`` gives the
+    same bytes in every run on a GPU too. ``validate_every`` null validates at the end only.
     ``patience`` validations without an improvement end the training. ``select`` keeps the last
     weights, or those of the validation with the lowest perplexity.
     """
@@ -142,6 +143,7 @@ class Train(Section):
     average: Average
     precision: Precision
     threads: Annotated[int, Field(ge=1, le=4096)] | None
+    idle_cores: bool = True
     seed: Seed
     deterministic: bool
     log_every: Every | None

@@ -9,11 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from gru_lm.models.base import build_model, set_loop_threads
 from gru_lm.models.fused import cpu as fused_cpu
 from gru_lm.models.fused import tiles
 from gru_lm.models.fused.model import FusedGRU
 from gru_lm.models.fused.recurrent import Layer
 from gru_lm.models.scratch.model import ScratchGRU
+from gru_lm.training.minibatches import sequential_minibatches
+from gru_lm.training.trainer import Trainer
 
 RESETS = ["before", "after"]
 each_reset = pytest.mark.parametrize("reset", RESETS)
@@ -200,6 +203,30 @@ def test_results_do_not_depend_on_threads(bf16, reset):
     for number in (1, 2, 4):
         torch.set_num_threads(number)
         found.append(results(layer, inputs, state, bf16))
+    for other in found[1:]:
+        for name, value in found[0].items():
+            assert torch.equal(other[name], value), name
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("embedding", [None, 6])
+def test_trained_weights_do_not_depend_on_threads_of_the_loops(bf16, embedding):
+    """Of a whole model with its output layer, while torch itself has one thread."""
+    torch.set_num_threads(1)
+    text = torch.tensor([0, 1, 2, 0, 3, 4, 5, 4, 6]).repeat(500)[:4300]
+    found = []
+    for number in (1, 2, 4):
+        torch.manual_seed(0)
+        model = build_model("fused", 7, hidden_size=24, embedding_size=embedding)
+        trainer = Trainer(
+            model, torch.optim.SGD(model.parameters(), 1.0), 1.0, "bf16" if bf16 else "fp32"
+        )
+        set_loop_threads(number)
+        try:
+            trainer.train_epoch(sequential_minibatches(text, 70, 12, 0), carry_state=True)
+        finally:
+            set_loop_threads(1)
+        found.append({name: value.clone() for name, value in model.state_dict().items()})
     for other in found[1:]:
         for name, value in found[0].items():
             assert torch.equal(other[name], value), name

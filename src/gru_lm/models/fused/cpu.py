@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from gru_lm.models.base import loop_threads
 from gru_lm.models.fused import tiles
 from gru_lm.models.fused.buffers import Gradients
 from gru_lm.models.fused.loops import (
@@ -53,7 +54,7 @@ class Blocks:
         short = products == torch.bfloat16 and tiles.has_bfloat16_products()
         self.kept = products if short else like.dtype  # the type of the arrays by unit
         rows, gates, columns = self.rows, 4 if self.after else 3, -(-B // LANES) * LANES
-        bounds = group_bounds(columns // LANES, torch.get_num_threads())
+        bounds = group_bounds(columns // LANES, loop_threads())
         self.bounds = torch.tensor(bounds)
         self.groups = len(bounds) - 1
         self.gates = like.new_empty(T * gates * rows * columns)  # Z, R, C, and N ("after")
@@ -249,13 +250,13 @@ def group_bounds(blocks: int, threads: int) -> list[int]:
 
 
 def share(loop: Callable[..., None], parts: int, *arguments: Any) -> None:
-    """Run ``loop`` over its ``parts`` on torch's own threads, as many as torch uses.
+    """Run ``loop`` over its ``parts`` on torch's own threads, as many as ``loop_threads`` says.
 
     The loop receives tensors among the ``arguments`` as arrays. Separate threads would compete for
     cores with torch's, which spin while they wait for work.
     """
     arrays = [array_of(argument) for argument in arguments]
-    threads = min(torch.get_num_threads(), parts)
+    threads = min(loop_threads(), parts)
     if threads <= 1 or openmp() is None:
         loop(0, 1, *arrays)
         return

@@ -50,6 +50,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gru_lm.models.base import loop_threads
 from gru_lm.models.fused import tiles
 from gru_lm.models.fused.buffers import Loan
 from gru_lm.models.fused.cpu import FEWEST_SEQUENCES, Blocks
@@ -178,7 +179,7 @@ def borrow(
     """Return memory for a pass over T steps of B sequences, from ``pool`` if it has some."""
     reset: Reset = "before" if b_hh is None else "after"
     # Blocks are grouped by threads. Tensors of inference mode cannot be written to in training.
-    mode = torch.get_num_threads(), torch.is_inference_mode_enabled()
+    mode = loop_threads(), torch.is_inference_mode_enabled()
     kind = (T, B, W_h.dtype, W_h.device, products, *mode)
     free = pool.setdefault(kind, [])
     memory = free.pop() if free else memory_for(W_h, B)(W_h, T, B, W_h.shape[1], reset, products)
