@@ -15,9 +15,8 @@ import torch
 
 from gru_lm.core.errors import UserError, printable, say
 from gru_lm.core.params import load_params
-from gru_lm.core.reading import DOCUMENT, read_bytes
+from gru_lm.core.reading import DOCUMENT, decode_text, read_bytes
 from gru_lm.data.prepared import Prepared
-from gru_lm.data.text import decode_text
 from gru_lm.generation.sampling import generate, unread_parts
 from gru_lm.generation.settings import GenerationSettings
 from gru_lm.models.base import load_model

@@ -18,10 +18,9 @@ import torch
 
 from gru_lm.core.errors import UserError, printable
 from gru_lm.core.params import load_params
-from gru_lm.core.reading import ANY, opened
+from gru_lm.core.reading import ANY, decoded_pieces, opened
 from gru_lm.core.settings import CoreSettings
 from gru_lm.data.prepared import Prepared
-from gru_lm.data.text import decoded_pieces
 from gru_lm.evaluation.score import Line, Surprise, score
 from gru_lm.evaluation.score_text import HardestLines, describe
 from gru_lm.models.base import load_model

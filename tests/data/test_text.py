@@ -10,15 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gru_lm.core.errors import UserError
+from gru_lm.core.reading import decoded_pieces
 from gru_lm.data.text import (
-    decoded_pieces,
-    dropped_letters,
     join,
     normalized_fragment,
     normalized_lines,
     read_text,
     tokenize,
-    wide_encoding,
 )
 from gru_lm.data.vocabulary import Vocabulary
 
@@ -157,37 +155,6 @@ def test_time_machine_matches_published_numbers():
 
 
 @few
-@given(st.text(max_size=40), st.sampled_from(["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"]))
-def test_wide_encodings_of_latin_text_are_recognised(text, encoding):
-    latin = "a mostly Latin text, long enough to tell" + text[:3] * 2
-    found = wide_encoding(latin.encode(encoding, "replace"))
-    assert found is not None
-    assert found.lower().replace("-", "") == encoding.replace("-", "")
-
-
-@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
-@pytest.mark.parametrize(
-    "text", ["луна взошла над домом", "ήλιος ανέτειλε", "הירח עלה", "طلع القمر"]
-)
-def test_wide_encodings_of_other_alphabets_are_recognised(text, encoding):
-    """In UTF-16, a Cyrillic text has few bytes that are zero, and it is valid UTF-8."""
-    found = wide_encoding(text.encode(encoding))
-    assert found is not None
-    assert found.lower().replace("-", "") == encoding.replace("-", "")
-
-
-@few
-@given(
-    st.text(st.characters(codec="utf-8", exclude_characters="".join(map(chr, range(9))))),
-    st.integers(0, 40),
-)
-def test_utf_8_is_not_recognised_as_wide_encoding(text, place):
-    assert wide_encoding(text.encode()) is None
-    some = "single NUL characters are allowed"
-    assert wide_encoding(f"{some[:place]}\0{some[place:]}\0".encode()) is None
-
-
-@few
 @given(prose, st.sampled_from(["letters", "none"]))
 def test_fragment_is_normalised_as_its_line(text, normalize):
     text = f"x{text}x".replace("\n", "").replace("\r", "")
@@ -207,11 +174,3 @@ def test_fragment_is_normalised_as_its_line(text, normalize):
 )
 def test_ends_of_fragment_are_kept(text, normalize, expected):
     assert normalized_fragment(text, normalize) == expected
-
-
-def test_share_of_dropped_letters():
-    assert dropped_letters("Größe größer", "letters") == (pytest.approx(4 / 11), "öß")
-    assert dropped_letters("Größe", "none") == (0, "")
-    assert dropped_letters("plain, 123", "letters") == (0, "")
-    assert dropped_letters("1 — 2 …", "letters") == (0, "")
-    assert dropped_letters("天地 天", "letters") == (1, "天地")

@@ -50,11 +50,14 @@ COPIED = ("src", "stages", "tests", "corpora", "params.yaml", "dvc.yaml", "pypro
 TARGETS = {
     "data/vocabulary": ["tests/data/test_vocabulary.py"],
     "training/minibatches": ["tests/training/test_minibatches.py"],
-    "core/reading": ["tests/core/test_file_reading.py", "-k", "not enormous"],  # see LARGEST
+    "core/reading": [
+        *("tests/core/test_file_reading.py", "tests/core/test_decoding.py"),
+        *("tests/data/test_text.py", "-k", "not enormous"),  # see LARGEST
+    ],
     "core/files": ["tests/core/test_files.py", "tests/data/test_prepared.py"],
     "training/coverage": ["tests/training/test_times_trained.py"],
     "training/checkpoints": ["tests/training/test_checkpoints.py"],
-    "corpus/sources": ["tests/corpus/test_fetch.py"],
+    "corpus/sources": ["tests/corpus/test_fetch.py", "tests/corpus/test_texts.py"],
     "corpus/download": ["tests/corpus/test_fetch.py"],
     "corpus/web": ["tests/corpus/test_fetch.py"],
     "corpus/wire": ["tests/corpus/test_fetch.py"],

@@ -6,9 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from gru_lm.core.errors import UserError
-from gru_lm.data.text import Normalize, TokenLevel
-
-LONGEST_WORD = 1_000_000  # characters
+from gru_lm.data.text import LONGEST_WORD, Normalize, TokenLevel
 
 
 def tokens_by_line(
