@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 import gru_lm
 from gru_lm.core.errors import DamagedFile, MissingFile, UserError
 from gru_lm.core.files import (
+    array_writer,
     atomic_writer,
     copy_file,
     read_array,
@@ -278,6 +279,40 @@ def test_arrays_round_trip(tmp_path):
     assert loaded.tolist() == array.tolist()
     with pytest.raises(ValueError):
         write_array(tmp_path / "b.npy", np.array([{}], dtype=object), owner="me")
+    assert listing(tmp_path) == ["a.npy"]
+
+
+@pytest.mark.parametrize("sizes", [[12], [5, 7], [1] * 12, [0, 12, 0]])
+def test_array_in_pieces_is_npy_with_checksum(tmp_path, sizes):
+    array = np.arange(12, dtype=np.uint16)
+    with array_writer(tmp_path / "a.npy", array.dtype, array.shape, owner="me") as append:
+        for piece in np.split(array, np.cumsum(sizes)[:-1]):
+            append(piece)
+    np.save(buffer := io.BytesIO(), array)
+    content = buffer.getvalue()
+    whole = content + hashlib.sha256(content + b"me").digest()
+    assert (tmp_path / "a.npy").read_bytes() == whole
+    write_array(tmp_path / "b.npy", array, owner="me")
+    assert (tmp_path / "b.npy").read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "pieces, why",
+    [
+        ([np.arange(4, dtype=np.uint8)], "1 numbers of the array are missing"),
+        ([np.arange(6, dtype=np.uint8)], "too long"),
+        ([np.arange(5)], "of another type"),
+    ],
+)
+def test_pieces_must_fill_the_array(tmp_path, pieces, why):
+    (tmp_path / "a.npy").write_bytes(b"as it was")
+    with (
+        pytest.raises(ValueError, match=why),
+        array_writer(tmp_path / "a.npy", np.dtype(np.uint8), (5,), owner="me") as append,
+    ):
+        for piece in pieces:
+            append(piece)
+    assert (tmp_path / "a.npy").read_bytes() == b"as it was"
     assert listing(tmp_path) == ["a.npy"]
 
 

@@ -74,6 +74,10 @@ REFUSED = [
     ),
     # data
     (lambda: Vocabulary.build("ab", min_freq=-1), "min_freq = -1: must be at least 0"),
+    (
+        lambda: Vocabulary.from_counts({"a": 1}, reserved_tokens=["b"], max_tokens=2),
+        "max_tokens = 2: must be greater than 2",
+    ),
     (lambda: Vocabulary.build("ab", "byte"), "level = 'byte': must be one of char, word"),
     (lambda: Vocabulary(("<unk>",), "char", ""), "normalize = '': must be one of letters, none"),
     (lambda: VOCABULARY.decode([3]), "token number = 3: must be 0 to 2"),

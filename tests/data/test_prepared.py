@@ -3,12 +3,13 @@
 import hashlib
 import io
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from gru_lm.core.errors import DamagedFile, MissingFile
+from gru_lm.core.errors import DamagedFile, MissingFile, UserError
 from gru_lm.data.prepared import SPLITS, Prepared
 from gru_lm.data.vocabulary import Vocabulary
 
@@ -81,6 +82,60 @@ def test_interrupted_write_leaves_unusable_data(tmp_path, monkeypatch):
         Prepared.write(numbered(10), splits, tmp_path)
     with pytest.raises(MissingFile, match=r"vocab\.json"):
         Prepared(tmp_path)
+
+
+def test_failed_writer_leaves_earlier_data(tmp_path):
+    splits = {name: np.array([3, 1, 2], np.uint8) for name in SPLITS}
+    Prepared.write(numbered(10), splits, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Prepared.writer(numbered(11), dict.fromkeys(SPLITS, 3), tmp_path) as append,
+    ):
+        append["train"](np.array([3, 10], np.uint8))
+        raise KeyboardInterrupt
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_writer_interrupted_between_two_files_leaves_unusable_data(tmp_path, monkeypatch):
+    splits = {name: np.array([3, 1, 2], np.uint8) for name in SPLITS}
+    Prepared.write(numbered(10), splits, tmp_path)
+    replace, replaced = Path.replace, []
+
+    def stopped(path, target):
+        if len(replaced) == 1:
+            raise KeyboardInterrupt
+        replaced.append(Path(target).name)
+        return replace(path, target)
+
+    monkeypatch.setattr("pathlib.Path.replace", stopped)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Prepared.writer(numbered(10), dict.fromkeys(SPLITS, 3), tmp_path) as append,
+    ):
+        for name, tokens in splits.items():
+            append[name](tokens)
+    assert replaced == ["train.npy"]
+    with pytest.raises(MissingFile, match=r"vocab\.json"):
+        Prepared(tmp_path)
+
+
+def test_vocabulary_too_large_to_load_is_refused(tmp_path, monkeypatch):
+    vocabulary = numbered(500)
+    monkeypatch.setattr("gru_lm.data.vocabulary.LARGEST", 6900)
+    with (
+        pytest.raises(
+            UserError, match=r"has 500 tokens, which take .* set prepare\.max_tokens, ra"
+        ),
+        Prepared.writer(vocabulary, {"train": 2}, tmp_path),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr("gru_lm.data.vocabulary.LARGEST", 7000)
+    with Prepared.writer(vocabulary, {"train": 2}, tmp_path) as append:
+        append["train"](np.array([1, 499], np.uint16))
+    assert (tmp_path / "vocab.json").stat().st_size < 7000
+    assert Prepared(tmp_path).tokens("train").tolist() == [1, 499]
 
 
 def checksum(content, vocabulary):

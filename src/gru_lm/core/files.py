@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal
@@ -119,15 +119,53 @@ def _whole_number(digits: str) -> int:
 
 
 def write_array(path: Path, array: np.ndarray, owner: str) -> None:
-    """Write ``array`` to ``path`` in NumPy's .npy format, atomically.
+    """Write ``array`` to ``path`` as ``array_writer`` does."""
+    with array_writer(path, array.dtype, array.shape, owner) as append:
+        append(array)
 
-    A SHA-256 of the array's bytes and of ``owner`` is appended. ``owner`` identifies the data that
-    the array belongs to. NumPy ignores bytes after an array, so any program can read the file.
+
+@contextmanager
+def array_writer(
+    path: Path, dtype: np.dtype, shape: tuple[int, ...], owner: str
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """Open an array that is written to ``path`` in NumPy's .npy format, piece by piece.
+
+    The block receives a function that appends a piece, in C order. The file replaces ``path``
+    atomically if the block ends without an exception. A SHA-256 of the array's bytes and of
+    ``owner`` is appended. ``owner`` identifies the data that the array belongs to. NumPy ignores
+    bytes after an array, so any program can read the file.
+
+    Raises ValueError if the pieces are of another type or do not fill ``shape``, or if the array
+    has objects.
     """
+    if dtype.hasobject:
+        raise ValueError("Object arrays cannot be saved")
+    digest, missing = hashlib.sha256(), math.prod(shape)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header,
+        {
+            "descr": np.lib.format.dtype_to_descr(dtype),
+            "fortran_order": False,
+            "shape": shape,
+        },
+    )
     with atomic_writer(path) as file:
-        np.lib.format.write_array(file, array, allow_pickle=False)
-        file.seek(0)
-        digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]  # IO[bytes] works
+
+        def append(piece: np.ndarray) -> None:
+            nonlocal missing
+            missing -= piece.size
+            if piece.dtype != dtype or missing < 0:
+                raise ValueError("the piece is of another type or too long")
+            data = np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data
+            digest.update(data)
+            file.write(data)
+
+        digest.update(header.getvalue())
+        file.write(header.getvalue())
+        yield append
+        if missing:
+            raise ValueError(f"{missing:,} numbers of the array are missing")
         digest.update(owner.encode())
         file.write(digest.digest())
 

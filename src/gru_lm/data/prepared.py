@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from gru_lm.core.errors import DamagedFile
-from gru_lm.core.files import read_array, write_array
+from gru_lm.core.files import array_writer, read_array, write_array
 from gru_lm.data.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -39,6 +40,35 @@ class Prepared:
         (folder / "vocab.json").unlink(missing_ok=True)
         for split, tokens in splits.items():
             write_array(folder / f"{split}.npy", tokens, owner=vocabulary.fingerprint)
+        vocabulary.save(folder / "vocab.json")
+
+    @staticmethod
+    @contextmanager
+    def writer(
+        vocabulary: Vocabulary, sizes: Mapping[str, int], folder: Path = PREPARED
+    ) -> Iterator[Mapping[str, Callable[[np.ndarray], None]]]:
+        """Open the splits for writing in pieces. ``sizes`` are their numbers of tokens.
+
+        The block receives, for each split, the function that appends token numbers to it: (N,) of
+        the type ``vocabulary.dtype``. If the block raises an exception, all earlier files stay.
+
+        Raises UserError if the vocabulary is too large to be loaded again.
+        """
+        vocabulary.require_loadable()
+        with ExitStack() as stack:
+            writers = {  # entered in reverse, so that the files are replaced in order
+                split: stack.enter_context(
+                    array_writer(
+                        folder / f"{split}.npy",
+                        vocabulary.dtype,
+                        (sizes[split],),
+                        owner=vocabulary.fingerprint,
+                    )
+                )
+                for split in reversed([*sizes])
+            }
+            yield writers
+            (folder / "vocab.json").unlink(missing_ok=True)  # as in ``write``
         vocabulary.save(folder / "vocab.json")
 
     def path(self, split: str) -> Path:

@@ -6,14 +6,23 @@ import hashlib
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice, repeat
+from operator import itemgetter
 from pathlib import Path
 from typing import cast, get_args
 
 import numpy as np
 
-from gru_lm.core.errors import DamagedFile, OutOfRange, require_at_least, require_one_of
+from gru_lm.core.errors import (
+    DamagedFile,
+    OutOfRange,
+    UserError,
+    require_above,
+    require_at_least,
+    require_one_of,
+)
 from gru_lm.core.files import read_json, write_json
 from gru_lm.data.text import (
     SEPARATORS,
@@ -62,30 +71,47 @@ class Vocabulary:
         min_freq: int = 0,
         reserved_tokens: Sequence[str] = (),
     ) -> Vocabulary:
-        """Build a vocabulary of ``<unk>``, ``reserved_tokens`` and the tokens of ``corpus``.
+        """Build the vocabulary of ``corpus``, see ``from_counts``."""
+        return cls.from_counts(Counter(corpus), level, normalize, min_freq, reserved_tokens)
 
-        The tokens are sorted by decreasing frequency, and equally frequent ones by first
-        occurrence. Tokens that occur fewer than ``min_freq`` times are left out. They are encoded
-        as ``<unk>``.
+    @classmethod
+    def from_counts(
+        cls,
+        counts: Mapping[str, int],
+        level: TokenLevel = "char",
+        normalize: Normalize = "none",
+        min_freq: int = 0,
+        reserved_tokens: Sequence[str] = (),
+        max_tokens: int | None = None,
+    ) -> Vocabulary:
+        """Build a vocabulary of ``<unk>``, ``reserved_tokens`` and the tokens in ``counts``.
 
-        Raises ValueError if ``min_freq`` is negative, or if the class refuses the tokens or rules.
+        ``counts`` says how often each token occurs, in the order of first occurrence. The tokens
+        are sorted by decreasing frequency, and equally frequent ones by first occurrence. Tokens
+        that occur fewer than ``min_freq`` times are left out, and so are those at the end if the
+        vocabulary would have over ``max_tokens`` entries. They are encoded as ``<unk>``.
+
+        Raises ValueError if ``min_freq`` is negative, if ``max_tokens`` leaves no place for a
+        token, or if the class refuses the tokens or rules.
         """
-        require_at_least(0, min_freq=min_freq)
         special = (UNKNOWN, *reserved_tokens)
+        require_at_least(0, min_freq=min_freq)
+        if max_tokens is not None:
+            require_above(len(special), max_tokens=max_tokens)
+        reserved = frozenset(special)
         frequent = (
             token
-            for token, count in Counter(corpus).most_common()
-            if count >= min_freq and token not in special
+            for token, count in sorted(counts.items(), key=itemgetter(1), reverse=True)
+            if count >= min_freq and token not in reserved
         )
-        return cls((*special, *frequent), level, normalize)
+        return cls(tuple(islice(chain(special, frequent), max_tokens)), level, normalize)
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def encode_tokens(self, tokens: Iterable[str]) -> np.ndarray:
         """Return the numbers of ``tokens``: (N,) of the type ``dtype``."""
-        ids = self._ids
-        return np.fromiter((ids.get(token, 0) for token in tokens), dtype=self.dtype)
+        return np.fromiter(map(self._ids.get, tokens, repeat(0)), dtype=self.dtype)
 
     def encode(self, text: str) -> np.ndarray:
         """Normalise, tokenise and encode ``text``: (N,) numbers of the type ``dtype``."""
@@ -153,6 +179,17 @@ class Vocabulary:
     def save(self, path: Path) -> None:
         """Write the vocabulary to ``path`` as JSON."""
         write_json(path, {**self._document(), "sha256": self.fingerprint})
+
+    def require_loadable(self) -> None:
+        """Raise UserError if the vocabulary's file would be too large for ``load``."""
+        separators = (",\n    ", ": ")  # almost as in the file, but much faster
+        text = json.dumps(self._document(), ensure_ascii=False, separators=separators)
+        if (size := len(text.encode())) > LARGEST - 1000:
+            raise UserError(
+                f"the vocabulary has {len(self):,} tokens, which take {size:,} bytes of the "
+                f"{LARGEST:,} allowed: set prepare.max_tokens, raise prepare.min_freq or set "
+                "prepare.tokens to char"
+            )
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:
