@@ -1,5 +1,6 @@
 """The splits of the tokens, and the vocabulary of the corpus or of the training split."""
 
+import io
 import math
 from fractions import Fraction
 
@@ -9,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gru_lm.core.errors import UserError
+from gru_lm.data.prepared import SPLITS, Prepared
 from gru_lm.data.text import tokenize
 from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.preparation.corpus import Corpus
 from gru_lm.preparation.settings import Prepare, Split
-from gru_lm.preparation.splits import prepare, split_places
+from gru_lm.preparation.splits import Written, prepare, split_places
 
 few = settings(deadline=None, max_examples=60)
 sizes = st.integers(2, 40)
@@ -91,84 +94,145 @@ def settings_of(tokens="char", normalize="none", split=(2, 2, 2), **changes):
     return Prepare.model_validate({**given, "split": sizes, **changes})
 
 
+def write(text, settings, folder, size=1000):
+    """Prepare ``text`` in pieces of ``size`` characters to ``folder``."""
+    pieces = [text[start : start + size] for start in range(0, len(text), size)]
+    corpus = Corpus(lambda: iter(pieces), settings.normalize, settings.tokens, io.BytesIO())
+    return prepare(corpus, corpus.count(), settings, folder)
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """Return a function that prepares a text and returns the vocabulary and the token numbers."""
+
+    def of(text, settings, size=1000):
+        write(text, settings, tmp_path, size)
+        result = Prepared(tmp_path)
+        return result.vocabulary, {name: result.tokens(name) for name in SPLITS}
+
+    return of
+
+
 TEXT = "One two, one\nThree two! four\nfour Five one\nsix\n"
 
 
 @pytest.mark.parametrize("split", [(3, 3, 3), (0.3, 0.3, 0.3)])
-def test_vocabulary_of_training_split_with_words(split):
-    corpus = tokenize(TEXT, "letters", "word")  # one two one three two four four five one six
-    vocabulary, splits = prepare(corpus, settings_of("word", "letters", split, vocabulary="train"))
+def test_vocabulary_of_training_split_with_words(split, prepared):
+    # one two one three two four four five one six
+    settings = settings_of("word", "letters", split, vocabulary="train")
+    vocabulary, splits = prepared(TEXT, settings)
     assert vocabulary.tokens == ("<unk>", "one", "two")
     assert {name: numbers.tolist() for name, numbers in splits.items()} == {
         "train": [1, 2, 1],
         "val": [0, 2, 0],
         "test": [0, 0, 1],
     }
-    everything, _ = prepare(corpus, settings_of("word", "letters", split))
+    everything, _ = prepared(TEXT, settings_of("word", "letters", split))
     assert everything.tokens == ("<unk>", "one", "two", "four", "three", "five", "six")
 
 
 @pytest.mark.parametrize("split", [(4, 3, 3), (0.4, 0.3, 0.3)])
-def test_vocabulary_of_training_split_with_characters(split):
-    corpus = tokenize("A-b\nAb cA", "letters", "char")  # "a b" and "ab ca": a, space, b, a, b, …
-    assert "".join(corpus) == "a bab ca"
-    vocabulary, splits = prepare(
-        [*corpus, "d", "a"], settings_of("char", "letters", split, vocabulary="train")
-    )
+def test_vocabulary_of_training_split_with_characters(split, prepared):
+    text = "A-b\nAb cAdA"  # "a b" and "ab cada": a, space, b, a, b, …
+    assert "".join(tokenize(text, "letters", "char")) == "a bab cada"
+    settings = settings_of("char", "letters", split, vocabulary="train")
+    vocabulary, splits = prepared(text, settings)
     assert vocabulary.tokens == ("<unk>", "a", " ", "b")
     assert vocabulary.decode(splits["train"]) == "a ba"
     assert splits["val"].tolist() == [3, 2, 0]
     assert splits["test"].tolist() == [1, 0, 1]
 
 
-def test_min_freq_counts_in_vocabulary_source():
-    corpus = list("aabbbbaba")
+def test_min_freq_counts_in_vocabulary_source(prepared):
     counted = {
-        source: prepare(corpus, settings_of(split=(3, 3, 3), vocabulary=source, min_freq=2))
-        for source in ("all", "train")
+        source: prepared("aabbbbaba", settings_of(split=(3, 3, 3), vocabulary=source, min_freq=2))
+        for source in ("train", "all")
     }
     assert counted["all"][0].tokens == ("<unk>", "b", "a")
     assert counted["train"][0].tokens == ("<unk>", "a")
     assert counted["train"][1]["train"].tolist() == [1, 1, 0]
 
 
-def test_reserved_tokens_come_first():
+def test_reserved_tokens_come_first(prepared):
     changes = {"vocabulary": "train", "reserved_tokens": ["<pad>", "c"]}
-    vocabulary, splits = prepare(list("abcabc"), settings_of(**changes))
+    vocabulary, splits = prepared("abcabc", settings_of(**changes))
     assert vocabulary.tokens == ("<unk>", "<pad>", "c", "a", "b")
     assert splits["val"].tolist() == [2, 3]
 
 
 @few
-@given(st.text("abcdé ", min_size=30), st.integers(0, 4), st.data())
-def test_vocabularies_follow_definition(text, min_freq, data):
-    source = data.draw(st.sampled_from(["all", "train"]))
-    split = data.draw(st.sampled_from([(5, 9, 7), (0.5, 0.2, 0.3)]))
-    given_settings = settings_of(split=split, vocabulary=source, min_freq=min_freq)
-    places = split_places(len(text), given_settings.split)
-    counted = text[places["train"]] if source == "train" else text
-    expected = Vocabulary.build(counted, "char", "none", min_freq)
-    if not expected.encode(text[places["train"]]).any():
-        with pytest.raises(UserError, match=r"<unk>: lower prepare\.min_freq"):
-            prepare(list(text), given_settings)
+@given(
+    st.text("abcdé \n", min_size=30),
+    st.sampled_from(["char", "word"]),
+    st.sampled_from(["letters", "none"]),
+    st.sampled_from(["all", "train"]),
+    st.sampled_from([(5, 9, 7), (2, 2, 2), (0.5, 0.2, 0.3)]),
+    st.integers(0, 4),
+    st.none() | st.integers(2, 6),
+    st.integers(1, 9),
+)
+def test_vocabularies_follow_definition(
+    tmp_path_factory, text, level, normalize, source, split, min_freq, max_tokens, size
+):
+    folder = tmp_path_factory.mktemp("prepared")
+    given_settings = settings_of(
+        level, normalize, split, vocabulary=source, min_freq=min_freq, max_tokens=max_tokens
+    )
+    tokens = tokenize(text, normalize, level)
+    try:
+        places = split_places(len(tokens), given_settings.split)
+    except UserError as error:
+        with pytest.raises(UserError) as caught:
+            write(text, given_settings, folder, size)
+        assert str(caught.value) == str(error)
         return
-    vocabulary, splits = prepare(list(text), given_settings)
-    assert vocabulary == expected
-    for name, place in places.items():
-        assert splits[name].tolist() == expected.encode(text[place]).tolist()
+    counted = tokens[places["train"]] if source == "train" else tokens
+    common = Vocabulary.build(counted, level, normalize, min_freq).tokens[:max_tokens]
+    expected = Vocabulary(common, level, normalize)
+    splits = {name: expected.encode_tokens(tokens[place]) for name, place in places.items()}
+    if not splits["train"].any():
+        with pytest.raises(UserError, match=r"<unk>: lower prepare\.min_freq"):
+            write(text, given_settings, folder, size)
+        return
+    result = write(text, given_settings, folder, size)
+    assert result == Written(
+        len(expected),
+        {name: len(numbers) for name, numbers in splits.items()},
+        {name: numbers.tolist().count(0) for name, numbers in splits.items()},
+    )
+    Prepared.write(expected, splits, whole := folder / "whole")
+    for name in ("vocab.json", *(f"{split}.npy" for split in splits)):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_most_frequent_tokens_are_kept(prepared):
+    """The cap counts <unk> and the reserved tokens. Equally frequent ones come by occurrence."""
+    changes = {"max_tokens": 4, "reserved_tokens": ["<pad>"]}
+    vocabulary, splits = prepared("cbbaabcd", settings_of(**changes))
+    assert vocabulary.tokens == ("<unk>", "<pad>", "b", "c")
+    assert splits["train"].tolist() == [3, 2]
+    assert splits["val"].tolist() == [2, 0]
 
 
 @pytest.mark.parametrize("source, min_freq", [("train", 3), ("all", 5)])
-def test_training_split_of_unknown_tokens_is_refused(source, min_freq):
+def test_training_split_of_unknown_tokens_is_refused(source, min_freq, prepared, tmp_path):
+    prepared("abcabc", settings_of())
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     given_settings = settings_of(vocabulary=source, min_freq=min_freq)
     with pytest.raises(UserError) as caught:
-        prepare(list("aabbcc"), given_settings)
+        prepared("aabbcc", given_settings)
     assert str(caught.value) == (
         f"every token of the training split is <unk>: lower prepare.min_freq ({min_freq}) "
         "or choose another corpus"
     )
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_too_few_tokens_are_refused():
+def test_training_split_without_frequent_token_is_refused(prepared):
+    with pytest.raises(UserError, match=r"<unk>: .*\(0\) or raise prepare\.max_tokens or choose"):
+        prepared("abcccc", settings_of(max_tokens=2))
+
+
+def test_too_few_tokens_are_refused(prepared):
     with pytest.raises(UserError, match=r"has 5 tokens, but prepare\.split needs 6"):
-        prepare(list("abcde"), settings_of(vocabulary="train"))
+        prepared("abcde", settings_of(vocabulary="train"))

@@ -38,13 +38,15 @@ class Prepare(Section):
     ``vocabulary`` selects the tokens that are counted: those of the whole corpus (``all``, as in
     the textbook) or those of the training split (``train``). In the second case, tokens that occur
     only in the other splits are encoded as ``<unk>``. So are tokens that occur fewer than
-    ``min_freq`` times among the counted ones.
+    ``min_freq`` times among the counted ones. ``max_tokens`` is the largest size of the vocabulary,
+    with ``<unk>`` and the reserved tokens: the most frequent tokens are kept.
     """
 
     normalize: Literal["letters", "none"]
     tokens: Literal["char", "word"]
     vocabulary: Literal["all", "train"] = "all"
     min_freq: Annotated[int, Field(ge=0, le=10**9)]
+    max_tokens: Annotated[int, Field(ge=2, le=10**9)] | None = None
     reserved_tokens: Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=1000)]
     split: Split
 
@@ -54,6 +56,16 @@ class Prepare(Section):
         if len(set(tokens)) < len(tokens) or "<unk>" in tokens:
             raise ValueError("reserved tokens must differ from each other and from <unk>")
         return tokens
+
+    @model_validator(mode="after")
+    def _place_for_a_token(self) -> Prepare:
+        special = 1 + len(self.reserved_tokens)
+        if self.max_tokens is not None and self.max_tokens <= special:
+            raise ValueError(
+                f"max_tokens = {self.max_tokens} leaves no place for a token beside <unk> and the "
+                f"{len(self.reserved_tokens)} reserved tokens: must be at least {special + 1}"
+            )
+        return self
 
 
 class PreparationSettings(TopLevel):

@@ -3,40 +3,82 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from pathlib import Path
 
 import numpy as np
 
 from gru_lm.core.errors import UserError
-from gru_lm.data.prepared import SPLITS
+from gru_lm.data.prepared import PREPARED, SPLITS, Prepared
 from gru_lm.data.vocabulary import Vocabulary
+from gru_lm.preparation.corpus import Corpus
 from gru_lm.preparation.settings import Prepare, Split
 
 
-def prepare(corpus: list[str], settings: Prepare) -> tuple[Vocabulary, dict[str, np.ndarray]]:
-    """Return the vocabulary of ``corpus``, a list of tokens, and the token numbers of each split.
+@dataclass(frozen=True)
+class Written:
+    """What ``prepare`` has written: the vocabulary's size, and for each split the sizes.
 
-    The vocabulary has the tokens of the whole corpus or of the training split, as
-    ``settings.vocabulary`` says.
+    ``tokens`` is the number of tokens, ``unknown`` how many of them are ``<unk>``.
+    """
+
+    vocabulary: int
+    tokens: dict[str, int]
+    unknown: dict[str, int]
+
+
+def prepare(
+    corpus: Corpus, counts: Mapping[str, int], settings: Prepare, folder: Path = PREPARED
+) -> Written:
+    """Write the vocabulary of ``corpus`` and the token numbers of each split to ``folder``.
+
+    ``counts`` are those of the whole corpus. The vocabulary has its tokens or those of the training
+    split, as ``settings.vocabulary`` says.
 
     Raises UserError if the corpus has too few tokens, or if every token of the training split is
-    ``<unk>``.
+    ``<unk>``. All earlier files stay.
     """
-    places = split_places(len(corpus), settings.split)
-    vocabulary = Vocabulary.build(
-        corpus if settings.vocabulary == "all" else corpus[places["train"]],
+    places = split_places(sum(counts.values()), settings.split)
+    if settings.vocabulary == "train":
+        counts = corpus.count(places["train"].stop)
+    vocabulary = Vocabulary.from_counts(
+        counts,
         settings.tokens,
         settings.normalize,
         settings.min_freq,
         settings.reserved_tokens,
+        settings.max_tokens,
     )
-    splits = {name: vocabulary.encode_tokens(corpus[place]) for name, place in places.items()}
-    if not splits["train"].any():
-        raise UserError(
-            "every token of the training split is <unk>: lower prepare.min_freq "
-            f"({settings.min_freq:,}) or choose another corpus"
-        )
-    return vocabulary, splits
+    sizes = {name: place.stop - place.start for name, place in places.items()}
+    unknown = dict.fromkeys(sizes, 0)
+    with Prepared.writer(vocabulary, sizes, folder) as append:
+        for name, numbers in _cut(corpus.numbers(vocabulary), places):
+            append[name](numbers)
+            unknown[name] += len(numbers) - int(np.count_nonzero(numbers))
+        if unknown["train"] == sizes["train"]:
+            larger = " or raise prepare.max_tokens" if settings.max_tokens else ""
+            raise UserError(
+                "every token of the training split is <unk>: lower prepare.min_freq "
+                f"({settings.min_freq:,}){larger} or choose another corpus"
+            )
+    return Written(len(vocabulary), sizes, unknown)
+
+
+def _cut(
+    pieces: Iterable[np.ndarray], places: Mapping[str, slice]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the parts of ``pieces`` with the name of the split that they belong to."""
+    start, end = 0, max(place.stop for place in places.values())
+    for piece in pieces:
+        for name, place in places.items():
+            part = piece[max(0, place.start - start) : max(0, place.stop - start)]
+            if len(part):
+                yield name, part
+        start += len(piece)
+        if start >= end:
+            return
 
 
 def split_places(num_tokens: int, split: Split) -> dict[str, slice]:
