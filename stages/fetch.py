@@ -1,15 +1,16 @@
 """Fetch the corpus to data/raw/corpus.txt and write its checksum and size to corpus.json."""
 
+import contextlib
 import os
 import signal
 import sys
 from pathlib import Path
 
-from gru_lm.core.errors import say
-from gru_lm.core.files import write_json
+from gru_lm.core.errors import UserError, say
+from gru_lm.core.files import read_json, write_json
 from gru_lm.core.params import load_params
 from gru_lm.corpus.settings import CorpusSettings
-from gru_lm.corpus.sources import fetch
+from gru_lm.corpus.sources import fetch, provenance
 from stages import run_stage
 
 RAW = Path("data/raw")
@@ -22,18 +23,21 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     settings = load_params(CorpusSettings)
     name = settings.fetch.corpus
+    source = settings.corpora[name]
+    earlier: dict[str, object] = {}
+    with contextlib.suppress(UserError, OSError):  # then the corpus is fetched
+        earlier = read_json(RAW / "corpus.json")
     fetched = fetch(
         name,
-        settings.corpora[name],
+        source,
         settings.fetch,
         RAW / "corpus.txt",
         project=Path.cwd(),
         mirror=os.environ.get("GRU_LM_CORPUS_MIRROR"),
         warn=lambda line: say("fetch", f"warning: {line}", file=sys.stderr),
+        earlier=earlier,
     )
-    # Without source and time, the same corpus gives the same file.
-    provenance = {"corpus": name, "sha256": fetched.sha256, "bytes": fetched.size}
-    write_json(RAW / "corpus.json", provenance)
+    write_json(RAW / "corpus.json", provenance(name, source, fetched))
     say("fetch", f"{name}, {fetched.size} bytes, from {fetched.origin}")
 
 

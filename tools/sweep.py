@@ -29,6 +29,8 @@ from pathlib import Path
 from typing import Final
 
 from gru_lm.core.errors import Interrupted, UserError, printable, run_main, say
+from gru_lm.corpus.texts import project_files
+from gru_lm.corpus.wire import SourceFailed
 from tools.revisions import WORKSPACE, experiments, find_revision, is_tracked
 
 RESTARTS: Final = 3  # of the workers, and of each task that fails before its first stage
@@ -136,13 +138,14 @@ def check_queue(points: Sequence[Experiment]) -> None:
     path of its cache into the copy as ASCII.
     """
     params = find_revision(WORKSPACE).params
+    texts: dict[str, None] = {}
     for point in points:
         own = params | dict(param.split("=", 1) for param in point.params)
-        text = Path(str(own.get(f"corpora.{own.get('fetch.corpus')}.path", "")))
-        by_dvc = text.with_name(f"{text.name}.dvc") if text.name else text
-        if text.is_file() and not by_dvc.is_file() and not is_tracked(text.as_posix()):
+        texts |= dict.fromkeys(_own_texts(own.get(f"corpora.{own.get('fetch.corpus')}.path")))
+    for text in texts:
+        if not Path(f"{text}.dvc").is_file() and not is_tracked(text):
             raise UserError(
-                f"git does not know {text}: run git add {shlex.quote(text.as_posix())}, as queued "
+                f"git does not know {text}: run git add {shlex.quote(text)}, as queued "
                 "experiments run in a copy of the project that has only the files that git knows"
             )
     cache = _answer(["dvc", "cache", "dir"]).strip()
@@ -151,6 +154,15 @@ def check_queue(points: Sequence[Experiment]) -> None:
             f"DVC cannot run a queue with its cache in {cache}, a path with non-ASCII characters: "
             "choose another folder with dvc cache dir --local FOLDER, or use dvc exp run"
         )
+
+
+def _own_texts(path: object) -> list[str]:
+    """Return the files that the ``path`` of a corpus names, or none if there are no such files."""
+    paths = path if isinstance(path, list) else [path]
+    try:
+        return [name for one in paths for name, _ in project_files(Path.cwd(), str(one))]
+    except SourceFailed:
+        return []
 
 
 class Sweep:

@@ -180,6 +180,8 @@ def test_valid_training_values(tmp_path, old, new, expected):
         ("gate_study.start", 10**12),
         ("gate_study.length", 2),
         ("corpora.mine", {"path": "corpora/my book.txt"}),
+        ("corpora.mine", {"path": ["corpora", "more/*.txt"], "encoding": "gb18030"}),
+        ("prepare.max_tokens", 2),
         ("corpora.mine", {"urls": ["https://example.org/a.txt"], "sha256": "0" * 64}),
     ],
 )
@@ -188,7 +190,7 @@ def test_valid_variants(tmp_path, key, value):
     for name in key.split("."):
         section = section[name]
     if isinstance(value, dict):
-        section = {name: part for name, part in section.items() if part is not None}
+        section = {name: section[name] for name in value}  # without the defaults
     assert section == value
 
 
@@ -541,6 +543,29 @@ BAD = {
     "path-above-within": (with_value("corpora.sample.path", "a/../../b"), ["corpora.sample.path"]),
     "path-absolute": (with_value("corpora.sample.path", "/etc/passwd"), ["corpora.sample.path"]),
     "path-empty": (with_value("corpora.sample.path", " "), ["corpora.sample.path"]),
+    "path-number": (
+        with_value("corpora.sample.path", 5),
+        ["sample.path: must be a path or a list"],
+    ),
+    "path-none": (with_value("corpora.sample.path", []), ["sample.path: must be a path or a list"]),
+    "path-in-list": (
+        with_value("corpora.sample.path", ["a", "/etc/passwd"]),
+        ["corpora.sample.path", "inside the project"],
+    ),
+    "encoding-unknown": (
+        with_value("corpora.sample.encoding", "utf-9"),
+        ["corpora.sample.encoding: must be the name of a text encoding in Python"],
+    ),
+    "encoding-of-bytes": (
+        with_value("corpora.sample.encoding", "hex"),
+        ["corpora.sample.encoding"],
+    ),
+    "encoding-module": (with_value("corpora.sample.encoding", "a.b"), ["corpora.sample.encoding"]),
+    "max-tokens-one": (with_value("prepare.max_tokens", 1), ["prepare.max_tokens = 1"]),
+    "max-tokens-no-place": (
+        with_value("prepare", TREE["prepare"] | {"max_tokens": 3, "reserved_tokens": ["a", "b"]}),
+        ["prepare: max_tokens = 3 leaves no place", "the 2 reserved tokens: must be at least 4"],
+    ),
     "path-nul": (with_value("corpora.sample.path", "a\0b"), ["corpora.sample.path"]),
     "url-file": (
         with_value("corpora.time_machine.urls", ["file:///etc/passwd"]),

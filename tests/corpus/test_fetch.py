@@ -1301,7 +1301,7 @@ def test_project_file_is_copied(checksum: str | None, project: Project) -> None:
     ("made", "reason"),
     [
         (lambda path: None, "no such file"),
-        (lambda path: path.mkdir(), "it is a folder"),
+        (lambda path: path.mkdir(), "it names no file"),
         (os.mkfifo, "it is not a regular file"),
         (lambda path: path.symlink_to(path), "no such file"),
         (lambda path: path.symlink_to("/etc/hostname"), "it is outside the project"),
@@ -1309,11 +1309,11 @@ def test_project_file_is_copied(checksum: str | None, project: Project) -> None:
         (lambda path: path.symlink_to("../nothing/here"), "no such file"),
         (lambda path: path.write_bytes(b""), "it contains nothing"),
         (lambda path: path.write_bytes(OTHER), "it contains other bytes (SHA-256"),
-        (lambda path: path.write_bytes(BOOK * 2), "fetch.max_bytes"),
+        (lambda path: path.write_bytes(BOOK * 2), "it contains other bytes (SHA-256"),
     ],
     ids=[
-        *("missing", "folder", "pipe", "loop", "link out", "folder out", "dangling link out"),
-        *("empty", "wrong", "long"),
+        *("missing", "empty folder", "pipe", "loop", "link out", "folder out"),
+        *("dangling link out", "empty", "wrong", "long"),
     ],
 )
 def test_unusable_project_file(made: Callable[[Path], None], reason: str, project: Project) -> None:

@@ -169,9 +169,21 @@ def test_single_line_of_100_megabytes(tmp_path: Path) -> None:
             ["no token", "normalize = none"],
         ),
         (b"short\n" * 3, {"split": {"train": 0.8, "val": 0.1, "test": 0.1}}, []),
-        (b"caf\xe9 " * 99, {}, ["not UTF-8", "0xe9 at offset 3", "iconv"]),
-        ("utf sixteen ".encode("utf-16") * 99, {}, ["is UTF-16, not UTF-8", "iconv -f UTF-16"]),
-        ("the moon ".encode("utf-16-le") * 99, {}, ["is UTF-16LE, not", "iconv -f UTF-16LE -t"]),
+        (
+            b"caf\xe9 " * 99,
+            {},
+            ["not UTF-8", "0xe9 at offset 3", "in corpora.<name>.encoding in params.yaml", "iconv"],
+        ),
+        (
+            "utf sixteen ".encode("utf-16") * 99,
+            {},
+            ["is UTF-16, not UTF-8", "corpora.<name>.encoding: utf-16 in", "iconv -f UTF-16"],
+        ),
+        (
+            "the moon ".encode("utf-16-le") * 99,
+            {},
+            ["is UTF-16LE, not", "corpora.<name>.encoding: utf-16le in", "iconv -f UTF-16LE -t"],
+        ),
     ],
     ids=[
         "empty",

@@ -180,6 +180,19 @@ def test_untracked_text_is_refused(played: Path) -> None:
     assert run_sweep(played, ["Success 0"])[0] == {}, "added is enough"
 
 
+@pytest.mark.parametrize("path", ["corpora", "corpora/*.txt", ["other.txt", "corpora"]])
+def test_untracked_file_of_a_folder_is_refused(path: str | list[str], played: Path) -> None:
+    (played / "corpora").mkdir()
+    for name in ("other.txt", "corpora/a.txt", "corpora/b.txt"):
+        (played / name).write_text("Once upon a time")
+    subprocess.run(["git", "add", "--force", "other.txt", "corpora/a.txt"], check=True)
+    params = {"fetch": {"corpus": "mine"}, "corpora": {"mine": {"path": path}}}
+    (played / "params.yaml").write_text(json.dumps(params))
+    assert refusal_of_a_sweep("lr=1").startswith("git does not know corpora/b.txt: run git add")
+    subprocess.run(["git", "add", "--force", "corpora"], check=True)
+    assert run_sweep(played, ["Success 0"])[0] == {}
+
+
 def test_non_ascii_cache_path_is_refused(played: Path) -> None:
     (played / "cache_dir").write_text("/tmp/naïve/.dvc/cache\n")
     assert refusal_of_a_sweep("lr=1").startswith(

@@ -260,10 +260,11 @@ def _gunzip(chunks: Iterator[bytes]) -> Iterator[bytes]:
         raise SourceFailed("the body was cut off", passing=True)
 
 
-def store(chunks: Iterable[bytes], file: IO[bytes], max_bytes: int) -> None:
+def store(chunks: Iterable[bytes], file: IO[bytes], max_bytes: int | None = None) -> None:
     """Append ``chunks`` to ``file``. Raises SourceFailed before the file exceeds ``max_bytes``."""
     for chunk in chunks:
-        _check_size(file.tell() + len(chunk), max_bytes)
+        if max_bytes is not None:
+            _check_size(file.tell() + len(chunk), max_bytes)
         file.write(chunk)
 
 

@@ -6,6 +6,7 @@ URL without these parts, and nothing of an invalid one.
 
 from __future__ import annotations
 
+import io
 import re
 import unicodedata
 from collections.abc import Collection
@@ -23,6 +24,8 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 # The characters of RFC 3986 without the # of a fragment, which is never sent.
 ALLOWED = re.compile(r"[A-Za-z0-9._~:/?\[\]@!$&'()*+,;=%-]*")
+MOST_PATHS = 10_000  # in a list
+
 AUTHORITY = re.compile(r"([^@\[\]]*@)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 
@@ -76,11 +79,14 @@ def _web_url(text: str) -> str:
 
 
 class CorpusSource(Section):
-    """The source of a corpus: a list of URLs, tried in order, or a file of the project.
+    """The source of a corpus: a list of URLs, tried in order, or files of the project.
 
-    ``file`` is the file's name in a mirror. It defaults to the last part of the first URL. The
-    corpus must have the checksum ``sha256``. If it is not set, any content is accepted except for
-    an unexpected web page.
+    ``path`` is a file, a folder, a pattern or a list of these. ``file`` is the file's name in a
+    mirror. It defaults to the last part of the first URL. ``encoding`` is one of Python's text
+    encodings.
+
+    ``sha256`` is the checksum of the file as it is at its source, or of the joined text if there
+    are several files. If it is not set, any content is accepted except for an unexpected web page.
     """
 
     urls: (
@@ -89,26 +95,50 @@ class CorpusSource(Section):
         ]
         | None
     ) = None
-    path: str | None = None
+    path: str | list[str] | None = None
     file: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")] | None = None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    encoding: str = "utf-8"
 
-    @field_validator("path")
+    @field_validator("path", mode="before")
     @classmethod
-    def _inside_the_project(cls, path: str | None) -> str | None:
-        if path is not None:
-            parts = PurePosixPath(path)
-            if not path.strip() or parts.is_absolute() or ".." in parts.parts or "\0" in path:
+    def _inside_the_project(cls, path: object) -> object:
+        if path is None:
+            return None
+        paths = path if isinstance(path, list) else [path]
+        if not 1 <= len(paths) <= MOST_PATHS or not all(isinstance(one, str) for one in paths):
+            raise ValueError(f"must be a path or a list of 1 to {MOST_PATHS:,} paths")
+        for one in map(str, paths):
+            parts = PurePosixPath(one)
+            if not one.strip() or parts.is_absolute() or ".." in parts.parts or "\0" in one:
                 raise ValueError(
                     "must be a relative path inside the project, such as corpora/a.txt"
                 )
         return path
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, encoding: str) -> str:
+        try:
+            if not re.fullmatch("[A-Za-z0-9_-]{1,40}", encoding):
+                raise LookupError
+            io.TextIOWrapper(io.BytesIO(), encoding)  # refuses what encodes no text, such as hex
+        except LookupError:
+            raise ValueError(
+                "must be the name of a text encoding in Python, such as utf-8, latin-1 or gb18030"
+            ) from None
+        return encoding
 
     @model_validator(mode="after")
     def _one_source(self) -> CorpusSource:
         if (self.urls is None) == (self.path is None):
             raise ValueError("set either 'urls' or 'path', not both")
         return self
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths of the project's files, or none if the corpus has URLs."""
+        return [self.path] if isinstance(self.path, str) else self.path or []
 
     @property
     def mirror_name(self) -> str | None:
