@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gru_lm.core.params import load_params
-from gru_lm.data.prepared import Prepared
+from gru_lm.data.prepared import Prepared, numbers
 from gru_lm.data.text import read_text, tokenize
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.models.settings import ModelSettings
@@ -86,7 +86,7 @@ def load_corpus() -> Corpus:
     folder = ROOT / "data" / "prepared"
     if (folder / "vocab.json").exists() and (folder / "train.npy").exists():
         prepared = Prepared(folder)
-        tokens = prepared.tensor("train")[:NUM_TOKENS]
+        tokens = numbers(prepared.tokens("train")[:NUM_TOKENS])
         return Corpus(tokens, prepared.vocabulary, "data/prepared/train.npy")
     return sample_corpus()
 
@@ -96,8 +96,8 @@ def sample_corpus() -> Corpus:
     source = "corpora/sample.txt"
     characters = tokenize(read_text(ROOT / source), "letters", "char")
     vocabulary = Vocabulary.build(characters, "char", "letters")
-    numbers = vocabulary.encode_tokens(characters)[:NUM_TOKENS]
-    return Corpus(torch.from_numpy(numbers.astype("int64")), vocabulary, source)
+    tokens = numbers(vocabulary.encode_tokens(characters)[:NUM_TOKENS])
+    return Corpus(tokens, vocabulary, source)
 
 
 def textbook_settings(settings: Train) -> Train:

@@ -32,6 +32,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
@@ -126,8 +127,8 @@ def _run(recipe: str, seed: int) -> Run:
         say=lambda line: print(f"{recipe}, seed {seed}: {line}", flush=True),
     )
     model, curve = training.model, list[tuple[float, float]]()
-    val, test = prepared.tensor("val"), prepared.tensor("test")
-    parts = {"val": val, "test": test, "held_out": torch.cat([val, test])}
+    val, test = prepared.tokens("val"), prepared.tokens("test")
+    parts = {"val": val, "test": test, "held_out": np.concatenate([val, test])}
 
     def log(number: int, perplexity: float, val_perplexity: float | None) -> None:
         if val_perplexity is not None:

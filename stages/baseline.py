@@ -6,7 +6,15 @@ from gru_lm.core.errors import say
 from gru_lm.core.params import load_params
 from gru_lm.core.settings import CoreSettings
 from gru_lm.data.prepared import SPLITS, Prepared
-from gru_lm.evaluation.baselines import COMPRESSORS, ORDERS, compressed, n_gram, uniform, unigram
+from gru_lm.evaluation.baselines import (
+    COMPRESSORS,
+    ORDERS,
+    SAMPLE,
+    compressed,
+    n_gram,
+    uniform,
+    unigram,
+)
 from gru_lm.results.baselines import write_baselines
 from stages import run_stage
 
@@ -16,7 +24,11 @@ def main() -> None:
     prepared = Prepared()
     vocabulary = prepared.vocabulary
     size = len(vocabulary)
-    splits = {name: prepared.tokens(name) for name in SPLITS}
+    whole = {name: prepared.tokens(name) for name in SPLITS}
+    splits = {name: tokens[:SAMPLE] for name, tokens in whole.items()}
+    for name, tokens in whole.items():
+        if len(tokens) > SAMPLE:
+            say("baseline", f"only the first {SAMPLE:,} of {len(tokens):,} tokens of {name}")
     scores = {"uniform": uniform(splits, size), "unigram": unigram(splits, size)}
     scores |= {f"{order}-gram": n_gram(splits, size, order) for order in ORDERS}
     scores |= {name: compressed(splits, vocabulary, name) for name in COMPRESSORS}

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 
 from gru_lm.core.errors import DamagedFile, UnusableFile, say
-from gru_lm.core.files import copy_file, read_array
+from gru_lm.core.files import copy_file, in_pieces, read_array
 from gru_lm.core.params import load_params
 from gru_lm.core.settings import CoreSettings
 from gru_lm.core.variants import Variant
 from gru_lm.data.prepared import SPLITS, Prepared
-from gru_lm.evaluation.coverage import coverage
+from gru_lm.evaluation.coverage import CoverageSums
 from gru_lm.evaluation.perplexity import evaluate, evaluate_blocks
 from gru_lm.evaluation.settings import EvaluationSettings
-from gru_lm.evaluation.uncertainty import Observations, uncertainty
+from gru_lm.evaluation.uncertainty import Observations, UncertaintySums
 from gru_lm.models.base import BEST, CONFIG, WEIGHTS, load_model
 from gru_lm.models.device import choose_device, describe_device
 from gru_lm.models.token_counts import write_token_counts
@@ -46,33 +46,41 @@ def main() -> None:
     training = Training.read(trained / "training.json")
     timing = Timing.read(trained / "timing.json")
     times = read_array(trained / TIMES_TRAINED, prepared.vocabulary.fingerprint)
-    if times.ndim != 1 or times.dtype.kind not in "iu" or times.min(initial=0) < 0:
+    if times.ndim != 1 or times.dtype.kind != "u":
         raise DamagedFile(trained / TIMES_TRAINED, "it is not a list of counts")
-    if len(times) != len(prepared.tokens("train")) - 1:
+    splits = {name: prepared.tokens(name) for name in SPLITS}
+    if len(times) != len(splits["train"]) - 1:
         raise UnusableFile(
             trained, "was trained on another training split than the present one", "train it again,"
         )
     curves = {name: read_curve(trained / f"{name}.tsv") for name in ("train", "val")}
 
-    measured, uncertainties, surprise = {}, {}, {}
-    for name in SPLITS:
-        observed = Observations()
-        score = evaluate(model, prepared.tensor(name), observe=observed.add)
+    settings = load_params(EvaluationSettings).evaluate
+    measured, uncertainties = {}, {}
+    covered = CoverageSums(times, training.selected_epoch)
+    read = {name: split[: settings.max_tokens] for name, split in splits.items()}
+    for name, tokens in read.items():
+        sums = UncertaintySums(tokens, prepared.vocabulary)
+        observed = Observations(sums.add)
+        if name == "train":
+            observed = Observations(sums.add, lambda found: covered.add(found.surprise))
+        score = evaluate(model, tokens, observe=observed.add)
+        observed.end()
         measured[name] = Score.model_validate(score.as_metrics())
-        surprise[name], *_ = observed.columns()
-        uncertainties[name] = uncertainty(observed, prepared.tokens(name), prepared.vocabulary)
+        uncertainties[name] = sums.result()
         say(f"evaluate@{variant}", f"{name} perplexity {measured[name].perplexity:.4g}")
     blocks = None
-    if length := load_params(EvaluationSettings).evaluate.block:
+    if length := settings.block:
         in_blocks = {
-            name: evaluate_blocks(model, prepared.tensor(name), length).as_metrics()
-            for name in SPLITS
+            name: evaluate_blocks(model, tokens, length).as_metrics()
+            for name, tokens in read.items()
         }
         blocks = Blocks.model_validate({"length": length, **in_blocks})
     scores = Scores(**measured, blocks=blocks)
-    covered = Coverage.model_validate(coverage(surprise["train"], times, training.selected_epoch))
-    targets = prepared.tokens("train")[1:]
-    counts = np.bincount(targets, weights=times, minlength=len(prepared.vocabulary))
+    coverage = Coverage.model_validate(covered.result())
+    counts = np.zeros(len(prepared.vocabulary))
+    for targets, often in zip(in_pieces(splits["train"][1:]), in_pieces(times), strict=True):
+        counts += np.bincount(targets, weights=often, minlength=len(counts))
     best = training.best_val
 
     for name in (WEIGHTS, CONFIG, f"{BEST}/{WEIGHTS}", f"{BEST}/{CONFIG}"):
@@ -82,7 +90,7 @@ def main() -> None:
     for name, curve in curves.items():
         write_curve(Path(f"plots/{name}/{variant}.tsv"), curve)
     Uncertainty.model_validate(uncertainties).write(Path(f"analysis/uncertainty/{variant}.json"))
-    covered.write(Path(f"analysis/coverage/{variant}.json"))
+    coverage.write(Path(f"analysis/coverage/{variant}.json"))
     timing.write(Path(f"metrics/timing/{variant}.json"))
     training.write(Path(f"metrics/train/{variant}.json"))
     scores.write(Path(f"metrics/evaluate/{variant}.json"))

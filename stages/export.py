@@ -8,9 +8,9 @@ import torch
 from gru_lm.core.errors import say
 from gru_lm.core.files import write_bytes
 from gru_lm.core.params import load_params
-from gru_lm.core.settings import CoreSettings
 from gru_lm.core.variants import Variant
 from gru_lm.data.prepared import Prepared
+from gru_lm.evaluation.settings import EvaluationSettings
 from gru_lm.export.check import (
     freshly_initialised,
     largest_differences,
@@ -27,12 +27,12 @@ def main() -> None:
     add_variant(parser)
     variant: Variant = parser.parse_args().variant
 
-    load_params(CoreSettings)  # validates params.yaml, though this stage uses no params
+    limit = load_params(EvaluationSettings).evaluate.max_tokens
     torch.set_num_threads(1)  # makes the differences independent of the number of cores
     prepared = Prepared()
     vocabulary = prepared.vocabulary
     model = load_model(Path("models") / variant, vocabulary.fingerprint, variant)
-    tokens = prepared.tensor("val")
+    tokens = prepared.tokens("val")[:limit]
     data = to_onnx(model, vocabulary)
     found = largest_differences(model, data, tokens)
     require_agreement(found)

@@ -15,8 +15,7 @@ from gru_lm.core.params import load_params
 from gru_lm.core.variants import Variant
 from gru_lm.data.prepared import Prepared
 from gru_lm.evaluation.settings import EvaluationSettings
-from gru_lm.evaluation.words import places
-from gru_lm.gate_study.reading import activity, describe_time_constants, read, time_constants
+from gru_lm.gate_study.reading import Activity, describe_time_constants, read, time_constants
 from gru_lm.gate_study.settings import GateStudySettings
 from gru_lm.gate_study.study import Trained, study
 from gru_lm.models.base import BEST, load_model
@@ -41,7 +40,8 @@ def main() -> None:
         return load_model(folder, vocabulary.fingerprint, variant).gates()
 
     folders = {train.seed: Path("models") / variant}
-    for seed in load_params(EvaluationSettings).replicate.seeds:
+    evaluation = load_params(EvaluationSettings)
+    for seed in evaluation.replicate.seeds:
         folders.setdefault(seed, Path(f"analysis/replicate/{variant}/{seed}"))
     gates = gates_of(folders[train.seed])
     path = Path(f"analysis/gates/{variant}.json")
@@ -56,8 +56,17 @@ def main() -> None:
         selected, best = gates_of(folder), gates_of(folder / BEST)
         assert selected is not None and best is not None  # as the first has them
         trainings.append(Trained(seed, {"selected": selected, "best": best}))
-    splits = {name: prepared.tensor(name) for name in PASSAGES}
-    traces = {n: read(gates, t, passage.start, passage.length) for n, t in splits.items()}
+    splits = {name: prepared.tokens(name) for name in PASSAGES}
+    limit = evaluation.evaluate.max_tokens
+    if limit is not None:
+        limit = max(limit, passage.start + passage.length)
+    traces, activity = {}, {}
+    for name, split in splits.items():
+        tokens = split[:limit]
+        at_places = Activity(tokens, vocabulary) if vocabulary.level == "char" else None
+        observe = at_places.add if at_places else None
+        traces[name] = read(gates, tokens, passage.start, passage.length, observe=observe)
+        activity[name] = at_places.result() if at_places else None
     constants = time_constants(traces["train"].mean_Z)
 
     arrays = GateArrays(
@@ -70,9 +79,7 @@ def main() -> None:
         "seeds": list(folders),
         "selected": train.select,
         "time_constant": describe_time_constants(constants),
-        "activity": {
-            n: activity(traces[n], places(t.numpy(), vocabulary)) for n, t in splits.items()
-        },
+        "activity": activity,
         **study(trainings, splits),
     }
     arrays.write(path.with_suffix(".npz"), vocabulary.fingerprint)

@@ -14,6 +14,7 @@ from gru_lm.core.settings import CoreSettings
 from gru_lm.core.variants import Variant
 from gru_lm.data.prepared import SPLITS, Prepared
 from gru_lm.evaluation.perplexity import evaluate
+from gru_lm.evaluation.settings import EvaluationSettings
 from gru_lm.models.settings import ModelSettings
 from gru_lm.results.seeds import Replicate
 from gru_lm.results.training import Best
@@ -50,7 +51,8 @@ def replicate(variant: Variant, seed: int) -> None:
         say=lambda line: say(f"replicate@{name}", line),
     )
     # Before the training: a split that is missing should not be found out after it.
-    splits = {split: prepared.tensor(split) for split in SPLITS}
+    limit = load_params(EvaluationSettings).evaluate.max_tokens
+    splits = {split: prepared.tokens(split)[:limit] for split in SPLITS}
     run.train()
     torch.set_num_threads(1)  # as stages.evaluate does: the last digit must not depend on the cores
     last, selected = run.history.curve[-1], run.selected

@@ -42,7 +42,7 @@ from gru_lm.core.settings import CoreSettings
 from gru_lm.core.variants import Variant, known_variants
 from gru_lm.data.prepared import SPLITS, Prepared
 from gru_lm.evaluation.perplexity import evaluate
-from gru_lm.evaluation.uncertainty import Observations, calibration
+from gru_lm.evaluation.uncertainty import CalibrationSums, Observations
 from gru_lm.models.base import LanguageModel, build_model
 from gru_lm.models.settings import ModelSettings
 from gru_lm.training.loop import train
@@ -100,11 +100,12 @@ def held_out(model: LanguageModel, prepared: Prepared) -> dict[str, Any]:
     ``test_calibration`` has the expected calibration error (``ece``) of the test split, and the
     mean ``accuracy`` and ``confidence`` of the most probable character.
     """
-    observed = Observations()
-    val = evaluate(model, prepared.tensor("val")).as_metrics()
-    test = evaluate(model, prepared.tensor("test"), observe=observed.add).as_metrics()
-    _, _, confidence, right = observed.columns()
-    measured = calibration(confidence, right)
+    calibration = CalibrationSums()
+    observed = Observations(lambda found: calibration.add(found.confidence, found.right))
+    val = evaluate(model, prepared.tokens("val")).as_metrics()
+    test = evaluate(model, prepared.tokens("test"), observe=observed.add).as_metrics()
+    observed.end()
+    measured = calibration.result()
     kept = {name: measured[name] for name in ("ece", "accuracy", "confidence")}
     return {"val": val, "test": test, "test_calibration": kept}
 

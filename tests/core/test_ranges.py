@@ -15,8 +15,8 @@ from gru_lm.evaluation.baselines import compressed, n_gram, uniform, unigram
 from gru_lm.evaluation.n_grams import KneserNey
 from gru_lm.evaluation.perplexity import Score, evaluate
 from gru_lm.evaluation.seeds import spread, summarise
-from gru_lm.evaluation.uncertainty import Observations, calibration, uncertainty
-from gru_lm.evaluation.words import places, positions_in_word
+from gru_lm.evaluation.uncertainty import CalibrationSums, Observations, UncertaintySums
+from gru_lm.evaluation.words import WordReader
 from gru_lm.generation.sampling import generate
 from gru_lm.models.base import LanguageModel, build_model
 from gru_lm.models.device import choose_device
@@ -37,8 +37,18 @@ TOKENS = torch.tensor([1, 2, 1, 2, 1])
 ARRAY = TOKENS.numpy()
 SPLITS = {"train": ARRAY, "val": ARRAY, "test": ARRAY}
 GENERATOR = np.random.default_rng(0)
-OBSERVED = Observations()
-OBSERVED.add(torch.zeros(4, 3), TOKENS[1:])
+
+
+def calibrate(confidence, right):
+    CalibrationSums().add(np.array(confidence), np.array(right))
+
+
+def uncertain(tokens):
+    sums = UncertaintySums(tokens, VOCABULARY)
+    observed = Observations(sums.add)
+    observed.add(torch.zeros(4, 3), TOKENS[1:])
+    observed.end()
+    sums.result()
 
 
 def general_stepper():
@@ -115,27 +125,19 @@ REFUSED = [
     (lambda: KneserNey([0], 2, 1).nats([0, -1]), "a number in tokens = -1: must be 0 to 1"),
     (lambda: summarise([]), "number_of_runs = 0: must be at least 1"),
     (lambda: spread([]), "number_of_values = 0: must be at least 1"),
-    (lambda: Observations().columns(), "number_of_predictions = 0: must be at least 1"),
+    (lambda: CalibrationSums().result(), "number_of_predictions = 0: must be at least 1"),
+    (lambda: uncertain(np.resize(ARRAY, 7)), "len(tokens) = 7: must be 5, as was observed"),
+    (lambda: uncertain(ARRAY + 1), "a number in tokens = 3: must be 0 to 2"),
+    (lambda: calibrate([], []), "number_of_predictions = 0: must be at least 1"),
+    (lambda: calibrate([1.0, 1.0], [1.0]), "len(right) = 1: must be 2, as confidence has"),
+    (lambda: calibrate([-0.1], [1.0]), "confidence = -0.1: must be at least 0"),
+    (lambda: calibrate([math.nan], [1.0]), "confidence = nan: must be at least 0"),
     (
-        lambda: uncertainty(OBSERVED, ARRAY[:3], VOCABULARY),
-        "len(tokens) = 3: must be 5, as was observed",
-    ),
-    (
-        lambda: uncertainty(OBSERVED, ARRAY + 1, VOCABULARY),
+        lambda: WordReader(VOCABULARY).positions(ARRAY + 1),
         "a number in tokens = 3: must be 0 to 2",
     ),
-    (
-        lambda: calibration(np.zeros(0), np.zeros(0)),
-        "number_of_predictions = 0: must be at least 1",
-    ),
-    (
-        lambda: calibration(np.ones(2), np.ones(3)),
-        "len(right) = 3: must be 2, as confidence has",
-    ),
-    (lambda: calibration(np.array([-0.1]), np.ones(1)), "confidence = -0.1: must be at least 0"),
-    (lambda: calibration(np.array([np.nan]), np.ones(1)), "confidence = nan: must be at least 0"),
-    (lambda: positions_in_word(ARRAY + 1, VOCABULARY), "a number in tokens = 3: must be 0 to 2"),
-    (lambda: places(ARRAY - 2, VOCABULARY), "a number in tokens = -1: must be 0 to 2"),
+    (lambda: WordReader(VOCABULARY).places(ARRAY - 2), "a number in tokens = -1: must be 0 to 2"),
+    (lambda: WordReader(VOCABULARY).places(ARRAY[:0]), "len(tokens) = 0: must be at least 1"),
     # models
     *(
         (
@@ -214,7 +216,6 @@ def test_out_of_range_is_value_error_and_one_line():
         lambda: KneserNey([], 1, 1).distribution([]),
         lambda: evaluate(MODEL, TOKENS[:2], chunk=1).as_metrics(),
         lambda: build_model("concise", 1, hidden_size=1),
-        lambda: positions_in_word(ARRAY[:0], VOCABULARY),
         lambda: Vocabulary.build([], min_freq=0),
     ],
 )

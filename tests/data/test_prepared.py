@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gru_lm.core.errors import DamagedFile, MissingFile, UserError
-from gru_lm.data.prepared import SPLITS, Prepared
+from gru_lm.data.prepared import SPLITS, Prepared, numbers
 from gru_lm.data.vocabulary import Vocabulary
 
 
@@ -37,14 +37,17 @@ def test_arrays_are_memory_mapped_with_their_type(tmp_path, dtype):
     assert names == ["train.npy", "val.npy", "vocab.json"]
 
 
-def test_tensor_is_a_writable_copy(tmp_path):
-    Prepared.write(numbered(300), {"val": np.array([3, 299, 2], np.uint16)}, tmp_path)
-    prepared = Prepared(tmp_path)
-    tensor = prepared.tensor("val")
-    assert (tensor.dtype, tensor.device.type) == (torch.int64, "cpu")
-    assert tensor.tolist() == [3, 299, 2]
-    tensor[0] = 7
-    assert prepared.tokens("val").tolist() == [3, 299, 2]
+@pytest.mark.parametrize(
+    "size, dtype", [(5, torch.uint8), (300, torch.uint16), (70_000, torch.uint32)]
+)
+def test_tensor_has_the_type_of_the_array(tmp_path, size, dtype):
+    tokens = np.array([3, size - 1, 2], np.min_scalar_type(size - 1))
+    Prepared.write(numbered(size), {"val": tokens}, tmp_path)
+    tensor = Prepared(tmp_path).tensor("val")
+    assert (tensor.dtype, tensor.device.type) == (dtype, "cpu")
+    assert tensor.tolist() == [3, size - 1, 2]
+    assert numbers(tensor[1:]).tolist() == [size - 1, 2]
+    assert numbers(tensor[1:]).dtype == torch.int64
 
 
 def test_default_folder_is_the_pipelines(tmp_path, monkeypatch):

@@ -16,12 +16,12 @@ from gru_lm.evaluation.uncertainty import (
     BINS,
     CLASSES,
     POSITIONS,
+    CalibrationSums,
     Observations,
-    calibration,
+    UncertaintySums,
     character_classes,
-    positions_in_word,
-    uncertainty,
 )
+from gru_lm.evaluation.words import WordReader
 from gru_lm.models.concise.model import ConciseGRU
 from gru_lm.models.scratch.model import ScratchGRU
 
@@ -37,10 +37,30 @@ def random_model(vocab_size, kind=ScratchGRU, scale=0.8):
     return model
 
 
-def measure(model, tokens, vocabulary, chunk=1000):
-    observed = Observations()
-    score = evaluate(model, torch.from_numpy(tokens.astype("int64")), chunk, observed.add)
-    return score, uncertainty(observed, tokens, vocabulary)
+def measure(model, tokens, vocabulary, chunk=1000, block=1 << 20):
+    sums = UncertaintySums(tokens, vocabulary)
+    observed = Observations(sums.add, block=block)
+    score = evaluate(model, tokens, chunk, observed.add)
+    observed.end()
+    return score, sums.result()
+
+
+def observe(*predictions):
+    """Return what was observed of pairs of logits and targets."""
+    found = []
+    observed = Observations(found.append)
+    for logits, targets in predictions:
+        observed.add(logits, targets)
+    observed.end()
+    [one] = found
+    return one
+
+
+def calibration(confidence, right, pieces=1):
+    sums = CalibrationSums()
+    for part in zip(*(np.array_split(of, pieces) for of in (confidence, right)), strict=True):
+        sums.add(*part)
+    return sums.result()
 
 
 def characters(text):
@@ -56,17 +76,14 @@ def names(indices, of):
 
 
 def test_observations_of_known_logits():
-    observed = Observations()
     even = torch.zeros(1, 4)  # 1/4 each
     skewed = torch.log(torch.tensor([[0.5, 0.25, 0.125, 0.125]]))
     certain = torch.tensor([[0.0, -math.inf, 0.0, -math.inf]])  # 1/2 each of two
-    observed.add(torch.cat([even, skewed]), torch.tensor([3, 0]))
-    observed.add(certain, torch.tensor([2]))
-    surprise, entropy, confidence, right = observed.columns()
-    assert surprise / math.log(2) == pytest.approx([2, 1, 1])
-    assert entropy / math.log(2) == pytest.approx([2, 1.75, 1])
-    assert confidence == pytest.approx([0.25, 0.5, 0.5])
-    assert right.tolist()[1] == 1  # with ties, either token may be the top prediction
+    found = observe((torch.cat([even, skewed]), torch.tensor([3, 0])), (certain, torch.tensor([2])))
+    assert found.surprise / math.log(2) == pytest.approx([2, 1, 1])
+    assert found.entropy / math.log(2) == pytest.approx([2, 1.75, 1])
+    assert found.confidence == pytest.approx([0.25, 0.5, 0.5])
+    assert found.right.tolist()[1] == 1  # with ties, either token may be the top prediction
 
 
 @pytest.mark.parametrize("kind", [ScratchGRU, ConciseGRU])
@@ -138,7 +155,7 @@ def test_bin_includes_its_upper_edge():
 def test_calibration_equals_a_loop(predictions):
     confidence = np.array([probability for probability, _ in predictions])
     right = np.array([float(is_right) for _, is_right in predictions])
-    result = calibration(confidence, right)
+    result = calibration(confidence, right, pieces=min(3, len(right)))
     ece = 0.0
     for entry in result["bins"]:
         inside = (confidence > entry["low"]) & (confidence <= entry["high"])
@@ -165,7 +182,7 @@ def test_true_probabilities_have_no_error():
 
 def test_positions_in_known_text():
     vocabulary, tokens = characters(TEXT)
-    positions = names(positions_in_word(tokens, vocabulary), POSITIONS)
+    positions = names(WordReader(vocabulary).positions(tokens), POSITIONS)
     expected = [
         ("It's", ["1", "2", "other", "3"]),  # the apostrophe is not a letter
         ("  ", ["end", "other"]),
@@ -185,7 +202,7 @@ def test_positions_in_known_text():
 
 def test_sixth_and_later_letters_are_one_group():
     vocabulary, tokens = characters(" abcdefgh i")
-    assert names(positions_in_word(tokens, vocabulary), POSITIONS) == [
+    assert names(WordReader(vocabulary).positions(tokens), POSITIONS) == [
         *("other", "1", "2", "3", "4", "5", "6+", "6+", "6+", "end", "1")
     ]
 
@@ -193,7 +210,7 @@ def test_sixth_and_later_letters_are_one_group():
 def test_multi_character_tokens_have_no_position():
     vocabulary = Vocabulary.build("aab ", min_freq=2, reserved_tokens=["<eos>"])
     tokens = vocabulary.encode_tokens(["a", "b", "a", " ", "<eos>", "a"])  # b and space: <unk>
-    assert names(positions_in_word(tokens, vocabulary), POSITIONS) == [
+    assert names(WordReader(vocabulary).positions(tokens), POSITIONS) == [
         *("1", "other", "2", "other", "other", "3")
     ]
     assert names(character_classes(vocabulary), CLASSES) == ["other", "other", "vowel"]
@@ -242,15 +259,36 @@ def test_groups_partition_tokens_and_score(text):
 def test_group_is_mean_over_its_tokens():
     vocabulary, tokens = characters("to be or not to be that is the question")
     model = random_model(len(vocabulary))
-    observed = Observations()
-    evaluate(model, torch.from_numpy(tokens.astype("int64")), observe=observed.add)
-    surprise, entropy, _, _ = observed.columns()
+    predictions = []
+    evaluate(model, tokens, observe=lambda *found: predictions.append(found))
+    found = observe(*predictions)
     spaces = [place for place, token in enumerate(vocabulary.decode(tokens)[1:]) if token == " "]
-    measured = uncertainty(observed, tokens, vocabulary)
+    _, measured = measure(model, tokens, vocabulary)
     for group in (measured["position_in_word"]["end"], measured["character_class"]["space"]):
         assert group["tokens"] == len(spaces) == 9
-        assert group["perplexity"] == pytest.approx(math.exp(surprise[spaces].mean()))
-        assert group["entropy_bits"] == pytest.approx(entropy[spaces].mean() / math.log(2))
+        assert group["perplexity"] == pytest.approx(math.exp(found.surprise[spaces].mean()))
+        assert group["entropy_bits"] == pytest.approx(found.entropy[spaces].mean() / math.log(2))
+
+
+def test_blocks_have_the_figures_of_the_whole():
+    vocabulary, tokens = characters(TEXT * 20)
+    model = random_model(len(vocabulary))
+    _, whole = measure(model, tokens, vocabulary, chunk=10)
+    _, blocks = measure(model, tokens, vocabulary, chunk=10, block=30)
+
+    def compare(one, other):
+        assert type(one) is type(other)
+        if isinstance(one, dict):
+            assert one.keys() == other.keys()
+            for key in one:
+                compare(one[key], other[key])
+        elif isinstance(one, list):
+            for pair in zip(one, other, strict=True):
+                compare(*pair)
+        else:
+            assert one == (pytest.approx(other, rel=1e-12) if isinstance(one, float) else other)
+
+    compare(whole, blocks)
 
 
 def test_word_level_has_no_groups():
@@ -267,9 +305,9 @@ def test_group_with_infinite_perplexity_is_none():
     vocabulary, tokens = characters("ab" * 500 + " ")
     logits = torch.zeros(1000, len(vocabulary))
     logits[:, int(tokens[-1])] = -1e4  # the model gives the last character probability 0
-    observed = Observations()
-    observed.add(logits, torch.from_numpy(tokens[1:].astype("int64")))
-    measured = uncertainty(observed, tokens, vocabulary)
+    sums = UncertaintySums(tokens, vocabulary)
+    sums.add(observe((logits, torch.from_numpy(tokens[1:].astype("int64")))))
+    measured = sums.result()
     assert measured["character_class"]["vowel"]["perplexity"] == pytest.approx(3)  # a, b, <unk>
     assert measured["character_class"]["space"]["perplexity"] is None
     assert measured["character_class"]["space"]["bits_per_token"] > 1e4

@@ -1,9 +1,14 @@
 """The places of the gate study agree with the positions in a word."""
 
 import numpy as np
+import pytest
 
 from gru_lm.data.vocabulary import Vocabulary
-from gru_lm.evaluation.words import NOWHERE, PLACES, places, positions_in_word
+from gru_lm.evaluation.words import NOWHERE, PLACES, WordReader
+
+
+def places(tokens, vocabulary):
+    return WordReader(vocabulary).places(tokens)
 
 
 def test_places_in_text():
@@ -34,8 +39,17 @@ def test_multi_character_token_has_no_place():
     assert places(tokens, vocabulary).tolist() == [0, 1, NOWHERE, 2, 0, 2, 0, NOWHERE]
 
 
-def test_word_level_has_no_places():
-    assert places(np.array([1]), Vocabulary(("<unk>", "a"), "word")) is None
+@pytest.mark.parametrize("piece", [1, 2, 5])
+def test_pieces_have_the_positions_of_the_whole(piece):
+    text = " It's  two\n3 longest-words! a" * 3
+    vocabulary = Vocabulary.build(text)
+    tokens = vocabulary.encode(text)
+    reader = WordReader(vocabulary)
+    found = [
+        reader.positions(tokens[start : start + piece]) for start in range(0, len(tokens), piece)
+    ]
+    whole = WordReader(vocabulary).positions(tokens)
+    assert np.concatenate(found).tolist() == whole.tolist()
 
 
 def test_places_and_positions_share_first_letters():
@@ -43,5 +57,5 @@ def test_places_and_positions_share_first_letters():
     vocabulary = Vocabulary.build(text)
     tokens = vocabulary.encode(text)
     np.testing.assert_array_equal(
-        places(tokens, vocabulary) == 0, positions_in_word(tokens, vocabulary) == 0
+        places(tokens, vocabulary) == 0, WordReader(vocabulary).positions(tokens) == 0
     )

@@ -383,7 +383,7 @@ def test_stage_writes_file_and_differences(tmp_path, kind, length):
     assert found["tokens_compared"] == length
     assert found.keys() == ExportCheck.model_fields.keys()
     initial = freshly_initialised(model)
-    tokens = Prepared(tmp_path / "data/prepared").tensor("val")
+    tokens = Prepared(tmp_path / "data/prepared").tokens("val")
     assert found["initial"]["max_logit"] == pytest.approx(
         largest_differences(initial, to_onnx(initial, LETTERS), tokens)["max_logit"], rel=1e-5
     )

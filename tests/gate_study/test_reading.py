@@ -10,9 +10,10 @@ from gated import MODELS, H, N, plain_gates, random_model, random_stream
 from reference import gru_numpy
 
 from gru_lm.core.errors import UserError
+from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.evaluation.perplexity import evaluate
 from gru_lm.gate_study.reading import (
-    activity,
+    Activity,
     describe_time_constants,
     read,
     time_constants,
@@ -65,12 +66,14 @@ def test_predictions_precede_reading(gates, stream):
 def test_means_cover_whole_split(gates, stream):
     rows = [torch.cat(row) for row in gates.steps(stream[None], torch.zeros(1, H))]
     Z, R, states = torch.stack(rows, dim=1)
-    reading = read(gates, stream, 10, 3, chunk=41)
+    seen = []
+    reading = read(gates, stream, 10, 3, chunk=41, observe=lambda *found: seen.append(found))
+    Z_by_token, R_by_token = (np.concatenate(of) for of in zip(*seen, strict=True))
     np.testing.assert_allclose(reading.mean_Z, Z.mean(0), rtol=1e-5)
     np.testing.assert_allclose(reading.mean_R, R.mean(0), rtol=1e-5)
     np.testing.assert_allclose(reading.mean_H, states.mean(0), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(reading.Z_by_token, Z.mean(1), rtol=1e-5)
-    np.testing.assert_allclose(reading.R_by_token, R.mean(1), rtol=1e-5)
+    np.testing.assert_allclose(Z_by_token, Z.mean(1), rtol=1e-5)
+    np.testing.assert_allclose(R_by_token, R.mean(1), rtol=1e-5)
 
 
 def test_passage_beyond_split_is_user_error(gates, stream):
@@ -95,15 +98,26 @@ def test_time_constants_at_limits():
     json.dumps(found, allow_nan=False)
 
 
-def test_activity_is_mean_per_place(gates, stream):
-    reading = read(gates, stream)
-    where = np.arange(N) % 2
-    found = activity(reading, where)
+@pytest.mark.parametrize("block", [1, 100, 1000])
+def test_activity_is_mean_per_place(gates, block):
+    vocabulary = Vocabulary(("<unk>", "a", "b", "c"))  # no space, so all is one word
+    tokens = np.array([1, 2, 3, 0, 1] * 60, np.uint8)
+    activity, seen = Activity(tokens, vocabulary, block), []
+
+    def observe(*found):
+        seen.append(found)
+        activity.add(*found)
+
+    read(gates, tokens, chunk=41, observe=observe)
+    found = activity.result()
+    Z, R = (np.concatenate(of) for of in zip(*seen, strict=True))
+    inside = tokens > 0
+    inside[0] = False
     assert found["space"] is None
-    assert found["first letter"]["Z"] == pytest.approx(reading.Z_by_token[::2].mean())
-    assert found["inside words"]["R"] == pytest.approx(reading.R_by_token[1::2].mean())
-    assert found["inside words"]["tokens"] == N // 2
-    assert activity(reading, None) is None
+    assert found["first letter"] == {"Z": Z[0], "R": R[0], "tokens": 1}
+    assert found["inside words"]["tokens"] == inside.sum()
+    assert found["inside words"]["Z"] == pytest.approx(Z[inside].mean())
+    assert found["inside words"]["R"] == pytest.approx(R[inside].mean())
 
 
 def test_states_precede_places(gates, stream):

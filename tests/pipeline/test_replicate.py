@@ -81,7 +81,7 @@ def scores_of_model(folder: Path, variant: str) -> dict[str, Any]:
     """Return the metrics of stages.evaluate for the model of stages.train."""
     prepared = Prepared(folder / "data/prepared")
     model = load_model(folder / "training" / variant, prepared.vocabulary.fingerprint)
-    return {name: evaluate(model, prepared.tensor(name)).as_metrics() for name in SPLITS}
+    return {name: evaluate(model, prepared.tokens(name)).as_metrics() for name in SPLITS}
 
 
 @pytest.mark.parametrize(("variant", "select"), SELECTED)

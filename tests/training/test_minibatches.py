@@ -10,6 +10,7 @@ from reference import random_pieces, sequential_partition
 from gru_lm.core.errors import UserError
 from gru_lm.training.minibatches import (
     UNSCORED,
+    counted_minibatches,
     epoch_minibatches,
     random_minibatches,
     require_enough_tokens,
@@ -201,3 +202,28 @@ def test_batch_larger_than_corpus_is_refused(partition):
     assert "train.num_steps = 5" in message
     assert "has 50 tokens" in message
     assert "needs 506" in message
+
+
+@few
+@given(
+    lengths,
+    rows,
+    steps,
+    st.sampled_from(["sequential", "random"]),
+    st.booleans(),
+    st.sampled_from([np.uint8, np.uint16, np.uint32]),
+    st.integers(0, 3),
+)
+def test_small_types_give_the_same_minibatches(
+    length, batch_size, num_steps, partition, drop_last, dtype, skip
+):
+    assume(length > num_steps + 1)
+    stream = np.random.default_rng(length).integers(0, 256, length)
+    sizes = (batch_size, num_steps, partition, 0, 1, drop_last)
+    expected = list(epoch_minibatches(torch.from_numpy(stream), *sizes))
+    small = torch.from_numpy(stream.astype(dtype))
+    number, rest = counted_minibatches(small, *sizes, skip)
+    assert number == len(expected)
+    rest = list(rest)
+    assert all(part.dtype == torch.int64 for minibatch in rest for part in minibatch)
+    assert as_lists(rest) == as_lists(expected[skip:])

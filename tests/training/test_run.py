@@ -105,6 +105,16 @@ def val_tokens(folder: Path) -> Tensor:
     return Prepared(folder / "prepared").tensor("val")
 
 
+def test_validation_reads_the_stated_tokens(folder: Path) -> None:
+    run = start(folder, validate_tokens=50)
+    run.train()
+    tokens = val_tokens(folder)
+    assert len(tokens) > 50
+    measured = run.history.validation[-1].perplexity
+    assert measured == validate(run.model, tokens[:50], 4, 5)
+    assert measured != validate(run.model, tokens, 4, 5)
+
+
 @pytest.mark.parametrize("select", ["last", "best_val"])
 @pytest.mark.parametrize("variant", ["scratch", "concise", "fused"])
 def test_selected_weights_are_of_selected_epoch(variant: str, select: str, folder: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from trainings import train_settings
 
-from gru_lm.training.coverage import times_trained
+from gru_lm.training.coverage import TimesTrained
 from gru_lm.training.minibatches import UNSCORED, epoch_minibatches
 
 few = examples(deadline=None, max_examples=60)
@@ -18,6 +18,16 @@ partitions = st.sampled_from(["sequential", "random"])
 
 
 settings = train_settings
+
+
+def times_trained(num_tokens, chosen, epochs, steps=None, piece=1000):
+    found = TimesTrained(num_tokens, chosen, epochs, steps)
+    pieces = list(found.pieces(piece))
+    assert {one.dtype for one in pieces} == {found.dtype}
+    assert [len(one) for one in pieces[:-1]] == [piece] * (len(pieces) - 1)
+    times = np.concatenate(pieces)
+    assert len(times) == len(found)
+    return times
 
 
 def offsets(chosen, epochs):
@@ -55,8 +65,9 @@ def test_counts_match_minibatches(
         for X, Y in epoch_minibatches(torch.arange(length), *sizes):
             assert all(y in (x + 1, UNSCORED) for x, y in zip(X.ravel(), Y.ravel(), strict=True))
             held.update(Y.ravel().tolist())
-    times = times_trained(length, chosen, epochs)
-    assert times.tolist() == [held[target] for target in range(1, length)]
+    for piece in (7, 1000):
+        times = times_trained(length, chosen, epochs, piece=piece)
+        assert times.tolist() == [held[target] for target in range(1, length)]
 
 
 @few

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import math
+import mmap
 import os
 import shutil
 import tempfile
@@ -26,6 +27,7 @@ from gru_lm.core.reading import ANY, DOCUMENT, opened, read_bytes
 
 SHA256_SIZE = 32  # bytes
 UNPACKED = 1 << 31  # the most bytes of the arrays in an .npz file
+PIECE = 1 << 20  # entries of a large array that are in memory at a time
 OWNER = "owner"  # name of the .npz entry that identifies the data the arrays belong to
 
 
@@ -185,11 +187,26 @@ def read_array(path: Path, owner: str) -> np.ndarray:
             array: np.ndarray = data[start : start + size].view(dtype).reshape(shape, order=order)
         except Exception as error:  # NumPy parses the header as Python, which can raise anything
             raise DamagedFile(path, str(error)) from None
-    digest = hashlib.sha256(data[:-SHA256_SIZE])  # type: ignore[arg-type]  # an array works
+    digest = hashlib.sha256()
+    for piece in in_pieces(data[:-SHA256_SIZE]):
+        digest.update(piece)  # type: ignore[arg-type]  # an array works
     digest.update(owner.encode())
     if digest.digest() != data[-SHA256_SIZE:].tobytes():
         raise DamagedFile(path, "its checksum is wrong, or it belongs to other data")
     return array
+
+
+def in_pieces(array: np.ndarray, length: int = PIECE) -> Iterator[np.ndarray]:
+    """Yield consecutive pieces of ``array`` (N, ...), of ``length`` entries each but the last.
+
+    The pages of a memory-mapped array are released after each piece, so that they do not add up in
+    the memory of the process.
+    """
+    mapped = getattr(array, "_mmap", None)  # of np.memmap; it has no other access to its map
+    for start in range(0, len(array), length):
+        yield array[start : start + length]
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):  # some systems have no madvise
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _header(file: BinaryIO) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype]:

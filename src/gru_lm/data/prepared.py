@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from gru_lm.core.errors import DamagedFile
-from gru_lm.core.files import array_writer, read_array, write_array
+from gru_lm.core.files import array_writer, in_pieces, read_array, write_array
 from gru_lm.data.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -84,12 +85,25 @@ class Prepared:
         tokens = read_array(path, owner=self.vocabulary.fingerprint)
         if tokens.ndim != 1 or tokens.dtype.kind != "u" or len(tokens) < 2:
             raise DamagedFile(path, "it is not a one-dimensional array of token numbers")
-        if int(tokens.max()) >= len(self.vocabulary):
-            raise DamagedFile(path, f"token number {tokens.max()} is outside the vocabulary")
+        highest = max(int(piece.max()) for piece in in_pieces(tokens))
+        if highest >= len(self.vocabulary):
+            raise DamagedFile(path, f"token number {highest} is outside the vocabulary")
         return tokens
 
     def tensor(self, split: str) -> Tensor:
-        """Return ``tokens`` of ``split`` as an int64 tensor (N,) on the CPU."""
+        """Return ``tokens`` of ``split`` as a tensor (N,) of the same type, also memory-mapped.
+
+        It must not be written to.
+        """
         import torch  # some stages read tokens without torch
 
-        return torch.from_numpy(self.tokens(split).astype("int64"))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*not writable")
+            return torch.from_numpy(self.tokens(split))
+
+
+def numbers(tokens: np.ndarray | Tensor) -> Tensor:
+    """Return a piece of ``tokens``, of any type of whole numbers on the CPU, as an int64 tensor."""
+    import torch
+
+    return torch.from_numpy(np.asarray(tokens, np.int64))

@@ -1,7 +1,8 @@
 """Baselines without a network.
 
 Each function returns the same tree as a model's evaluation, with perplexity, bits per token and
-number of tokens by split. Baselines are fitted to the training split, as the models are.
+number of tokens by split. Baselines are fitted to the training split, as the models are. The memory
+of n-grams and compressors grows with the splits, so the stage reads ``SAMPLE`` tokens of each.
 Each raises ValueError if a split has fewer than 2 tokens or a token outside the vocabulary.
 """
 
@@ -23,6 +24,7 @@ from gru_lm.evaluation.n_grams import KneserNey
 Scores = dict[str, dict[str, float | int | None]]
 
 ORDERS: Final = (2, 3, 4, 5, 6)
+SAMPLE: Final = 1 << 21  # tokens of a split that the stage reads, from its start
 
 COMPRESSORS: Final[dict[str, Callable[[bytes], bytes]]] = {
     "xz": lambda data: lzma.compress(data, preset=9 | lzma.PRESET_EXTREME),

@@ -13,36 +13,52 @@ from typing import Any, Final
 import numpy as np
 
 GROUPS: Final = ("never", "<25%", "25-50%", "50-75%", "75-100%")  # of gru_lm.results.coverage
+WIDE: Final = {"overall": 0, "trained": 1, "often_trained": 2}  # by the first of their GROUPS
 
 
-def coverage(surprise: np.ndarray, times: np.ndarray, epochs: int) -> dict[str, Any]:
-    """Return the fields of ``gru_lm.results.coverage.Coverage``.
+class CoverageSums:
+    """The summed loss of the targets of the training split, by how often they were trained.
 
-    ``surprise`` (M,) is the cross-entropy of each target of the training split in nats, ``times``
-    (M,) the number of the ``epochs`` in which it was trained.
+    ``times`` (M,) is the number of the ``epochs`` in which each target was trained.
     """
-    quarters = np.minimum(4 * times.astype(np.int64) // epochs, 3)
-    groups = np.where(times == 0, 0, quarters + 1)  # indices into GROUPS
 
-    def group(of: np.ndarray) -> dict[str, float | int | None] | None:
-        """Return the entry of the targets selected by the mask ``of`` (M,)."""
-        count, nats, total = int(of.sum()), float(surprise[of].sum()), float(surprise.sum())
+    def __init__(self, times: np.ndarray, epochs: int) -> None:
+        self._times, self._epochs = times, epochs
+        self._added = 0
+        self._counts = dict.fromkeys((*WIDE, *GROUPS), 0)
+        self._nats = dict.fromkeys((*WIDE, *GROUPS), 0.0)
+
+    def add(self, surprise: np.ndarray) -> None:
+        """Add the cross-entropy of the next targets in nats, (T,)."""
+        times = self._times[self._added :][: len(surprise)]
+        self._added += len(surprise)
+        quarters = np.minimum(4 * times.astype(np.int64) // self._epochs, 3)
+        groups = np.where(times == 0, 0, quarters + 1)  # indices into GROUPS
+        masks = {name: groups >= least for name, least in WIDE.items()}
+        masks |= {name: groups == index for index, name in enumerate(GROUPS)}
+        for name, of in masks.items():
+            self._counts[name] += int(of.sum())
+            self._nats[name] += float(surprise[of].sum())
+
+    def result(self) -> dict[str, Any]:
+        """Return the fields of ``gru_lm.results.coverage.Coverage``."""
+        by_group = {name: self._group(name) for name in GROUPS}
+        return {
+            "epochs": self._epochs,
+            **{name: self._group(name) for name in WIDE},
+            "by_times_trained": {name: found for name, found in by_group.items() if found},
+        }
+
+    def _group(self, name: str) -> dict[str, float | int | None] | None:
+        """Return the entry of a group, None if it has no target."""
+        count, nats, total = self._counts[name], self._nats[name], self._nats["overall"]
         if count == 0:
             return None
         mean = nats / count
         return {
             "tokens": count,
-            "share": count / len(of),
+            "share": count / self._counts["overall"],
             "loss_share": nats / total if total > 0 else 0.0,
             "perplexity": math.exp(mean) if mean < math.log(sys.float_info.max) else None,
             "bits_per_token": mean / math.log(2),
         }
-
-    by_group = {name: group(groups == index) for index, name in enumerate(GROUPS)}
-    return {
-        "epochs": epochs,
-        "overall": group(groups >= 0),
-        "trained": group(groups > 0),
-        "often_trained": group(groups > 1),
-        "by_times_trained": {name: found for name, found in by_group.items() if found},
-    }

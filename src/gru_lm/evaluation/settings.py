@@ -12,10 +12,12 @@ from gru_lm.core.params import Section, Seed, TopLevel
 class Evaluate(Section):
     """The measurement of a trained model on each split.
 
-    If ``block`` is not null, each split is also read in blocks of that many tokens, each from a
-    state of zeros.
+    If ``max_tokens`` is not null, only that many tokens from the start of each split are read. If
+    ``block`` is not null, each split is also read in blocks of that many tokens, each from a state
+    of zeros.
     """
 
+    max_tokens: Annotated[int, Field(ge=2, le=10**12)] | None = None
     block: Annotated[int, Field(ge=1, le=1_000_000)] | None
 
 

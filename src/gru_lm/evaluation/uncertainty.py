@@ -14,6 +14,8 @@ from __future__ import annotations
 import math
 import sys
 import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -22,9 +24,11 @@ from torch import Tensor
 
 from gru_lm.core.errors import OutOfRange, require_at_least, require_tokens
 from gru_lm.data.vocabulary import Vocabulary
-from gru_lm.evaluation.words import POSITIONS, positions_in_word, token_categories
+from gru_lm.evaluation.words import POSITIONS, WordReader, token_categories
 
+BLOCK: Final = 1 << 20  # predictions that are summed at a time
 BINS: Final = 15  # as in Guo et al. 2017
+EDGES: Final = np.linspace(0, 1, BINS + 1)
 CLASSES: Final = (
     "vowel",
     "consonant",
@@ -37,11 +41,35 @@ CLASSES: Final = (
 )
 
 
-class Observations:
-    """Surprise, entropy and confidence of each prediction; ``add`` observes ``evaluate``."""
+@dataclass(frozen=True)
+class Predictions:
+    """Consecutive predictions, each (T,): of the actual token and of the most probable one.
 
-    def __init__(self) -> None:
+    ``surprise`` and ``entropy`` are in nats. ``confidence`` is the probability of the most probable
+    token, ``right`` is 1 if that token is the actual one, else 0.
+    """
+
+    surprise: np.ndarray
+    entropy: np.ndarray
+    confidence: np.ndarray
+    right: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.surprise)
+
+
+class Observations:
+    """Gathers predictions and passes them on to ``readers``; ``add`` observes ``evaluate``.
+
+    They are passed on in blocks of ``block`` predictions or a few more, the last by ``end``, so the
+    memory does not grow with the stream. The sums of a stream within one block do not depend on the
+    size of the pieces that are added.
+    """
+
+    def __init__(self, *readers: Callable[[Predictions], None], block: int = BLOCK) -> None:
+        self._readers, self._block = readers, block
         self._rows: list[np.ndarray] = []
+        self._waiting = 0
 
     def add(self, logits: Tensor, targets: Tensor) -> None:
         """Add the next predictions, ``logits`` (T, V), and the actual tokens, ``targets`` (T,)."""
@@ -55,85 +83,150 @@ class Observations:
             (guess == targets).double(),
         )
         self._rows.append(torch.stack(rows).cpu().numpy())  # (4, T)
+        self._waiting += len(targets)
+        if self._waiting >= self._block:
+            self.end()
 
-    def columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return surprise and entropy in nats, confidence, and 1 if the top prediction was right.
+    def end(self) -> None:
+        """Pass on the predictions that are waiting."""
+        if self._rows:
+            predictions = Predictions(*np.concatenate(self._rows, axis=1))
+            self._rows, self._waiting = [], 0
+            for read in self._readers:
+                read(predictions)
 
-        Each is (N - 1,) for a stream of N tokens. Raises ValueError without predictions.
-        """
-        require_at_least(1, number_of_predictions=sum(rows.shape[1] for rows in self._rows))
-        surprise, entropy, confidence, right = np.concatenate(self._rows, axis=1)
-        return surprise, entropy, confidence, right
 
+class UncertaintySums:
+    """The calibration, and surprise and entropy by group, on the stream ``tokens`` (N,).
 
-def uncertainty(
-    observed: Observations, tokens: np.ndarray, vocabulary: Vocabulary
-) -> dict[str, Any]:
-    """Return the calibration, and surprise and entropy by group, on the stream ``tokens`` (N,).
-
-    ``observed`` has its N - 1 predictions. The result is ``calibration`` (see the function of that
-    name), ``overall`` and, by group, ``position_in_word`` and ``character_class``. A group without
-    a token is left out. Both are None at word level.
-
-    Raises ValueError if ``observed`` has another number of tokens or a token is unknown.
+    ``add`` reads its N - 1 predictions in order. Raises ValueError if a token is unknown.
     """
-    surprise, entropy, confidence, right = observed.columns()
-    if len(tokens) != len(surprise) + 1:
-        raise OutOfRange("len(tokens)", len(tokens), f"{len(surprise) + 1}, as was observed")
-    require_tokens(tokens, len(vocabulary))
-    everything = np.zeros(len(surprise), dtype=np.intp)
-    result: dict[str, Any] = {
-        "calibration": calibration(confidence, right),
-        "overall": _by_group(surprise, entropy, everything, ("all",))["all"],
-        "position_in_word": None,
-        "character_class": None,
-    }
-    if vocabulary.level == "char":
-        positions = positions_in_word(tokens, vocabulary)[1:]
-        classes = character_classes(vocabulary)[tokens[1:]]
-        result["position_in_word"] = _by_group(surprise, entropy, positions, POSITIONS)
-        result["character_class"] = _by_group(surprise, entropy, classes, CLASSES)
-    return result
+
+    def __init__(self, tokens: np.ndarray, vocabulary: Vocabulary) -> None:
+        require_tokens(tokens, len(vocabulary), least=2)
+        self._tokens = tokens
+        self._added = 0
+        self._calibration = CalibrationSums()
+        self._overall = _GroupSums(("all",))
+        self._reader: WordReader | None = None
+        if vocabulary.level == "char":
+            self._reader = WordReader(vocabulary)
+            self._reader.positions(tokens[:1])  # which is not predicted
+            self._positions, self._classes = _GroupSums(POSITIONS), _GroupSums(CLASSES)
+            self._class_of = character_classes(vocabulary)
+
+    def add(self, predictions: Predictions) -> None:
+        """Add the next predictions."""
+        self._calibration.add(predictions.confidence, predictions.right)
+        self._overall.add(predictions, np.zeros(len(predictions), dtype=np.intp))
+        targets = self._tokens[self._added + 1 :][: len(predictions)]
+        self._added += len(predictions)
+        if self._reader is not None:
+            self._positions.add(predictions, self._reader.positions(targets))
+            self._classes.add(predictions, self._class_of[targets])
+
+    def result(self) -> dict[str, Any]:
+        """Return ``calibration``, ``overall``, ``position_in_word`` and ``character_class``.
+
+        A group without a token is left out. The last two are None at word level.
+
+        Raises ValueError if another number of predictions was added.
+        """
+        if self._added != len(self._tokens) - 1:
+            expected = f"{self._added + 1}, as was observed"
+            raise OutOfRange("len(tokens)", len(self._tokens), expected)
+        at_char_level = self._reader is not None
+        return {
+            "calibration": self._calibration.result(),
+            "overall": self._overall.result()["all"],
+            "position_in_word": self._positions.result() if at_char_level else None,
+            "character_class": self._classes.result() if at_char_level else None,
+        }
 
 
-def calibration(confidence: np.ndarray, right: np.ndarray) -> dict[str, Any]:
-    """Return the reliability curve of the top predictions and the expected calibration error (ECE).
+class CalibrationSums:
+    """The reliability curve of the top predictions and the expected calibration error (ECE).
 
-    ``confidence`` (N,) is the probability of the most probable token, ``right`` (N,) is 1 if that
-    token is the actual one, else 0. Bins (low, high] have equal width. The ECE is the absolute
-    difference between accuracy and mean confidence of a bin, averaged over the predictions. Only
-    the top prediction is used, because nearly all other probabilities are close to 0. The means of
-    a bin without predictions are None.
-
-    Raises ValueError if N is 0, the lengths differ or a confidence is negative or NaN.
+    Bins (low, high] have equal width. The ECE is the absolute difference between accuracy and mean
+    confidence of a bin, averaged over the predictions. Only the top prediction is used, because
+    nearly all other probabilities are close to 0. The means of a bin without predictions are None.
 
     Source: Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv:1706.04599, section 2.
     """
-    require_at_least(1, number_of_predictions=len(confidence))
-    if len(right) != len(confidence):
-        raise OutOfRange("len(right)", len(right), f"{len(confidence)}, as confidence has")
-    require_at_least(0, confidence=float(np.min(confidence)))
-    edges = np.linspace(0, 1, BINS + 1)
-    # A rounded probability may exceed 1 slightly, and no bin contains 0.
-    bins = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, BINS - 1)
-    counts = np.bincount(bins, minlength=BINS)
-    confidences = np.bincount(bins, confidence, minlength=BINS)  # sums
-    rights = np.bincount(bins, right, minlength=BINS)
-    return {
-        "ece": float(np.abs(rights - confidences).sum() / len(confidence)),
-        "accuracy": float(np.mean(right)),
-        "confidence": float(np.mean(confidence)),
-        "bins": [
-            {
-                "low": float(edges[index]),
-                "high": float(edges[index + 1]),
-                "count": int(count),
-                "confidence": float(confidences[index] / count) if count else None,
-                "accuracy": float(rights[index] / count) if count else None,
-            }
-            for index, count in enumerate(counts)
-        ],
-    }
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(BINS, np.int64)
+        self._confidences, self._rights = np.zeros(BINS), np.zeros(BINS)  # sums
+        self._confidence = self._right = 0.0
+
+    def add(self, confidence: np.ndarray, right: np.ndarray) -> None:
+        """Add predictions (T,) whose most probable token has a ``confidence`` and is ``right``.
+
+        Raises ValueError if T is 0, the lengths differ or a confidence is negative or NaN.
+        """
+        require_at_least(1, number_of_predictions=len(confidence))
+        if len(right) != len(confidence):
+            raise OutOfRange("len(right)", len(right), f"{len(confidence)}, as confidence has")
+        require_at_least(0, confidence=float(np.min(confidence)))
+        # A rounded probability may exceed 1 slightly, and no bin contains 0.
+        bins = np.clip(np.searchsorted(EDGES, confidence, side="left") - 1, 0, BINS - 1)
+        self._counts += np.bincount(bins, minlength=BINS)
+        self._confidences += np.bincount(bins, confidence, minlength=BINS)
+        self._rights += np.bincount(bins, right, minlength=BINS)
+        self._confidence += float(np.sum(confidence))
+        self._right += float(np.sum(right))
+
+    def result(self) -> dict[str, Any]:
+        """Return ``ece``, ``accuracy``, ``confidence`` and ``bins``. Raises ValueError if empty."""
+        total = int(self._counts.sum())
+        require_at_least(1, number_of_predictions=total)
+        return {
+            "ece": float(np.abs(self._rights - self._confidences).sum() / total),
+            "accuracy": self._right / total,
+            "confidence": self._confidence / total,
+            "bins": [
+                {
+                    "low": float(EDGES[index]),
+                    "high": float(EDGES[index + 1]),
+                    "count": int(count),
+                    "confidence": float(self._confidences[index] / count) if count else None,
+                    "accuracy": float(self._rights[index] / count) if count else None,
+                }
+                for index, count in enumerate(self._counts)
+            ],
+        }
+
+
+class _GroupSums:
+    """The means of surprise and entropy by group; ``names`` are those of the groups."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._names = names
+        self._counts = np.zeros(len(names), np.int64)
+        self._surprises, self._entropies = np.zeros(len(names)), np.zeros(len(names))  # sums
+
+    def add(self, predictions: Predictions, groups: np.ndarray) -> None:
+        """Add predictions (T,), whose ``groups`` (T,) are indices into the names."""
+        size = len(self._names)
+        self._counts += np.bincount(groups, minlength=size)
+        self._surprises += np.bincount(groups, predictions.surprise, minlength=size)
+        self._entropies += np.bincount(groups, predictions.entropy, minlength=size)
+
+    def result(self) -> dict[str, dict[str, float | int | None]]:
+        """Return the means by group; ``perplexity`` is None if it exceeds the largest float."""
+        found: dict[str, dict[str, float | int | None]] = {}
+        total = int(self._counts.sum())
+        for index, name in enumerate(self._names):
+            if count := int(self._counts[index]):
+                mean = float(self._surprises[index]) / count
+                found[name] = {
+                    "tokens": count,
+                    "share": count / total,
+                    "perplexity": math.exp(mean) if mean < math.log(sys.float_info.max) else None,
+                    "bits_per_token": mean / math.log(2),
+                    "entropy_bits": float(self._entropies[index]) / count / math.log(2),
+                }
+        return found
 
 
 def character_classes(vocabulary: Vocabulary) -> np.ndarray:
@@ -158,27 +251,3 @@ def character_classes(vocabulary: Vocabulary) -> np.ndarray:
 
     kinds = map(kind, vocabulary.tokens, token_categories(vocabulary))
     return np.array([CLASSES.index(name) for name in kinds])
-
-
-def _by_group(
-    surprise: np.ndarray, entropy: np.ndarray, groups: np.ndarray, names: tuple[str, ...]
-) -> dict[str, dict[str, float | int | None]]:
-    """Return means by group from nats per token; ``groups`` (N,) are indices into ``names``.
-
-    ``perplexity`` is None if it exceeds the largest float.
-    """
-    counts = np.bincount(groups, minlength=len(names))
-    surprises = np.bincount(groups, surprise, minlength=len(names))  # sums
-    entropies = np.bincount(groups, entropy, minlength=len(names))
-    result: dict[str, dict[str, float | int | None]] = {}
-    for index, name in enumerate(names):
-        if count := int(counts[index]):
-            mean = float(surprises[index]) / count
-            result[name] = {
-                "tokens": count,
-                "share": count / len(groups),
-                "perplexity": math.exp(mean) if mean < math.log(sys.float_info.max) else None,
-                "bits_per_token": mean / math.log(2),
-                "entropy_bits": float(entropies[index]) / count / math.log(2),
-            }
-    return result

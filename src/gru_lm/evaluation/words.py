@@ -19,41 +19,48 @@ PLACES: Final = ("first letter", "inside words", "space")  # coarser groups
 NOWHERE: Final = -1  # the index of a token in none of PLACES
 
 
-def positions_in_word(tokens: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
-    """Return the position of each character of ``tokens`` (N,) as (N,) indices into POSITIONS.
+class WordReader:
+    """Finds the position of each character of a stream that is read in consecutive pieces."""
 
-    A word is a run of characters other than whitespace. Letters and digits are counted, and
-    punctuation is not, so the letter after an opening quotation mark is a first letter. ``end`` is
-    the whitespace character right after a word. ``other`` is punctuation, further whitespace and
-    tokens of several characters. With ``normalize: letters`` the last word of a line and the first
-    word of the next count as one word (see ``gru_lm.data.text``).
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        categories = token_categories(vocabulary)
+        self._is_space = np.array([category == "space" for category in categories])
+        self._is_letter = np.array([category[0] in "LMN" for category in categories])
+        self._letters = 0  # read since the last space
+        self._after_space = True  # or at the start of the stream
 
-    Raises ValueError for a token outside the vocabulary.
-    """
-    require_tokens(tokens, len(vocabulary))
-    categories = token_categories(vocabulary)
-    space = np.array([category == "space" for category in categories])[tokens]
-    letter = np.array([category[0] in "LMN" for category in categories])[tokens]
-    letters = np.cumsum(letter)
-    before = np.maximum.accumulate(np.where(space, letters, 0))  # letters up to the last space
-    positions = np.full(len(tokens), POSITIONS.index("other"))
-    positions[letter] = np.minimum(letters - before, LETTERS)[letter] - 1
-    ends_word = space[1:] & ~space[:-1]
-    positions[1:][ends_word] = POSITIONS.index("end")
-    return positions
+    def positions(self, tokens: np.ndarray) -> np.ndarray:
+        """Return the position of each character of ``tokens`` (N,) as (N,) indices into POSITIONS.
 
+        A word is a run of characters other than whitespace. Letters and digits are counted, and
+        punctuation is not, so the letter after an opening quotation mark is a first letter. ``end``
+        is the whitespace character right after a word. ``other`` is punctuation, further whitespace
+        and tokens of several characters. With ``normalize: letters`` the last word of a line and
+        the first word of the next count as one word (see ``gru_lm.data.text``).
 
-def places(tokens: np.ndarray, vocabulary: Vocabulary) -> np.ndarray | None:
-    """Return an index into PLACES for each of ``tokens`` (N,), or None at word level.
+        Raises ValueError for a token outside the vocabulary, and without tokens.
+        """
+        require_tokens(tokens, len(self._vocabulary), least=1)
+        space, letter = self._is_space[tokens], self._is_letter[tokens]
+        letters = self._letters + np.cumsum(letter)
+        before = np.maximum.accumulate(np.where(space, letters, 0))  # letters up to the last space
+        positions = np.full(len(tokens), POSITIONS.index("other"))
+        positions[letter] = np.minimum(letters - before, LETTERS)[letter] - 1
+        after_space = np.concatenate([[self._after_space], space[:-1]])
+        positions[space & ~after_space] = POSITIONS.index("end")
+        self._letters, self._after_space = int(letters[-1] - before[-1]), bool(space[-1])
+        return positions
 
-    ``first letter`` and ``inside words`` follow ``positions_in_word``. ``space`` is any whitespace.
-    Punctuation and tokens of several characters have the index NOWHERE.
-    """
-    if vocabulary.level != "char":
-        return None
-    positions = positions_in_word(tokens, vocabulary)
-    space = np.array([token.isspace() for token in vocabulary.tokens])[tokens]
-    return np.select([space, positions == 0, positions < LETTERS], [2, 0, 1], NOWHERE)
+    def places(self, tokens: np.ndarray) -> np.ndarray:
+        """Return an index into PLACES for each of ``tokens`` (N,).
+
+        ``first letter`` and ``inside words`` follow ``positions``. ``space`` is any whitespace.
+        Punctuation and tokens of several characters have the index NOWHERE.
+        """
+        positions = self.positions(tokens)
+        kinds = [self._is_space[tokens], positions == 0, positions < LETTERS]
+        return np.select(kinds, [2, 0, 1], NOWHERE)
 
 
 def token_categories(vocabulary: Vocabulary) -> list[str]:

@@ -17,6 +17,7 @@ from onnx import helper
 from torch import Tensor
 
 from gru_lm.core.errors import UserError
+from gru_lm.data.prepared import numbers
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.models.base import LanguageModel, build_model
 
@@ -72,7 +73,7 @@ def open_session(data: bytes) -> onnxruntime.InferenceSession:
 
 @torch.inference_mode()
 def largest_differences(
-    model: LanguageModel, data: bytes, tokens: Tensor, chunk: int = 1000
+    model: LanguageModel, data: bytes, tokens: Tensor | np.ndarray, chunk: int = 1000
 ) -> dict[str, float]:
     """Return the largest differences between ``model`` and its ONNX file ``data``, on the CPU.
 
@@ -94,7 +95,8 @@ def largest_differences(
     state = model.begin_state(1)
     onnx_state = state.numpy()
     largest = []
-    for X in tokens[None].split(chunk, dim=1):
+    for start in range(0, len(tokens), chunk):
+        X = numbers(tokens[start : start + chunk])[None]
         logits, state = model(X, state)  # (T, 1, V), (1, H)
         onnx_logits, onnx_state = session.run(None, {"tokens": X.numpy(), "state": onnx_state})
         expected = logits[:, 0].numpy()  # (T, V)

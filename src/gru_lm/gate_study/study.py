@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from torch import Tensor
 
+from gru_lm.data.prepared import numbers
 from gru_lm.gate_study import context, interventions
 from gru_lm.gate_study.interventions import Read
 from gru_lm.gate_study.reading import read
@@ -30,7 +30,7 @@ class Trained:
     gates: Mapping[Weights, Gates]
 
 
-def study(trainings: Sequence[Trained], texts: Mapping[Text, Tensor]) -> dict[str, Any]:
+def study(trainings: Sequence[Trained], texts: Mapping[Text, np.ndarray]) -> dict[str, Any]:
     """Return context curves and interventions on ``texts`` (N,) as a JSON tree.
 
     Only the first ``context.TEXT`` tokens of a text are used.
@@ -38,7 +38,7 @@ def study(trainings: Sequence[Trained], texts: Mapping[Text, Tensor]) -> dict[st
     curves: dict[str, Any] = {}
     held: dict[str, Any] = {}
     for name, whole_text in texts.items():
-        text = whole_text[: context.TEXT]
+        text = numbers(whole_text[: context.TEXT])
         curves[name] = {}
         for weights in WEIGHTS:
             found, bits, reads = [], [], []

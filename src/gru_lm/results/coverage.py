@@ -30,6 +30,7 @@ class TrainedGroup(Result):
 class Coverage(Result):
     """Loss on the training split, read in one piece, in ``analysis/coverage/<variant>.json``.
 
+    It is that of the first ``evaluate.max_tokens`` tokens, if that is set.
     ``epochs`` is the epoch of the kept weights. ``overall`` are all targets, ``trained`` those
     trained in at least one epoch, ``often_trained`` those trained in at least a quarter of the
     epochs. ``by_times_trained`` has every target in one of its groups. A group without a target is
@@ -38,6 +39,6 @@ class Coverage(Result):
 
     epochs: Positive
     overall: TrainedGroup
-    trained: TrainedGroup
+    trained: TrainedGroup | None
     often_trained: TrainedGroup | None
     by_times_trained: dict[Trained, TrainedGroup]

@@ -16,7 +16,12 @@ from gru_lm.models.base import LanguageModel
 from gru_lm.training.averaging import AveragedWeights
 from gru_lm.training.cuda_graph import Snapshot
 from gru_lm.training.history import History, Point, Position
-from gru_lm.training.minibatches import Minibatch, counted_minibatches, require_enough_tokens
+from gru_lm.training.minibatches import (
+    Minibatch,
+    counted_minibatches,
+    on_device,
+    require_enough_tokens,
+)
 from gru_lm.training.optimizers import make_optimizer, remedy, set_learning_rate
 from gru_lm.training.plan import Plan
 from gru_lm.training.schedule import Patience, Plateaus, is_varied
@@ -49,9 +54,9 @@ class Diverged(UserError):
 
 
 class Training:
-    """A training of ``model`` on ``tokens`` (N,) int64, and its whole state.
+    """A training of ``model`` on ``tokens`` (N,), and its whole state.
 
-    ``val_tokens`` (M,) int64 are validated as ``settings.validate_every`` says and at the end. This
+    ``val_tokens`` (M,) are validated as ``settings.validate_every`` says and at the end. This
     changes no bit of the training, except for the schedule plateau and for ``settings.patience``.
     ``at_end`` is called after the last step, before a row or a validation that is due only because
     the training ends. A longer training can go on from the state at that moment.
@@ -78,8 +83,8 @@ class Training:
         self.plateaus = Plateaus(settings.schedule.patience)
         self.history = History()
         self.position = Position.start(model.device)
-        self._tokens = tokens.to(model.device)
-        self._val_tokens = None if val_tokens is None else val_tokens.to(model.device)
+        self._tokens = on_device(tokens, model.device)
+        self._val_tokens = None if val_tokens is None else on_device(val_tokens, model.device)
         self._trainer = Trainer(
             model,
             self.optimizer,
@@ -163,7 +168,7 @@ class Training:
         """Return the minibatches of the next step, all of one epoch."""
         s, position = self.settings, self.position
         if self._minibatches is None:
-            number, minibatches = counted_minibatches(
+            number, self._minibatches = counted_minibatches(
                 self._tokens,
                 s.batch_size,
                 s.num_steps,
@@ -171,9 +176,9 @@ class Training:
                 s.seed,
                 position.epochs + 1,
                 s.drop_last,
+                skip=position.minibatches,
             )
             self._left = number - position.minibatches
-            self._minibatches = islice(minibatches, position.minibatches, None)
         found = list(islice(self._minibatches, s.accumulate))
         self._left -= len(found)
         return found

@@ -25,6 +25,9 @@ minibatch, which matters in a short stream. Without ``drop_last`` each epoch tra
 after its offset exactly once. The last minibatch then has fewer columns or pieces, and its last
 row or piece is padded with UNSCORED targets, which have no loss.
 
+The stream has any type of whole numbers, such as the one byte of a memory-mapped array. Only the
+tokens of a minibatch are read and converted to int64.
+
 Source: Zhang et al., Dive into Deep Learning, section "Language Models and the Dataset"
 (train_ch8 edition).
 """
@@ -36,7 +39,6 @@ from typing import Final, Literal, get_args
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gru_lm.core.errors import UserError, require_at_least, require_one_of
@@ -48,28 +50,33 @@ UNSCORED: Final = -100  # the target of a padded position, which has no loss
 
 
 def sequential_minibatches(
-    tokens: Tensor, batch_size: int, num_steps: int, offset: int, drop_last: bool = True
+    tokens: Tensor,
+    batch_size: int,
+    num_steps: int,
+    offset: int,
+    drop_last: bool = True,
+    skip: int = 0,
 ) -> Iterator[Minibatch]:
     """Cut ``tokens`` (N,), from ``offset`` on, into minibatches that continue each other.
 
-    Yields inputs X and targets Y, each (batch_size, num_steps), views of two folded copies of the
-    stream. ``offset`` is 0 to num_steps inclusive. Without ``drop_last`` the last minibatch may
-    have fewer columns, and the last row or rows may end in UNSCORED targets.
+    Yields inputs X and targets Y, each (batch_size, num_steps), without the first ``skip``
+    minibatches. ``offset`` is 0 to num_steps inclusive. Without ``drop_last`` the last minibatch
+    may have fewer columns, and the last row or rows may end in UNSCORED targets.
 
     Raises ValueError if a size is below 1 or the offset below 0.
     """
     require_at_least(1, batch_size=batch_size, num_steps=num_steps)
     require_at_least(0, offset=offset)
     num_targets = len(tokens) - offset - 1
-    num_columns = num_targets // batch_size if drop_last else -(-num_targets // batch_size)
-    inputs, targets = (
-        part.view(batch_size, num_columns)
-        for part in inputs_and_targets(tokens[offset:], batch_size * num_columns)
-    )
-    for start in range(0, num_columns, num_steps):
-        if drop_last and start + num_steps > num_columns:
+    num_columns = parts(num_targets, batch_size, drop_last)
+    rows = offset + num_columns * torch.arange(batch_size, device=tokens.device)
+    places = _places(rows, num_steps)
+    for start in range(skip * num_steps, num_columns, num_steps):
+        length = min(num_steps, num_columns - start)
+        if drop_last and length < num_steps:
             return
-        yield inputs[:, start : start + num_steps], targets[:, start : start + num_steps]
+        over = num_columns * (batch_size - 1) + start + length > num_targets  # in the last row
+        yield _cut(tokens, places[:, : length + 1] + start, over)
 
 
 def random_minibatches(
@@ -79,38 +86,50 @@ def random_minibatches(
     offset: int,
     generator: np.random.Generator,
     drop_last: bool = True,
+    skip: int = 0,
 ) -> Iterator[Minibatch]:
     """Cut ``tokens`` (N,), from ``offset`` on, into pieces and yield them in random order.
 
-    Yields inputs X and targets Y, each (batch_size, num_steps). ``offset`` is 0 to num_steps - 1
-    inclusive. Without ``drop_last`` the last minibatch may have fewer pieces, and the stream's last
-    piece, which may be in any minibatch, may end in UNSCORED targets.
+    Yields inputs X and targets Y, each (batch_size, num_steps), without the first ``skip``
+    minibatches. ``offset`` is 0 to num_steps - 1 inclusive. Without ``drop_last`` the last
+    minibatch may have fewer pieces, and the stream's last piece, which may be in any minibatch, may
+    end in UNSCORED targets. The order of the pieces takes 8 N / num_steps bytes.
 
     Raises ValueError if a size is below 1 or the offset below 0.
     """
     require_at_least(1, batch_size=batch_size, num_steps=num_steps)
     require_at_least(0, offset=offset)
     num_targets = len(tokens) - offset - 1
-    num_pieces = num_targets // num_steps if drop_last else -(-num_targets // num_steps)
-    inputs, targets = (
-        part.view(num_pieces, num_steps)
-        for part in inputs_and_targets(tokens[offset:], num_pieces * num_steps)
-    )
-    order = torch.from_numpy(generator.permutation(num_pieces)).to(tokens.device)
-    for pieces in order.split(batch_size):
+    num_pieces = parts(num_targets, num_steps, drop_last)
+    shuffled = torch.from_numpy(generator.permutation(num_pieces))
+    over = None  # the minibatch with a piece that is longer than the stream
+    if num_pieces * num_steps > num_targets:
+        over = int((shuffled == num_pieces - 1).nonzero()) // batch_size
+    order = shuffled.to(tokens.device)
+    for number in range(skip, -(-num_pieces // batch_size)):
+        pieces = order[number * batch_size : (number + 1) * batch_size]
         if drop_last and len(pieces) < batch_size:
             return
-        yield inputs[pieces], targets[pieces]
+        yield _cut(tokens, _places(offset + num_steps * pieces, num_steps), number == over)
 
 
-def inputs_and_targets(tokens: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Return the first ``length`` of ``tokens`` (N,) and the token after each, both (length,).
+def _places(starts: Tensor, length: int) -> Tensor:
+    """Return ``length`` + 1 places from each of ``starts`` (B,) on: (B, length + 1)."""
+    return starts[:, None] + torch.arange(length + 1, device=starts.device)
 
-    After the stream's end inputs are 0 and targets UNSCORED.
+
+def _cut(tokens: Tensor, places: Tensor, over: bool) -> Minibatch:
+    """Return the ``tokens`` (N,) at ``places`` (B, T + 1) as inputs and targets, (B, T) in int64.
+
+    ``over`` says whether places are after the stream's end. There inputs are 0 and targets
+    UNSCORED.
     """
-    inputs, targets = tokens[:-1][:length], tokens[1:][:length]
-    lacking = length - len(targets)
-    return F.pad(inputs, (0, lacking)), F.pad(targets, (0, lacking), value=UNSCORED)
+    if not over:
+        read = tokens[places].long()
+        return read[:, :-1], read[:, 1:]
+    read = tokens[places.clamp(max=len(tokens) - 1)].long()
+    lacking = places[:, 1:] >= len(tokens)
+    return read[:, :-1].masked_fill(lacking, 0), read[:, 1:].masked_fill(lacking, UNSCORED)
 
 
 def epoch_minibatches(
@@ -141,16 +160,21 @@ def counted_minibatches(
     seed: int,
     epoch: int,
     drop_last: bool = True,
+    skip: int = 0,
 ) -> tuple[int, Iterator[Minibatch]]:
-    """Return the number of minibatches of one epoch, and an iterator over them.
+    """Return the number of minibatches of one epoch, and an iterator over all but the first.
 
-    The arguments are those of ``epoch_minibatches``.
+    ``skip`` is the number of those that are left out. The other arguments are those of
+    ``epoch_minibatches``.
     """
-    generator, offset = _drawn(batch_size, num_steps, partition, seed, epoch)
+    generator, offset = drawn(batch_size, num_steps, partition, seed, epoch)
     number = _number(len(tokens) - offset - 1, batch_size, num_steps, partition, drop_last)
     if partition == "sequential":
-        return number, sequential_minibatches(tokens, batch_size, num_steps, offset, drop_last)
-    return number, random_minibatches(tokens, batch_size, num_steps, offset, generator, drop_last)
+        cut = sequential_minibatches(tokens, batch_size, num_steps, offset, drop_last, skip)
+        return number, cut
+    return number, random_minibatches(
+        tokens, batch_size, num_steps, offset, generator, drop_last, skip
+    )
 
 
 def num_minibatches(
@@ -163,7 +187,7 @@ def num_minibatches(
     drop_last: bool = True,
 ) -> int:
     """Return the number of minibatches that one epoch of ``num_tokens`` tokens has."""
-    _, offset = _drawn(batch_size, num_steps, partition, seed, epoch)
+    _, offset = drawn(batch_size, num_steps, partition, seed, epoch)
     return _number(num_tokens - offset - 1, batch_size, num_steps, partition, drop_last)
 
 
@@ -174,11 +198,16 @@ def _number(
     if partition == "random":
         sizes.reverse()  # pieces, then minibatches of batch_size pieces
     for size in sizes:
-        num_targets = num_targets // size if drop_last else -(-num_targets // size)
+        num_targets = parts(num_targets, size, drop_last)
     return num_targets
 
 
-def _drawn(
+def parts(number: int, size: int, drop_last: bool) -> int:
+    """Return into how many parts of ``size`` a ``number`` is cut, the incomplete last one too."""
+    return number // size if drop_last else -(-number // size)
+
+
+def drawn(
     batch_size: int, num_steps: int, partition: Partition, seed: int, epoch: int
 ) -> tuple[np.random.Generator, int]:
     """Return the random numbers of an epoch, and the offset that is drawn first."""
@@ -188,6 +217,13 @@ def _drawn(
     generator = np.random.default_rng([seed, epoch])
     offset = int(generator.integers(num_steps, endpoint=partition == "sequential"))
     return generator, offset
+
+
+def on_device(tokens: Tensor, device: torch.device) -> Tensor:
+    """Return ``tokens`` (N,) on ``device``, in a type that can be indexed there."""
+    if device.type == "cuda" and tokens.dtype in (torch.uint16, torch.uint32):  # GPU only
+        tokens = tokens.to(torch.int32)  # torch has no index kernel of CUDA for the other two
+    return tokens.to(device)
 
 
 def require_enough_tokens(num_tokens: int, batch_size: int, num_steps: int) -> None:

@@ -18,14 +18,14 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from gru_lm.core.errors import Interrupted, UserError
-from gru_lm.core.files import write_array
+from gru_lm.core.files import array_writer
 from gru_lm.core.variants import Variant
 from gru_lm.data.prepared import Prepared
 from gru_lm.models.base import BEST, CONFIG, WEIGHTS, build_model, set_loop_threads
 from gru_lm.models.device import DeviceChoice, choose_device, describe_device, make_deterministic
 from gru_lm.results.training import TIMES_TRAINED
 from gru_lm.training.checkpoints import Checkpoints, fingerprint
-from gru_lm.training.coverage import times_trained
+from gru_lm.training.coverage import TimesTrained
 from gru_lm.training.following import Progress, StopRequest
 from gru_lm.training.history import History, Point
 from gru_lm.training.idle_cores import IdleCores
@@ -95,7 +95,8 @@ class TrainingRun:
         train = settings.train
         self._settings, self._say = settings, say
         self.vocabulary = prepared.vocabulary
-        self._tokens, val_tokens = prepared.tensor("train"), prepared.tensor("val")
+        self._tokens = prepared.tensor("train")
+        val_tokens = prepared.tensor("val")[: train.validate_tokens]
         # Before anything of an earlier run is touched.
         require_enough_tokens(len(self._tokens), train.batch_size, train.num_steps)
         if train.threads is not None:
@@ -202,10 +203,11 @@ class TrainingRun:
         vocabulary, selected = self.vocabulary.fingerprint, self.selected
         self.model.save(folder, vocabulary)
         self.model.save(folder / BEST, vocabulary, self.history.best_weights)
-        times = times_trained(
-            len(self._tokens), self._settings.train, selected.epoch, selected.step
-        )
-        write_array(folder / TIMES_TRAINED, times, owner=vocabulary)
+        times = TimesTrained(len(self._tokens), self._settings.train, selected.epoch, selected.step)
+        path = folder / TIMES_TRAINED
+        with array_writer(path, times.dtype, (len(times),), owner=vocabulary) as append:
+            for piece in times.pieces():
+                append(piece)
 
     def finish(self) -> None:
         """Replace the checkpoints by the last state, from which the run can be extended.

@@ -119,8 +119,9 @@ class Train(Section):
     number of CPU threads per training, or null for all cores. ``idle_cores`` lets loops whose
     results do not depend on the number of threads use idle cores too. ``deterministic`` gives the
     same bytes in every run on a GPU too. ``validate_every`` null validates at the end only.
-    ``patience`` validations without an improvement end the training. ``select`` keeps the last
-    weights, or those of the validation with the lowest perplexity.
+    ``validate_tokens`` is the number of tokens that a validation reads, from the start of the
+    split, or null for all. ``patience`` validations without an improvement end the training.
+    ``select`` keeps the last weights, or those of the validation with the lowest perplexity.
     """
 
     epochs: Count | None
@@ -148,6 +149,7 @@ class Train(Section):
     deterministic: bool
     log_every: Every | None
     validate_every: Every | None
+    validate_tokens: Annotated[int, Field(ge=2, le=10**12)] | None = None
     patience: Count | None
     select: Literal["last", "best_val"]
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from gru_lm.core.errors import require_at_least
 from gru_lm.models.base import LanguageModel
 from gru_lm.training.cuda_graph import CapturedStep, Update
-from gru_lm.training.minibatches import UNSCORED, Minibatch, inputs_and_targets
+from gru_lm.training.minibatches import UNSCORED, Minibatch, sequential_minibatches
 from gru_lm.training.optimizers import clip_gradients, weights_of
 from gru_lm.training.settings import Precision
 
@@ -175,7 +175,7 @@ class Trainer:
 
 @torch.no_grad()
 def validate(model: LanguageModel, tokens: Tensor, batch_size: int, num_steps: int) -> float:
-    """Return the perplexity of ``tokens`` (N,) int64, N at least 2, on the model's device.
+    """Return the perplexity of ``tokens`` (N,), N at least 2, on the model's device.
 
     As in training with sequential partitioning, the stream is split into ``batch_size`` rows. Each
     is read from a state of zeros, ``num_steps`` tokens at a time. Products are in float32 and
@@ -188,17 +188,12 @@ def validate(model: LanguageModel, tokens: Tensor, batch_size: int, num_steps: i
     # torch.inference_mode would create buffers in FusedGRU that cannot be used in training.
     num_targets = len(tokens) - 1
     num_rows = min(batch_size, math.ceil(num_targets / num_steps))
-    num_columns = math.ceil(num_targets / num_rows)
-    inputs, targets = (
-        part.view(num_rows, num_columns)
-        for part in inputs_and_targets(tokens, num_rows * num_columns)
-    )
     total = torch.zeros((), dtype=torch.float64, device=model.device)
     state = model.begin_state(num_rows)
     was_training = model.training
     model.eval()
     with products_in("fp32", model.device):
-        for X, Y in zip(inputs.split(num_steps, 1), targets.split(num_steps, 1), strict=True):
+        for X, Y in sequential_minibatches(tokens, num_rows, num_steps, 0, drop_last=False):
             logits, state = model(X, state)  # (T, B, V), (B, S)
             total += F.cross_entropy(
                 logits.flatten(0, 1), Y.T.flatten(), ignore_index=UNSCORED, reduction="sum"
