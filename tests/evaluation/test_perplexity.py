@@ -163,3 +163,15 @@ def test_blocks_are_read_from_an_empty_state(length, rows):
     score = evaluate_blocks(model, stream, length, rows)
     assert score.tokens == N - 1
     assert score.nats == pytest.approx(wanted, rel=1e-12)
+
+
+def test_large_vocabularies_are_evaluated_in_smaller_pieces(stream, monkeypatch):
+    model = random_model("before").double()
+    whole, blocks = evaluate(model, stream), evaluate_blocks(model, stream, 12)
+    shapes = []
+    hook = model.register_forward_hook(lambda _, given, got: shapes.append(got[0].shape))
+    monkeypatch.setattr("gru_lm.evaluation.perplexity.LOGITS", 5 * V)
+    assert evaluate(model, stream).nats == pytest.approx(whole.nats, rel=1e-12)
+    assert evaluate_blocks(model, stream, 12).nats == pytest.approx(blocks.nats, rel=1e-12)
+    hook.remove()
+    assert all(steps * rows <= 5 for steps, rows, _ in shapes)

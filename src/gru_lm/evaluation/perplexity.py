@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Final
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 from gru_lm.core.errors import UserError, require_at_least, require_tokens
 from gru_lm.data.prepared import numbers
 from gru_lm.models.base import LanguageModel
+
+LOGITS: Final = 1 << 22  # the most logits at a time
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,15 @@ def evaluate(
 
     The tokens are on the CPU and of any type of whole numbers, such as those of a memory-mapped
     array. N - 1 tokens are scored exactly once; the first is not predicted. ``chunk`` is the number
-    of steps computed at a time and affects only memory. The sum is in float64. ``observe`` is
-    called with the logits (T, V) in float64 and the targets (T,) of each chunk in order.
+    of steps computed at a time, or fewer with a large vocabulary. It affects only memory. The sum
+    is in float64. ``observe`` is called with the logits (T, V) in float64 and the targets (T,) of
+    each chunk in order.
 
     Raises ValueError if N is below 2, a token is outside the vocabulary, or ``chunk`` is below 1.
     """
     require_tokens(np.asarray(tokens), model.vocab_size, least=2)
     require_at_least(1, chunk=chunk)
+    chunk = min(chunk, max(1, LOGITS // model.vocab_size))
     num_targets = len(tokens) - 1
     state = model.begin_state(1)
     nats = torch.zeros((), dtype=torch.float64, device=model.device)
@@ -87,7 +92,8 @@ def evaluate_blocks(
     predicts the first target of a block from one token and the last from ``length`` tokens, as a
     model with a limited context does (A. Karpathy, nanoGPT, function ``estimate_loss``, which
     samples such blocks at random). The last block may be shorter. ``rows`` is the number of blocks
-    computed at a time and affects only memory. The sum is in float64.
+    computed at a time and affects only memory. With a large vocabulary they are computed some steps
+    at a time. The sum is in float64.
 
     Raises ValueError if N is below 2, a token is outside the vocabulary, or a size is below 1.
     """
@@ -101,7 +107,11 @@ def evaluate_blocks(
         if end > start:
             read = numbers(tokens[start : end + 1]).to(model.device)
             blocks = read[:-1].view(-1, min(length, end - start))  # (B, T)
-            logits, _ = model(blocks, model.begin_state(len(blocks)))  # (T, B, V)
-            scores = logits.transpose(0, 1).flatten(0, 1).double()  # (B T, V)
-            nats += F.cross_entropy(scores, read[1:], reduction="sum")
+            targets = read[1:].view_as(blocks)
+            state = model.begin_state(len(blocks))
+            steps = max(1, LOGITS // (len(blocks) * model.vocab_size))
+            for X, Y in zip(blocks.split(steps, 1), targets.split(steps, 1), strict=True):
+                logits, state = model(X, state)  # (T, B, V), (B, S)
+                scores = logits.transpose(0, 1).flatten(0, 1).double()  # (B T, V)
+                nats += F.cross_entropy(scores, Y.flatten(), reduction="sum")
     return Score(nats.item(), num_targets)
