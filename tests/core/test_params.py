@@ -462,6 +462,18 @@ BAD = {
         with_value("model", TREE["model"] | {"embedding_size": 64, "tie_weights": True}),
         ["model.tie_weights", "model.embedding_size is model.hidden_size (256)"],
     ),
+    "adaptive-tied": (
+        with_value(
+            "model",
+            TREE["model"] | {"embedding_size": 256, "tie_weights": True, "output": "adaptive"},
+        ),
+        ["model.output", "set model.tie_weights to false, or set full"],
+    ),
+    "adaptive-few-units": (
+        with_value("model", TREE["model"] | {"hidden_size": 15, "output": "adaptive"}),
+        ["model.output", "adaptive needs model.hidden_size of 16 or more"],
+    ),
+    "output-unknown": (with_value("model.output", "sampled"), ["model.output = 'sampled'"]),
     "init-unknown": (with_value("model.init.weights", "xavier"), ["model.init.weights = 'xavier'"]),
     "init-bias-text": (with_value("model.init.update_bias", "1"), ["model.init.update_bias = '1'"]),
     "timeout-zero": (with_value("fetch.timeout", 0.0), ["fetch.timeout = 0.0"]),

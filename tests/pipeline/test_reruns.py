@@ -55,6 +55,7 @@ USED_BY: dict[str, set[str]] = {
     "models/settings.py": {"params", *TRAINED},
     "models/base.py": WITH_MODEL,
     "models/layer.py": WITH_MODEL,
+    "models/output.py": WITH_MODEL,
     "models/stack.py": WITH_MODEL,
     "models/gru/__init__.py": WITH_MODEL,
     "models/gru/family.py": WITH_MODEL,

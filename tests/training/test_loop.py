@@ -237,8 +237,11 @@ def test_minibatches_are_weighted_by_tokens():
 # ----------------------------------------------------------------------------------- clipping
 
 
+@pytest.mark.parametrize("large", [10, 1 << 22])
 @pytest.mark.parametrize("max_norm", [0.01, 1.0, 5.0])
-def test_clipping_matches_torch(max_norm):
+def test_clipping_matches_torch(max_norm, large, monkeypatch):
+    monkeypatch.setattr("gru_lm.training.optimizers.LARGE", large)
+    monkeypatch.setattr("gru_lm.training.optimizers.PIECE", 5)
     generator = torch.Generator().manual_seed(2)
     mine = [torch.zeros(shape, requires_grad=True) for shape in [(3, 4), (5,), (2, 2)]]
     theirs = [weight.detach().clone().requires_grad_() for weight in mine]

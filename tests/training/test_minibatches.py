@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from reference import random_pieces, sequential_partition
 
 from gru_lm.core.errors import UserError
+from gru_lm.models.base import UNSCORED
 from gru_lm.training.minibatches import (
-    UNSCORED,
     counted_minibatches,
     epoch_minibatches,
     random_minibatches,

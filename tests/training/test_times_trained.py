@@ -10,8 +10,9 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from trainings import train_settings
 
+from gru_lm.models.base import UNSCORED
 from gru_lm.training.coverage import TimesTrained
-from gru_lm.training.minibatches import UNSCORED, epoch_minibatches
+from gru_lm.training.minibatches import epoch_minibatches
 
 few = examples(deadline=None, max_examples=60)
 partitions = st.sampled_from(["sequential", "random"])

@@ -12,10 +12,11 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self, cast
 
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -34,6 +35,11 @@ if TYPE_CHECKING:  # imported at run time by their users only, so training does 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 BEST = "best"  # in a model's folder, the same model with the weights of the best validation epoch
 HEADER = 1 << 20  # bytes that names, types and shapes may take in a file of tensors
+
+LARGE: Final = 1 << 22  # arrays with more numbers are computed in pieces, or changed in place
+UNSCORED: Final = -100  # the target of a padded position, which has no loss
+
+Reduction = Literal["mean", "sum"]
 
 _loop_threads = 1
 
@@ -65,6 +71,20 @@ class LanguageModel(nn.Module, ABC):
         second part starts from the final state of the first.
         """
 
+    def loss(
+        self, tokens: Tensor, targets: Tensor, state: Tensor, reduction: Reduction = "mean"
+    ) -> tuple[Tensor, Tensor]:
+        """Return the cross-entropy of ``targets`` (B, T) in nats, and the final state (B, S).
+
+        The other arguments are those of ``forward``. The result is the mean over the targets that
+        are not UNSCORED, or their sum. The default computes all logits.
+        """
+        logits, state = self(tokens, state)  # (T, B, V), (B, S)
+        scores = logits.flatten(0, 1).to(next(self.parameters()).dtype)
+        wanted = targets.T.flatten()
+        loss = F.cross_entropy(scores, wanted, ignore_index=UNSCORED, reduction=reduction)
+        return loss, state
+
     @property
     def state_size(self) -> int:
         """S, the numbers per state. The default is ``hidden_size``."""
@@ -74,6 +94,14 @@ class LanguageModel(nn.Module, ABC):
     def has_dropout(self) -> bool:
         """Whether ``forward`` draws random numbers in training mode. The default is False."""
         return False
+
+    @property
+    def has_fixed_shapes(self) -> bool:
+        """Whether the shapes in ``loss`` do not depend on the tokens. The default is True.
+
+        Only then can a CUDA graph of the training be captured.
+        """
+        return True
 
     @property
     def device(self) -> torch.device:
@@ -179,6 +207,17 @@ def set_loop_threads(number: int) -> None:
     """Let loops whose results do not depend on the number of threads use ``number``."""
     global _loop_threads
     _loop_threads = number
+
+
+def picked_rows(weight: Tensor, tokens: Tensor) -> Tensor:
+    """Return the rows of ``weight`` (V, N) that ``tokens`` pick, (*tokens.shape, N).
+
+    The gradient of a LARGE matrix on a CPU is added to ``weight.grad``, if it exists, row by row.
+    (torch adds a sparse gradient to a dense one in place.) A dense gradient would be an array of
+    V N numbers, of which few are not zero.
+    """
+    in_rows = weight.grad is not None and weight.device.type == "cpu" and weight.numel() > LARGE
+    return F.embedding(tokens, weight, sparse=bool(in_rows))
 
 
 def require_alike(name: str, tensor: Tensor, shape: Sequence[int], dtype: torch.dtype) -> None:

@@ -48,7 +48,8 @@ class Architecture(Section):
     """The settings that all variants share.
 
     With the defaults, a variant is the model of its ``model.py``, which has one layer and one-hot
-    inputs. Otherwise it is a stack of its layers (``models/stack.py``). An option that would have
+    inputs. Otherwise it is a stack of its layers (``models/stack.py``). ``output`` is the softmax
+    over the whole vocabulary or the adaptive one (``models/output.py``). An option that would have
     no effect is refused.
     """
 
@@ -56,6 +57,7 @@ class Architecture(Section):
     num_layers: Annotated[int, Field(ge=1, le=64)] = 1
     embedding_size: Size | None = None
     tie_weights: bool = False
+    output: Literal["full", "adaptive"] = "full"
     dropout: Dropout = Dropout()
     init: Init = Init()
 
@@ -69,6 +71,20 @@ class Architecture(Section):
                 f"is model.hidden_size ({hidden}): set it, or set tie_weights to false"
             )
         return tie
+
+    @field_validator("output")
+    @classmethod
+    def _adaptive_output_is_possible(cls, output: str, info: ValidationInfo) -> str:
+        if output == "adaptive" and info.data.get("tie_weights"):
+            raise ValueError(
+                "adaptive has smaller matrices for rarer tokens, and the embedding has one: set "
+                "model.tie_weights to false, or set full"
+            )
+        if output == "adaptive" and info.data.get("hidden_size", 16) < 16:
+            raise ValueError(
+                "adaptive needs model.hidden_size of 16 or more: set that, or set full"
+            )
+        return output
 
     @field_validator("dropout")
     @classmethod

@@ -7,6 +7,9 @@ default. With V tokens, embeddings of E numbers, L layers of H units::
     H_1  = layer 1 (X),  H_l = layer l (D_b(H_l-1))
     Q    = D_o(H_L) W_qᵀ + b_q                      output layer; W_q = W_e if they are tied
 
+``output: adaptive`` replaces the last line by the adaptive softmax (``models/output.py``). Its
+log-probabilities are the logits, as softmax does not change them.
+
 **Dropout.** In training mode, D sets each number to zero with probability p and divides the others
 by 1 - p, so their mean stays the same (Srivastava et al. 2014, JMLR 15:1929). It is applied to the
 connections between layers and not to those between steps (Zaremba et al. 2014, arXiv:1409.2329).
@@ -39,8 +42,9 @@ from torch import Tensor, nn
 
 from gru_lm.core.errors import UserError
 from gru_lm.core.variants import Variant
-from gru_lm.models.base import LanguageModel
+from gru_lm.models.base import Reduction, picked_rows
 from gru_lm.models.layer import Distribution, GRULayer, Layer
+from gru_lm.models.output import AdaptiveSoftmax, LinearOutput
 from gru_lm.models.settings import Architecture, Init
 
 if TYPE_CHECKING:
@@ -50,11 +54,12 @@ if TYPE_CHECKING:
     from gru_lm.models.stepper import Stepper
 
 
-class Stack(LanguageModel):
+class Stack(LinearOutput):
     """A stack of layers of ``variant``, which get its ``options``, as ``architecture`` describes.
 
     The state is (B, S), the states of all layers side by side. Parameters: those of each layer,
-    ``W_e`` (V, E) if there is an embedding, ``W_q`` (V, H) unless it is tied, and ``b_q`` (V,).
+    ``W_e`` (V, E) if there is an embedding, ``W_q`` (V, H) unless it is tied, and ``b_q`` (V,), or
+    those of ``adaptive`` in place of the last two.
     Raises ValueError if a size or an option is out of range, and UserError if the variant has no
     layer or if ``architecture.init`` needs a GRU and the layer is another one.
     """
@@ -78,14 +83,22 @@ class Stack(LanguageModel):
             drawn_as = architecture.init.weights
         self.layers = nn.ModuleList(layers)
         self._state_sizes = [layer.state_size for layer in layers]
-        self.W_e = self.W_q = None
+        self.W_e = self.W_q = self.b_q = self.adaptive = None
         if architecture.tie_weights:
             self.W_e = nn.Parameter(_drawn(drawn_as, H, vocab_size, H))
         else:
             if E is not None:
                 self.W_e = nn.Parameter(torch.randn(vocab_size, E))
-            self.W_q = nn.Parameter(_drawn(drawn_as, H, vocab_size, H))
-        self.b_q = nn.Parameter(_drawn(drawn_as, H, vocab_size))
+            if architecture.output == "full":
+                self.W_q = nn.Parameter(_drawn(drawn_as, H, vocab_size, H))
+        if architecture.output == "full":
+            self.b_q = nn.Parameter(_drawn(drawn_as, H, vocab_size))
+        else:
+            self.adaptive = AdaptiveSoftmax(H, vocab_size)
+            if drawn_as == "normal":
+                with torch.no_grad():
+                    for weight in self.adaptive.parameters():
+                        weight.copy_(_drawn(drawn_as, H, *weight.shape))
 
     @property
     def state_size(self) -> int:
@@ -98,25 +111,56 @@ class Stack(LanguageModel):
         rates = self.dropout
         return any((rates.embedding, rates.between, rates.output, rates.recurrent))
 
+    @property
+    def has_fixed_shapes(self) -> bool:
+        """See ``LanguageModel.has_fixed_shapes``."""
+        return self.adaptive is None
+
     def embeddings(self) -> list[Tensor]:
         """See ``LanguageModel.embeddings``."""
         return [] if self.W_e is None else [self.W_e]
 
     def forward(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """See ``LanguageModel.forward``."""
+        states, last = self.states(tokens, state)
+        if self.adaptive is None:
+            return F.linear(states, *self.output_layer()), last
+        with torch.autocast(states.device.type, enabled=False):
+            logits = self.adaptive.log_prob(
+                states.flatten(0, 1).to(self.adaptive.head.weight.dtype)
+            )
+        return logits.unflatten(0, states.shape[:2]), last
+
+    def loss(
+        self, tokens: Tensor, targets: Tensor, state: Tensor, reduction: Reduction = "mean"
+    ) -> tuple[Tensor, Tensor]:
+        """See ``LanguageModel.loss``."""
+        if self.adaptive is None:
+            return super().loss(tokens, targets, state, reduction)
+        states, last = self.states(tokens, state)
+        nats = self.adaptive.cross_entropy(states.flatten(0, 1), targets.T.flatten(), reduction)
+        return nats, last
+
+    def states(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``LinearOutput.states``."""
         if self.W_e is None:
             steps = tokens.T[..., None]  # (T, B, 1)
             x = state.new_zeros(*steps.shape[:2], self.vocab_size).scatter_(-1, steps, 1.0)
         else:
-            x = self._dropped(F.embedding(tokens.T, self.W_e), self.dropout.embedding)
+            x = self._dropped(picked_rows(self.W_e, tokens.T), self.dropout.embedding)
         lasts: list[Tensor] = []
         for layer, old in zip(self.layers, state.split(self._state_sizes, dim=1), strict=True):
             if lasts:
                 x = self._dropped(x, self.dropout.between)
             x, last = layer(x, old)  # (T, B, H), (B, S)
             lasts.append(last)
-        x = self._dropped(x, self.dropout.output)
-        return F.linear(x, self._output_matrix(), self.b_q), torch.cat(lasts, dim=1)
+        return self._dropped(x, self.dropout.output), torch.cat(lasts, dim=1)
+
+    def output_layer(self) -> tuple[Tensor, Tensor]:
+        """See ``LinearOutput.output_layer``."""
+        matrix = self.W_e if self.W_q is None else self.W_q
+        assert matrix is not None and self.b_q is not None  # W_e if the two are tied
+        return matrix, self.b_q
 
     def _dropped(self, x: Tensor, rate: float) -> Tensor:
         """Return ``x`` (T, B, N) with dropout."""
@@ -125,12 +169,6 @@ class Stack(LanguageModel):
         if self.dropout.same_mask:
             return x * F.dropout(torch.ones_like(x[:1]), rate)
         return F.dropout(x, rate)
-
-    def _output_matrix(self) -> Tensor:
-        """Return W_q (V, H)."""
-        matrix = self.W_e if self.W_q is None else self.W_q
-        assert matrix is not None  # tied matrices are W_e
-        return matrix
 
     def textbook_weights(self) -> list[dict[str, Tensor]]:
         """Return each layer's ``GRULayer.textbook_weights`` for one-hot inputs, from first to last.
@@ -142,7 +180,8 @@ class Stack(LanguageModel):
         if self.W_e is not None:
             first, W_e = layers[0], self.W_e.detach()
             first |= {name: W_e @ first[name] for name in ("W_xz", "W_xr", "W_xh")}
-        layers[-1] |= {"W_hq": self._output_matrix().detach().T, "b_q": self.b_q.detach()}
+        W_q, b_q = self.output_layer()
+        layers[-1] |= {"W_hq": W_q.detach().T, "b_q": b_q.detach()}
         return layers
 
     def _textbook_layers(self) -> list[dict[str, Tensor]]:
@@ -157,7 +196,7 @@ class Stack(LanguageModel):
 
     def stepper(self) -> Stepper:
         """See ``LanguageModel.stepper``."""
-        if self._gru_layers() is None:
+        if not self.has_gates():
             return super().stepper()
         from gru_lm.models.gru.stepper import GRUStepper
 
@@ -172,16 +211,17 @@ class Stack(LanguageModel):
         layers = self._textbook_layers()
         if self.W_q is not None:
             layers[-1]["W_hq"] = self.W_q.T
-        layers[-1]["b_q"] = self.b_q
-        return with_gru_operators(layers, self.variant, self.W_e)
+        if self.b_q is not None:
+            layers[-1]["b_q"] = self.b_q
+        return with_gru_operators(layers, self.variant, self.W_e, self.adaptive)
 
     def has_gates(self) -> bool:
         """See ``LanguageModel.has_gates``."""
-        return self._gru_layers() is not None
+        return self.adaptive is None and self._gru_layers() is not None
 
     def gates(self) -> Gates | None:
         """See ``LanguageModel.gates``. The units of all layers are side by side, (B, L H)."""
-        if self._gru_layers() is None:
+        if not self.has_gates():
             return None
         from gru_lm.models.gru.equations import Equations
 

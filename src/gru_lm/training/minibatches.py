@@ -35,18 +35,17 @@ Source: Zhang et al., Dive into Deep Learning, section "Language Models and the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gru_lm.core.errors import UserError, require_at_least, require_one_of
+from gru_lm.models.base import UNSCORED
 
 Minibatch = tuple[Tensor, Tensor]
 Partition = Literal["sequential", "random"]
-
-UNSCORED: Final = -100  # the target of a padded position, which has no loss
 
 
 def sequential_minibatches(

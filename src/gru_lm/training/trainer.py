@@ -13,13 +13,12 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gru_lm.core.errors import require_at_least
-from gru_lm.models.base import LanguageModel
+from gru_lm.models.base import UNSCORED, LanguageModel
 from gru_lm.training.cuda_graph import CapturedStep, Update
-from gru_lm.training.minibatches import UNSCORED, Minibatch, sequential_minibatches
+from gru_lm.training.minibatches import Minibatch, sequential_minibatches
 from gru_lm.training.optimizers import clip_gradients, weights_of
 from gru_lm.training.settings import Precision
 
@@ -128,7 +127,7 @@ class Trainer:
         return self._run("update", self.update, X, Y, state)
 
     def _run(self, name: str, update: Update, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        if self.model.device.type != "cuda":
+        if self.model.device.type != "cuda" or not self.model.has_fixed_shapes:
             return update(*inputs)
         key = name, inputs[0].shape  # GPU only
         if key not in self._captured:  # GPU only
@@ -154,9 +153,7 @@ class Trainer:
         Returns the mean loss and the final state.
         """
         with products_in(self.precision, X.device):
-            logits, state = self.model(X, state)  # (T, B, V), (B, S)
-        scores, targets = logits.flatten(0, 1).to(self._dtype), Y.T.flatten()
-        loss = F.cross_entropy(scores, targets, ignore_index=UNSCORED)
+            loss, state = self.model.loss(X, Y, state)
         (loss if share is None else loss * share).backward()
         return loss.detach(), state.detach().to(self._dtype)
 
@@ -194,10 +191,8 @@ def validate(model: LanguageModel, tokens: Tensor, batch_size: int, num_steps: i
     model.eval()
     with products_in("fp32", model.device):
         for X, Y in sequential_minibatches(tokens, num_rows, num_steps, 0, drop_last=False):
-            logits, state = model(X, state)  # (T, B, V), (B, S)
-            total += F.cross_entropy(
-                logits.flatten(0, 1), Y.T.flatten(), ignore_index=UNSCORED, reduction="sum"
-            )
+            loss, state = model.loss(X, Y, state, reduction="sum")
+            total += loss
     model.train(was_training)
     return perplexity(total.item() / num_targets)
 

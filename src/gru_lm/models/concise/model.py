@@ -25,6 +25,11 @@ class ConciseGRU(GRU):
 
     def forward(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """See ``LanguageModel.forward``. Under autocast the final state has autocast's type."""
+        outputs, state = self.states(tokens, state)
+        return self.linear(outputs), state  # (T, B, V), (B, H)
+
+    def states(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``LinearOutput.states``."""
         steps = tokens.T[..., None]  # (T, B, 1)
         one_hot = state.new_zeros(*steps.shape[:2], self.vocab_size).scatter_(-1, steps, 1.0)
         if torch.is_autocast_enabled(state.device.type):
@@ -32,7 +37,11 @@ class ConciseGRU(GRU):
             outputs, state = run_gru(one_hot, state[None], weights, self.training)
         else:
             outputs, state = self.gru(one_hot, state[None])  # (T, B, H), (1, B, H)
-        return self.linear(outputs), state[0]  # (T, B, V), (B, H)
+        return outputs, state[0]
+
+    def output_layer(self) -> tuple[Tensor, Tensor]:
+        """See ``LinearOutput.output_layer``."""
+        return self.linear.weight, self.linear.bias
 
     def textbook_weights(self) -> dict[str, Tensor]:
         """See ``GRU.textbook_weights``. nn.GRU has two biases per gate, which are added here."""

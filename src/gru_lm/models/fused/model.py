@@ -39,18 +39,32 @@ class FusedGRU(TextbookGRU):
 
     def forward(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """See ``LanguageModel.forward``."""
+        states, last = self._columns(tokens, state)
+        logits = torch.addmm(self.b_q[:, None], self.W_q, states.flatten(1)).T  # (TB, V)
+        return logits.unflatten(0, tokens.T.shape), last.T
+
+    def states(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``LinearOutput.states``."""
+        states, last = self._columns(tokens, state)
+        return states.permute(1, 2, 0), last.T
+
+    def output_layer(self) -> tuple[Tensor, Tensor]:
+        """See ``LinearOutput.output_layer``."""
+        return self.W_q, self.b_q
+
+    def _columns(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return all states (H, T, B) and the last one (H, B)."""
         if short_products(self.W_h):
             # A product with one-hot inputs is faster than picking and adding columns.
             X = F.one_hot(tokens.T, self.vocab_size).to(torch.bfloat16)  # (T, B, V)
-            states, last = DenseRecurrence.apply(  # type: ignore[no-untyped-call]
+            found: tuple[Tensor, Tensor] = DenseRecurrence.apply(  # type: ignore[no-untyped-call]
                 X, state.T, self.W_x, self.b, self.W_h, self.b_hh, self._pool
             )
         else:
-            states, last = Recurrence.apply(  # type: ignore[no-untyped-call]
+            found = Recurrence.apply(  # type: ignore[no-untyped-call]
                 tokens.T, state.T, self.W_x + self.b[:, None], self.W_h, self.b_hh, self._pool
-            )  # (H, T, B), (H, B)
-        logits = torch.addmm(self.b_q[:, None], self.W_q, states.flatten(1)).T  # (TB, V)
-        return logits.unflatten(0, tokens.T.shape), last.T
+            )
+        return found
 
 
 Model = FusedGRU

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from torch import Tensor
 
 from gru_lm.core.errors import OutOfRange
-from gru_lm.models.base import LanguageModel
+from gru_lm.models.output import LinearOutput
 
 if TYPE_CHECKING:
     import onnx
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Reset = Literal["before", "after"]
 
 
-class GRU(LanguageModel):
+class GRU(LinearOutput):
     """A language model of one GRU layer and a linear output layer. Its state is (B, H)."""
 
     @abstractmethod

@@ -12,12 +12,15 @@ input X by a matrix in any case, so X is one-hot. OneHot needs no V × V constan
 for a token number of V or more.
 
 With an embedding, Gather replaces OneHot. Each further layer is another GRU and Squeeze. The state
-is split among the layers (Split), and their last states are joined (Concat).
+is split among the layers (Split), and their last states are joined (Concat). With the adaptive softmax
+(``models/output.py``), MatMul and Add at the end compute its head, whose log-probabilities are
+added to those within each group of rarer tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -25,6 +28,9 @@ from onnx import helper
 from torch import Tensor
 
 from gru_lm.models.onnx_graph import as_model
+
+if TYPE_CHECKING:
+    from gru_lm.models.output import AdaptiveSoftmax
 
 
 def with_gru_operator(weights: Mapping[str, Tensor], variant: str) -> onnx.ModelProto:
@@ -36,18 +42,22 @@ def with_gru_operator(weights: Mapping[str, Tensor], variant: str) -> onnx.Model
 
 
 def with_gru_operators(
-    layers: Sequence[Mapping[str, Tensor]], variant: str, embedding: Tensor | None = None
+    layers: Sequence[Mapping[str, Tensor]],
+    variant: str,
+    embedding: Tensor | None = None,
+    adaptive: AdaptiveSoftmax | None = None,
 ) -> onnx.ModelProto:
     """Return the float32 graph of a stack of GRUs.
 
     ``layers`` are weights with the names of ``GRU.textbook_weights``, from first to last. The
     inputs of the first are the rows of ``embedding`` (V, E), or one-hot without it. Only the last
-    has an output layer. If it has b_q alone, its matrix is ``embedding``, which is stored once. The
-    metadata are ``variant`` and ``reset``.
+    has an output layer. If it has b_q alone, its matrix is ``embedding``, which is stored once. No
+    layer has one if ``adaptive`` is given. The metadata are ``variant`` and ``reset``.
     """
     arrays = [{name: _array(weight) for name, weight in weights.items()} for weights in layers]
     reset = "after" if "b_hh" in arrays[0] else "before"
-    H, V = len(arrays[0]["b_z"]), len(arrays[-1]["b_q"])
+    H = len(arrays[0]["b_z"])
+    V = len(arrays[-1]["b_q"]) if adaptive is None else adaptive.n_classes
     several = len(layers) > 1
     constants: dict[str, np.ndarray] = {}
     nodes = [helper.make_node("Transpose", ["tokens"], ["steps"], perm=[1, 0])]  # (T, B)
@@ -88,19 +98,24 @@ def with_gru_operators(
         lasts.append(last)
     if several:
         nodes.append(helper.make_node("Concat", lasts, ["next_state"], axis=1))
-    if "W_hq" in arrays[-1]:
+    nodes.append(helper.make_node("Transpose", [inputs], ["states"], perm=[1, 0, 2]))
+    if adaptive is not None:
+        more, numbers = _adaptive_output(adaptive)
+        nodes += more
+        constants |= numbers
+    elif "W_hq" in arrays[-1]:
         constants["W_hq"] = np.ascontiguousarray(arrays[-1]["W_hq"])
     else:
         nodes.append(helper.make_node("Transpose", ["E"], ["W_hq"], perm=[1, 0]))
-    constants["b_q"] = arrays[-1]["b_q"]
+    if adaptive is None:
+        constants["b_q"] = arrays[-1]["b_q"]
+        nodes += [
+            helper.make_node("MatMul", ["states", "W_hq"], ["products"]),  # (B, T, V)
+            helper.make_node("Add", ["products", "b_q"], ["logits"]),
+        ]
     if embedding is None:
         constants |= {"V": np.array(V, np.int64), "off_on": np.array([0, 1], np.float32)}
     constants |= {"axis_0": np.array([0], np.int64), "axis_1": np.array([1], np.int64)}
-    nodes += [
-        helper.make_node("Transpose", [inputs], ["states"], perm=[1, 0, 2]),
-        helper.make_node("MatMul", ["states", "W_hq"], ["products"]),  # (B, T, V)
-        helper.make_node("Add", ["products", "b_q"], ["logits"]),
-    ]
     units = f"{len(layers)} layers of {H}" if several else f"{H}"
     description = (
         f"A GRU language model with {units} hidden units, {V} tokens and the reset gate {reset} "
@@ -110,6 +125,38 @@ def with_gru_operators(
     metadata = {"variant": variant, "reset": reset}
     S = len(layers) * H
     return as_model("gru_language_model", nodes, constants, V, S, description, metadata)
+
+
+def _adaptive_output(
+    adaptive: AdaptiveSoftmax,
+) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
+    """Return the nodes from ``states`` (B, T, H) to ``logits`` (B, T, V), and their constants."""
+    groups = range(len(adaptive.tail))
+    sizes = [adaptive.shortlist_size, *(1 for _ in groups)]
+    constants = {
+        "W_head": _array(adaptive.head.weight.T),
+        "b_head": _array(adaptive.head.bias),
+        "sizes": np.array(sizes, np.int64),
+    }
+    nodes = [
+        helper.make_node("MatMul", ["states", "W_head"], ["head_products"]),
+        helper.make_node("Add", ["head_products", "b_head"], ["head_scores"]),
+        helper.make_node("LogSoftmax", ["head_scores"], ["head"], axis=-1),
+        helper.make_node(
+            "Split", ["head", "sizes"], ["frequent", *(f"group_{n}" for n in groups)], axis=-1
+        ),
+    ]
+    for n, tail in enumerate(adaptive.tail):
+        for place, weight in enumerate(tail.parameters()):
+            constants[f"W_{n}_{place}"] = _array(weight.T)
+        nodes += [
+            helper.make_node("MatMul", ["states", f"W_{n}_0"], [f"reduced_{n}"]),
+            helper.make_node("MatMul", [f"reduced_{n}", f"W_{n}_1"], [f"scores_{n}"]),
+            helper.make_node("LogSoftmax", [f"scores_{n}"], [f"within_{n}"], axis=-1),
+            helper.make_node("Add", [f"within_{n}", f"group_{n}"], [f"rare_{n}"]),
+        ]
+    parts = ["frequent", *(f"rare_{n}" for n in groups)]
+    return [*nodes, helper.make_node("Concat", parts, ["logits"], axis=-1)], constants
 
 
 def _array(weight: Tensor) -> np.ndarray:

@@ -23,6 +23,8 @@ associative. At a learning rate of 1 a difference in the last bit grows until tw
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -59,11 +61,26 @@ class ScratchGRU(TextbookGRU):
 
     def forward(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """See ``LanguageModel.forward``."""
+        H, logits = state, []
+        for H in self._steps(tokens, state):
+            logits.append(H @ self.W_hq + self.b_q)
+        return torch.stack(logits), H  # (T, B, V), (B, H)
+
+    def states(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``LinearOutput.states``."""
+        states = list(self._steps(tokens, state))
+        return torch.stack(states), states[-1]
+
+    def output_layer(self) -> tuple[Tensor, Tensor]:
+        """See ``LinearOutput.output_layer``."""
+        return self.W_hq.T, self.b_q
+
+    def _steps(self, tokens: Tensor, state: Tensor) -> Iterator[Tensor]:
+        """Yield the state after each step."""
         W_x = torch.cat([self.W_xz, self.W_xr, self.W_xh], dim=1)  # (V, 3H)
-        W_hz, W_hr, W_hh, W_hq = self.W_hz, self.W_hr, self.W_hh, self.W_hq
-        b_z, b_r, b_h, b_q = self.b_z, self.b_r, self.b_h, self.b_q
+        W_hz, W_hr, W_hh = self.W_hz, self.W_hr, self.W_hh
+        b_z, b_r, b_h = self.b_z, self.b_r, self.b_h
         H = state  # (B, H)
-        logits = []
         for x in tokens.T.contiguous():
             XW_xz, XW_xr, XW_xh = F.embedding(x, W_x).chunk(3, dim=1)  # each (B, H)
             Z = torch.sigmoid(XW_xz + H @ W_hz + b_z)
@@ -73,8 +90,7 @@ class ScratchGRU(TextbookGRU):
             else:
                 H_tilde = torch.tanh(XW_xh + b_h + R * (H @ W_hh + self.b_hh))
             H = Z * H + (1 - Z) * H_tilde
-            logits.append(H @ W_hq + b_q)
-        return torch.stack(logits), H  # (T, B, V), (B, H)
+            yield H
 
 
 Model = ScratchGRU
