@@ -12,9 +12,9 @@ input X by a matrix in any case, so X is one-hot. OneHot needs no V × V constan
 for a token number of V or more.
 
 With an embedding, Gather replaces OneHot. Each further layer is another GRU and Squeeze. The state
-is split among the layers (Split), and their last states are joined (Concat). With the adaptive softmax
-(``models/output.py``), MatMul and Add at the end compute its head, whose log-probabilities are
-added to those within each group of rarer tokens.
+is split among the layers (Split), and their last states are joined (Concat). With the adaptive
+softmax (``models/output.py``), MatMul and Add at the end compute its head, whose log-probabilities
+are added to those within each group of rarer tokens.
 """
 
 from __future__ import annotations
