@@ -22,7 +22,8 @@ from gru_lm.models.output import AdaptiveSoftmax, linear_cross_entropy
 from gru_lm.training.trainer import Sums, Trainer, validate
 
 V, H, B, T = 30, 16, 3, 7
-EVERYTHING_IS_LARGE = ("gru_lm.models.output.LARGE", "gru_lm.models.base.LARGE")
+MODULES = ("output", "base", "scratch.model")
+EVERYTHING_IS_LARGE = [f"gru_lm.models.{module}.LARGE" for module in MODULES]
 
 
 @pytest.fixture

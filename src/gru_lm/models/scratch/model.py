@@ -23,12 +23,13 @@ associative. At a learning rate of 1 a difference in the last bit grows until tw
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gru_lm.models.base import LARGE, picked_rows
 from gru_lm.models.gru.family import Reset, TextbookGRU
 
 
@@ -77,12 +78,18 @@ class ScratchGRU(TextbookGRU):
 
     def _steps(self, tokens: Tensor, state: Tensor) -> Iterator[Tensor]:
         """Yield the state after each step."""
-        W_x = torch.cat([self.W_xz, self.W_xr, self.W_xh], dim=1)  # (V, 3H)
+        W_x = self.W_xz, self.W_xr, self.W_xh
+        XW: Iterable[Tensor]  # (B, 3H) per step
+        if self.W_xz.numel() > LARGE:  # without a copy of the matrices
+            XW = torch.cat([picked_rows(W, tokens.T) for W in W_x], dim=2)
+        else:
+            W_x_all = torch.cat(W_x, dim=1)  # (V, 3H)
+            XW = (F.embedding(x, W_x_all) for x in tokens.T.contiguous())
         W_hz, W_hr, W_hh = self.W_hz, self.W_hr, self.W_hh
         b_z, b_r, b_h = self.b_z, self.b_r, self.b_h
         H = state  # (B, H)
-        for x in tokens.T.contiguous():
-            XW_xz, XW_xr, XW_xh = F.embedding(x, W_x).chunk(3, dim=1)  # each (B, H)
+        for XW_x in XW:
+            XW_xz, XW_xr, XW_xh = XW_x.chunk(3, dim=1)  # each (B, H)
             Z = torch.sigmoid(XW_xz + H @ W_hz + b_z)
             R = torch.sigmoid(XW_xr + H @ W_hr + b_r)
             if self.reset == "before":
