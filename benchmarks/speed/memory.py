@@ -46,7 +46,7 @@ def peak_memory(name: str, device: torch.device, peers: Path | None) -> int | st
     return int(done.stdout.splitlines()[-1])
 
 
-def _status(key: str) -> int:
+def process_status(key: str) -> int:
     """Return a value of /proc/self/status in bytes."""
     match = re.search(rf"^{key}:\s*(\d+) kB$", (PROCESS / "status").read_text(), re.MULTILINE)
     if match is None:
@@ -82,11 +82,11 @@ def main() -> None:
     before = 0
     if not on_gpu:
         (PROCESS / "clear_refs").write_text("5")  # resets the peak to the current size
-        before = _status("VmRSS")
+        before = process_status("VmRSS")
     train = float32_loop(arguments.name, d2l, V, experiment.hidden_size, settings, device)
     minibatch = random_minibatch(V, settings.batch_size, settings.num_steps, device)
     train([minibatch] * MINIBATCHES)
-    print(torch.cuda.max_memory_allocated() if on_gpu else _status("VmHWM") - before)
+    print(torch.cuda.max_memory_allocated() if on_gpu else process_status("VmHWM") - before)
 
 
 if __name__ == "__main__":

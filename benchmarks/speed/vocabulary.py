@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import resource
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 
 from benchmarks.common import RESULTS, ROOT, describe_machine, file_name, positive
 from benchmarks.speed import report
+from benchmarks.speed.memory import process_status
 from gru_lm.core.errors import UserError, run_main
 from gru_lm.core.files import write_json
 from gru_lm.models.base import build_model
@@ -133,7 +133,7 @@ def print_peak(name: str, vocab_size: int) -> None:
     torch.set_num_threads(1)
     train = loop_of(name, vocab_size)
     train(zipf_minibatches(vocab_size, 3))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    print(process_status("VmHWM"))  # getrusage would include the parent's size at the fork
 
 
 def measure_point(vocab_size: int, alternations: int, minibatches: int) -> dict[str, Any]:
