@@ -18,6 +18,8 @@ from gru_lm.evaluation.settings import EvaluationSettings
 from gru_lm.models.settings import ModelSettings
 from gru_lm.results.seeds import Replicate
 from gru_lm.results.training import Best
+from gru_lm.training.launch import launched
+from gru_lm.training.ranks import Ranks, joined
 from gru_lm.training.run import TrainingRun, alone
 from gru_lm.training.settings import TrainingSettings
 from stages import add_variant, run_stage
@@ -31,11 +33,14 @@ def main() -> None:
     variant: Variant = given.variant
     if not 0 <= given.seed < 2**32:
         raise UserError(f"--seed = {given.seed}: must be 0 to {2**32 - 1}")
-    with alone(f"{variant}-{given.seed}"):
-        replicate(variant, given.seed)
+    if launched("stages.replicate", load_params(TrainingSettings).train.processes):
+        return
+    name = f"{variant}-{given.seed}"
+    with joined(load_params(CoreSettings).device) as ranks, alone(name, ranks):
+        replicate(variant, given.seed, ranks)
 
 
-def replicate(variant: Variant, seed: int) -> None:
+def replicate(variant: Variant, seed: int, ranks: Ranks) -> None:
     name = f"{variant}-{seed}"
     settings = load_params(TrainingSettings)
     prepared = Prepared()
@@ -49,7 +54,11 @@ def replicate(variant: Variant, seed: int) -> None:
         prepared=prepared,
         script=Path(__file__),
         say=lambda line: say(f"replicate@{name}", line),
+        ranks=ranks,
     )
+    if not ranks.first:
+        run.train()
+        return
     # Before the training: a split that is missing should not be found out after it.
     limit = load_params(EvaluationSettings).evaluate.max_tokens
     splits = {split: prepared.tokens(split)[:limit] for split in SPLITS}

@@ -25,6 +25,8 @@ from gru_lm.core.variants import Variant
 from gru_lm.data.prepared import Prepared
 from gru_lm.models.settings import ModelSettings
 from gru_lm.results.training import Best, Timing, Training, write_curve
+from gru_lm.training.launch import launched
+from gru_lm.training.ranks import Ranks, joined
 from gru_lm.training.run import Log, TrainingRun, alone
 from gru_lm.training.settings import TrainingSettings
 from stages import add_variant, run_stage
@@ -43,11 +45,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_variant(parser)
     variant: Variant = parser.parse_args().variant
-    with alone(variant):
-        train(variant)
+    if launched("stages.train", load_params(TrainingSettings).train.processes):
+        return
+    with joined(load_params(CoreSettings).device) as ranks, alone(variant, ranks):
+        train(variant, ranks)
 
 
-def train(variant: Variant) -> None:
+def train(variant: Variant, ranks: Ranks) -> None:
     settings, prepared = load_params(TrainingSettings), Prepared()
     run = TrainingRun(
         name=variant,
@@ -58,7 +62,11 @@ def train(variant: Variant) -> None:
         prepared=prepared,
         script=Path(__file__),
         say=lambda line: say(f"train@{variant}", line),
+        ranks=ranks,
     )
+    if not ranks.first:
+        run.train()
+        return
     start = time.perf_counter()
     with followed(variant) as log:
         speeds = run.train(log)

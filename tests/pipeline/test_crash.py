@@ -18,12 +18,9 @@ import numpy as np
 import pytest
 import yaml
 from safetensors.numpy import load_file
+from small_trainings import ROOT, checkpoint_files, copy_with_params, prepare, set_param
 from warm import Stage
 
-from gru_lm.data.prepared import Prepared
-from gru_lm.data.vocabulary import Vocabulary
-
-ROOT = Path(__file__).resolve().parents[2]
 KILLS = 4  # per variant and partition, 24 in all
 RESULTS = ("training", "analysis")
 
@@ -31,27 +28,7 @@ RESULTS = ("training", "analysis")
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a folder with prepared data of random text, which can only be memorised."""
-    folder = tmp_path_factory.mktemp("crash")
-    generator = np.random.default_rng(0)
-    text = "".join(generator.choice(list("abcde fgh"), 500))
-    vocabulary = Vocabulary.build(text)
-    tokens = vocabulary.encode(text)
-    splits = {"train": tokens[:300], "val": tokens[300:400], "test": tokens[400:]}
-    Prepared.write(vocabulary, splits, folder / "data/prepared")
-    return folder
-
-
-def copy_with_params(prepared: Path, target: Path, **train: object) -> Path:
-    """Make a copy of the folder with small params and a checkpoint per epoch."""
-    (target / "data").mkdir(parents=True)
-    (target / "data/prepared").symlink_to(prepared / "data/prepared")
-    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    params["device"] = "cpu"
-    params["model"]["hidden_size"] = 96
-    params["train"] |= {"epochs": 40, "batch_size": 8, "num_steps": 10, "lr": 0.5} | train
-    params["checkpoint"]["every"] = 1
-    (target / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    return target
+    return prepare(tmp_path_factory.mktemp("crash"))
 
 
 def start(folder: Path, variant: str, seed: int | None = None) -> Stage:
@@ -80,12 +57,6 @@ def limit(what: int, most: int) -> None:
     resource.setrlimit(what, (most, most))
 
 
-def set_param(folder: Path, section: str, key: str, value: object) -> None:
-    params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-    params[section][key] = value
-    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-
-
 def failure(process: Stage | subprocess.Popen[str]) -> str:
     """Return the error of a failed stage, which must be its only line of stderr."""
     output, _ = process.communicate(timeout=120)
@@ -110,10 +81,6 @@ def results(folder: Path) -> dict[str, bytes]:
         for path in sorted((folder / kind).rglob("*"))
         if path.is_file() and path.name != "timing.json"
     }
-
-
-def checkpoint_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob(".checkpoints/*/0*.safetensors"))
 
 
 def epochs_of(checkpoint: Path) -> int:

@@ -10,6 +10,7 @@ from types import TracebackType
 from tqdm import tqdm
 
 from gru_lm.training.loop import Row, Training
+from gru_lm.training.ranks import Ranks
 
 LINES = 10  # per run, if it is not followed on a terminal
 
@@ -17,13 +18,13 @@ LINES = 10  # per run, if it is not followed on a terminal
 class Progress:
     """A bar on a terminal with perplexity, speed and time left, elsewhere about ten lines.
 
-    Use it as a context manager. ``say`` gets the lines.
+    Use it as a context manager. ``say`` gets the lines. Only the first of several ranks shows it.
     """
 
     def __init__(self, training: Training, say: Callable[[str], None]) -> None:
         self._training, self._say = training, say
         self._bar: tqdm | None = None  # type: ignore[type-arg]
-        if sys.stderr.isatty():
+        if training.ranks.first and sys.stderr.isatty():
             # In epochs, not in their steps: to count these takes seconds if there are very many.
             epochs = training.settings.epochs
             total = training.plan.total if epochs is None else epochs
@@ -79,14 +80,17 @@ class Progress:
 class StopRequest:
     """Turns the first SIGINT or SIGTERM into a request to stop after the running step.
 
-    A second one ends the process at once.
+    A second one ends the process at once, unless it is one of several ranks: torchrun passes on a
+    signal that they may have got already, and ends them itself if they do not stop.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: Ranks) -> None:
         self.asked = False
+        self._ranks = ranks
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: object) -> None:
         self.asked = True
-        signal.signal(number, signal.SIG_DFL)
+        if self._ranks.size == 1:
+            signal.signal(number, signal.SIG_DFL)

@@ -46,7 +46,7 @@ class Position:
     ``steps`` counts the updates of the weights, ``seconds`` the time of training without
     validation. ``row_began`` is the value of ``seconds`` at the last point of the curve, and
     ``sums`` is the loss since then. ``state`` (B, S) is the recurrent state to carry to the next
-    minibatch.
+    minibatch. With several ranks, ``sums`` and ``state`` are of this rank's rows.
     """
 
     sums: Sums

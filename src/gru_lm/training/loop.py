@@ -24,6 +24,7 @@ from gru_lm.training.minibatches import (
 )
 from gru_lm.training.optimizers import make_optimizer, remedy, set_learning_rate
 from gru_lm.training.plan import Plan
+from gru_lm.training.ranks import ALONE, Ranks
 from gru_lm.training.schedule import Patience, Plateaus, is_varied
 from gru_lm.training.settings import Train
 from gru_lm.training.trainer import Sums, Trainer, perplexity, validate
@@ -61,6 +62,9 @@ class Training:
     ``at_end`` is called after the last step, before a row or a validation that is due only because
     the training ends. A longer training can go on from the state at that moment.
 
+    With several ``ranks``, each has a Training with the same arguments, and all of them make the
+    same calls. Rows, curves and weights are then the same in all.
+
     Raises UserError if there are too few ``tokens`` for one minibatch, or as ``Plan`` does.
     """
 
@@ -72,9 +76,15 @@ class Training:
         val_tokens: Tensor | None = None,
         optimizer: torch.optim.Optimizer | None = None,
         at_end: Callable[[], None] = lambda: None,
+        ranks: Ranks = ALONE,
     ) -> None:
         require_enough_tokens(len(tokens), settings.batch_size, settings.num_steps)
-        self.model, self.settings, self.at_end = model, settings, at_end
+        if ranks.size > settings.batch_size:
+            raise UserError(
+                f"train.batch_size = {settings.batch_size}: each of the {ranks.size} processes "
+                "needs a row of a minibatch; raise it, or start fewer processes"
+            )
+        self.model, self.settings, self.at_end, self.ranks = model, settings, at_end, ranks
         self.plan = Plan(settings, len(tokens))
         self.optimizer = optimizer or make_optimizer(model, settings)
         averaged = settings.average.name != "none"
@@ -92,6 +102,7 @@ class Training:
             settings.precision,
             settings.seed,
             accumulate=settings.accumulate > 1,
+            ranks=ranks,
         )
         self._minibatches: Iterator[Minibatch] | None = None
         self._left = 0  # minibatches of the running epoch
@@ -132,7 +143,7 @@ class Training:
         if logged:
             row = self._row(validated)
         elif position.steps % CHECK == 0:
-            self._require_finite(position.sums.nats.item())
+            self._require_finite(position.sums.read(self.ranks)[0])
         if self.is_over:
             self.at_end()
             if row is None:
@@ -162,7 +173,13 @@ class Training:
         exact = settings.minutes is not None and position.steps % SYNC == 0
         if exact and self.model.device.type == "cuda":  # GPU only
             torch.cuda.synchronize()
+        self._count_seconds_since(start)
+
+    def _count_seconds_since(self, start: float) -> None:
+        position = self.position
         position.seconds += time.perf_counter() - start
+        if self.settings.minutes is not None:  # the clocks of the ranks differ
+            position.seconds = self.ranks.number_of_first(position.seconds)
 
     def _next_minibatches(self) -> list[Minibatch]:
         """Return the minibatches of the next step, all of one epoch."""
@@ -187,10 +204,10 @@ class Training:
         """Read the loss since the last row, add a point to the curves and start the next sums."""
         position, history = self.position, self.history
         start = time.perf_counter()
-        tokens = int(position.sums.targets.item())
-        reached = perplexity(position.sums.nats.item() / tokens)
+        nats, tokens = position.sums.read(self.ranks)
+        reached = perplexity(nats / tokens)
         self._require_finite(reached)
-        position.seconds += time.perf_counter() - start
+        self._count_seconds_since(start)
         history.curve.append(Point(position.epoch, position.steps, reached))
         history.targets += tokens
         position.sums = Sums(self.model.device)
@@ -206,9 +223,9 @@ class Training:
             return None
         sizes = self.settings.batch_size, self.settings.num_steps
         if self.average is None:
-            return self._note(validate(self.model, self._val_tokens, *sizes))
+            return self._note(validate(self.model, self._val_tokens, *sizes, self.ranks))
         with self.average.applied():
-            return self._note(validate(self.model, self._val_tokens, *sizes))
+            return self._note(validate(self.model, self._val_tokens, *sizes, self.ranks))
 
     def _note(self, measured: float) -> float | None:
         """Add a validation to the history, with the weights if it is the best."""

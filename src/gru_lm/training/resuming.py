@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from torch import Tensor
+
 from gru_lm.core.errors import DamagedFile, UnusableFile, one_line
 from gru_lm.training.checkpoints import Checkpoints, read, steps_of
 from gru_lm.training.loop import Training
@@ -17,8 +19,20 @@ def resume(training: Training, checkpoints: Checkpoints, say: Callable[[str], No
 
     That is the last state of an interrupted run, or that of a finished run that was shorter. Both
     may have had another length. ``say`` gets one line for each damaged file, and one that says
-    from where the training goes on, or why it starts anew although there are checkpoints.
+    from where the training goes on, or why it starts anew although there are checkpoints. Only the
+    first of several ranks reads the files, and the others get the state from it.
     """
+    ranks = training.ranks
+    restored = _restored(training, checkpoints, say) if ranks.first else None
+    received = ranks.tensors_of_first(restored)
+    if received and not ranks.first:
+        restore(training, received)
+
+
+def _restored(
+    training: Training, checkpoints: Checkpoints, say: Callable[[str], None]
+) -> dict[str, Tensor] | None:
+    """Restore the newest usable state and return it, or None if there is none."""
     longer = False
     for path in checkpoints.unfinished():
         try:
@@ -37,13 +51,13 @@ def resume(training: Training, checkpoints: Checkpoints, say: Callable[[str], No
             _warn(path, error, "the one before it", say)
             continue
         say(f"going on after {training.position} of a run that was interrupted")
-        return
-    _extend(training, checkpoints, say, longer)
+        return tensors
+    return _extended(training, checkpoints, say, longer)
 
 
-def _extend(
+def _extended(
     training: Training, checkpoints: Checkpoints, say: Callable[[str], None], longer: bool
-) -> None:
+) -> dict[str, Tensor] | None:
     """Go on from the last state of a finished run, if it was shorter."""
     reason = "an interrupted run went on for longer" if longer else ""
     for path in checkpoints.finished()[:1]:
@@ -63,12 +77,13 @@ def _extend(
             _warn(path, error, "the start", say)
             continue
         say(f"going on after {training.position} of a finished run")
-        return
+        return tensors
     setting = depends_on_length(training.settings)
     if not reason and setting and checkpoints.of_other_lengths():
         reason = f"with {setting} each step depends on the length of the run, which is another"
     if reason:
         say(f"training from the start: {reason}")
+    return None
 
 
 def _warn(path: Path, error: Exception, instead: str, say: Callable[[str], None]) -> None:

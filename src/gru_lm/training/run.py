@@ -33,6 +33,7 @@ from gru_lm.training.initial import initial_folder, load_initial
 from gru_lm.training.loop import Diverged, Training
 from gru_lm.training.minibatches import require_enough_tokens
 from gru_lm.training.optimizers import remedy
+from gru_lm.training.ranks import ALONE, Ranks
 from gru_lm.training.resuming import resume
 from gru_lm.training.schedule import depends_on_length
 from gru_lm.training.settings import TrainingSettings
@@ -42,17 +43,23 @@ from gru_lm.training.state import to_tensors
 Log = Callable[[int, float, float | None], None]
 
 CHECKPOINTS = Path(".checkpoints")
+AGREED = 4  # steps between two agreements of several ranks to stop
 
 # Settings that change no result, or are among what determines a run in another form.
-NO_DETERMINANTS = {"epochs", "steps", "minutes", "init_from", "idle_cores"}
+NO_DETERMINANTS = {"epochs", "steps", "minutes", "init_from", "idle_cores", "processes"}
 
 
 @contextmanager
-def alone(name: str) -> Iterator[None]:
+def alone(name: str, ranks: Ranks = ALONE) -> Iterator[None]:
     """Keep other processes in this folder from the training ``name``: both would write its curve.
+
+    Only the first of several ``ranks`` writes, so it alone takes the lock.
 
     Raises UserError if another process runs it.
     """
+    if not ranks.first:
+        yield
+        return
     CHECKPOINTS.mkdir(exist_ok=True)
     path = CHECKPOINTS / f"{name}.lock"
     lock = FileLock(path)
@@ -77,6 +84,7 @@ class TrainingRun:
     ``options`` are the keyword arguments of the variant's constructor except the vocabulary size.
     ``name`` distinguishes its checkpoints from those of other runs. ``script`` is the file of the
     stage, whose content is part of what determines the run. ``say`` gets each line for the user.
+    With several ``ranks`` each has a TrainingRun, and only the first writes files and lines.
 
     Raises UserError if the prepared data, the device or the initial model is missing or unusable.
     """
@@ -91,9 +99,12 @@ class TrainingRun:
         prepared: Prepared,
         script: Path,
         say: Callable[[str], None],
+        ranks: Ranks = ALONE,
     ) -> None:
         train = settings.train
-        self._settings, self._say = settings, say
+        if not ranks.first:
+            say = _nothing
+        self._settings, self._say, self._ranks = settings, say, ranks
         self.vocabulary = prepared.vocabulary
         self._tokens = prepared.tensor("train")
         val_tokens = prepared.tensor("val")[: train.validate_tokens]
@@ -105,19 +116,18 @@ class TrainingRun:
             make_deterministic()
         chosen = choose_device(device)
         self.device = describe_device(chosen)
-        say(f"on {self.device}")
+        shared = f", in {ranks.size} processes" if ranks.size > 1 else ""
+        say(f"on {self.device}{shared}")
         torch.manual_seed(train.seed)
         self.model = build_model(variant, len(self.vocabulary), **options).to(chosen)
         determinants: dict[str, Any] = {
             "options": dict(options),
-            "train": train.model_dump(
-                exclude={"epochs", "steps", "minutes", "init_from", "idle_cores"}
-            ),
+            "train": train.model_dump(exclude=NO_DETERMINANTS),
             "length": train.length_key,
             "vocabulary": self.vocabulary.fingerprint,
             "tokens": fingerprint(prepared.path("train"), prepared.path("val")),
             "code": fingerprint(script, *_loaded_modules()),
-            "device": self.device,
+            "device": self.device.partition(",")[0],  # without the number of threads
             "torch": torch.__version__,
         }
         if train.init_from is not None:
@@ -127,10 +137,11 @@ class TrainingRun:
             say(f"starting from the weights in {folder}")
         self._end: dict[str, Tensor] = {}
         self.training = Training(
-            self.model, self._tokens, train, val_tokens, at_end=self._keep_the_end
+            self.model, self._tokens, train, val_tokens, at_end=self._keep_the_end, ranks=ranks
         )
         length = train.length if depends_on_length(train) else None
         self.checkpoints = Checkpoints.of(CHECKPOINTS, name, determinants, length)
+        ranks.require_same(self.checkpoints.folder.name)
         resume(self.training, self.checkpoints, say)
 
     @property
@@ -183,9 +194,9 @@ class TrainingRun:
                 )
         except Diverged:
             if history.curve:
-                position = training.position
-                self.checkpoints.save(position.steps, to_tensors(training))
-                self._say(f"the weights of {position} are kept in {self.checkpoints.folder}")
+                self._save()
+                kept = self.checkpoints.folder
+                self._say(f"the weights of {training.position} are kept in {kept}")
             raise
         if training.average is not None:
             training.average.apply()
@@ -218,13 +229,19 @@ class TrainingRun:
         if self._end:
             self.checkpoints.finish(self.training.position.steps, self._end)
 
+    def _save(self) -> None:
+        """Write a checkpoint."""
+        tensors = to_tensors(self.training)
+        if self._ranks.first:
+            self.checkpoints.save(self.training.position.steps, tensors)
+
     def _keep_the_end(self) -> None:
         self._end = to_tensors(self.training)
 
     def _train_the_rest(self, log: Log | None) -> list[float]:
         training = self.training
         speeds: list[float] = []
-        stop = StopRequest()
+        stop = StopRequest(self._ranks)
         with Progress(training, self._say) as progress, self._idle_cores() as use_idle_cores:
             while not training.is_over:
                 use_idle_cores()
@@ -236,9 +253,10 @@ class TrainingRun:
                         log(row.number, row.perplexity, row.val_perplexity)
                     progress.row(row)
                 due = training.plan.is_due(self._settings.checkpoint.every, training.position)
-                if not training.is_over and (stop.asked or due):
-                    self.checkpoints.save(training.position.steps, to_tensors(training))
-                    if stop.asked:
+                asked = self._is_asked(stop)
+                if not training.is_over and (asked or due):
+                    self._save()
+                    if asked:
                         raise Interrupted(
                             f"interrupted after {training.position}; run it again to go on from "
                             "there"
@@ -256,6 +274,16 @@ class TrainingRun:
             yield lambda: set_loop_threads(cores.threads())
         finally:
             set_loop_threads(1)
+
+    def _is_asked(self, stop: StopRequest) -> bool:
+        """Return whether to stop now, which all ranks answer alike."""
+        if self._ranks.size > 1 and self.training.position.steps % AGREED:
+            return False
+        return self._ranks.any(stop.asked)
+
+
+def _nothing(line: str) -> None:
+    """Print nothing."""
 
 
 def _loaded_modules() -> list[Path]:

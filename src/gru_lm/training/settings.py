@@ -116,9 +116,10 @@ class Train(Section):
     applies to matrices, and to those of embeddings if ``decay_embeddings``. ``clip_norm`` is the
     maximal Euclidean norm of the gradient, or null for no clipping. ``precision`` applies to matrix
     products, and in concise also to the states. Weights and losses are float32. ``threads`` is the
-    number of CPU threads per training, or null for all cores. ``idle_cores`` lets loops whose
-    results do not depend on the number of threads use idle cores too. ``deterministic`` gives the
-    same bytes in every run on a GPU too. ``validate_every`` null validates at the end only.
+    number of CPU threads per process, or null for all cores. ``idle_cores`` lets loops whose
+    results do not depend on the number of threads use idle cores too. ``processes`` is the number
+    of processes that share out the rows of each minibatch. ``deterministic`` gives the same bytes
+    in every run on a GPU too. ``validate_every`` null validates at the end only.
     ``validate_tokens`` is the number of tokens that a validation reads, from the start of the
     split, or null for all. ``patience`` validations without an improvement end the training.
     ``select`` keeps the last weights, or those of the validation with the lowest perplexity.
@@ -145,6 +146,7 @@ class Train(Section):
     precision: Precision
     threads: Annotated[int, Field(ge=1, le=4096)] | None
     idle_cores: bool = True
+    processes: Annotated[int, Field(ge=1, le=4096)] = 1
     seed: Seed
     deterministic: bool
     log_every: Every | None
@@ -206,6 +208,11 @@ def _problems(train: Train) -> list[str]:
         key = "patience" if train.patience else "schedule.name = plateau"
         found.append(
             f"train.validate_every = null: train.{key} needs validations during the training"
+        )
+    if train.processes > train.batch_size:
+        found.append(
+            f"train.processes = {train.processes}: each needs a row of a minibatch, and "
+            f"train.batch_size is {train.batch_size}"
         )
     for key, share in (("schedule.warmup", schedule.warmup), ("average.start", average.start)):
         if key == "average.start" and average.name == "none":

@@ -41,18 +41,22 @@ FIXED: Final = ("curve", "validation", "counts", "numbers")
 
 
 def to_tensors(training: Training) -> dict[str, Tensor]:
-    """Return the state of ``training`` as tensors on the CPU that share no memory with it."""
+    """Return the state of ``training`` as tensors on the CPU that share no memory with it.
+
+    It is the same in all ranks, with the rows of all, and does not depend on their number.
+    """
     position, history = training.position, training.history
     average, early, plateaus = training.average, training.stopping, training.plateaus
+    nats, targets = position.sums.read(training.ranks)
     counts = [
         *(position.epochs, position.minibatches, position.steps),
-        *(history.targets, int(position.sums.targets.item())),
+        *(history.targets, targets),
         *(0 if average is None else average.count, early.waited),
         *(plateaus.current.waited, plateaus.count),
     ]
     numbers = [
         *(training.settings.length, position.seconds, position.row_began),
-        position.sums.nats.item(),
+        nats,
         *(0.0 if math.isinf(best) else best for best in (early.best, plateaus.current.best)),
     ]
     tensors = {f"model.{name}": weight for name, weight in training.model.state_dict().items()}
@@ -66,8 +70,9 @@ def to_tensors(training: Training) -> dict[str, Tensor]:
     tensors |= {"curve": _table(history.curve), "validation": _table(history.validation)}
     tensors["counts"] = torch.tensor(counts)
     tensors["numbers"] = torch.tensor(numbers, dtype=torch.float64)
-    if position.state is not None:
-        tensors["state"] = position.state
+    state = training.ranks.all_rows(position.state, training.settings.batch_size)
+    if state is not None:
+        tensors["state"] = state
     return {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
@@ -103,8 +108,9 @@ def restore(training: Training, tensors: Mapping[str, Tensor]) -> None:
     plateaus.count, plateaus.current.waited = counts["plateaus"], counts["waited on a plateau"]
     plateaus.current.best = numbers["plateau"] or math.inf
     sums, state = Sums(device), tensors.get("state")
-    sums.nats.fill_(numbers["nats"])
-    sums.targets.fill_(counts["targets since"])
+    if training.ranks.first:
+        sums.nats.fill_(numbers["nats"])
+        sums.targets.fill_(counts["targets since"])
     training.history = history
     training.position = Position(
         sums,
@@ -113,7 +119,7 @@ def restore(training: Training, tensors: Mapping[str, Tensor]) -> None:
         counts["steps"],
         numbers["seconds"],
         numbers["seconds at the last point"],
-        None if state is None else state.to(device),
+        None if state is None else training.ranks.rows(state).to(device),
     )
 
 

@@ -20,6 +20,7 @@ from gru_lm.models.base import UNSCORED, LanguageModel
 from gru_lm.training.cuda_graph import CapturedStep, Update
 from gru_lm.training.minibatches import Minibatch, sequential_minibatches
 from gru_lm.training.optimizers import clip_gradients, weights_of
+from gru_lm.training.ranks import ALONE, Gradients, Ranks
 from gru_lm.training.settings import Precision
 
 
@@ -36,6 +37,12 @@ class Sums:
         self.nats += loss * count
         self.targets += count
 
+    def read(self, ranks: Ranks = ALONE) -> tuple[float, int]:
+        """Return the nats and the number of targets of all ``ranks``."""
+        both = ranks.add(torch.stack([self.nats, self.targets.double()]))
+        nats, targets = both.tolist()
+        return nats, int(targets)
+
     def clone(self) -> Sums:
         """Return a copy."""
         copy = Sums(self.nats.device)
@@ -48,7 +55,7 @@ class Trainer:
     """Updates the weights of ``model`` from minibatches.
 
     ``seed`` determines the random numbers of a model with dropout. ``accumulate`` says that a step
-    may have several minibatches.
+    may have several minibatches. If there are several ``ranks``, each trains its own rows.
     """
 
     def __init__(
@@ -59,6 +66,7 @@ class Trainer:
         precision: Precision = "fp32",
         seed: int = 0,
         accumulate: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -66,7 +74,9 @@ class Trainer:
         self.precision = precision
         self.seed = seed
         self.accumulate = accumulate
+        self.ranks = ranks
         self._weights = weights_of(optimizer)
+        self._gradients = Gradients(self._weights) if ranks.size > 1 else None
         self._dtype = self._weights[0].dtype
         self._captured: dict[tuple[str, torch.Size], CapturedStep] = {}
 
@@ -94,32 +104,40 @@ class Trainer:
         carry_state: bool,
         sums: Sums,
         number: int = 0,
-    ) -> Tensor:
+    ) -> Tensor | None:
         """Do one update from all ``minibatches`` together, and add their loss to ``sums``.
 
         The gradient is that of the mean loss over all their targets. ``state`` (B, S) is the
         state before the first, None for zeros. Returns the state after the last. ``number`` is
         that of the step. With the trainer's seed it determines the dropout, so that no state of
         a random number generator has to be kept.
+
+        With several ranks, ``minibatches`` are the same in all of them. ``state``, ``sums`` and
+        what is returned are of this rank's rows. It returns None if the rank has none.
         """
-        if not self.accumulate:
+        ranks = self.ranks
+        if not self.accumulate and ranks.size == 1:
             [(X, Y)] = minibatches
             state = self.model.begin_state(len(X)) if state is None else state
             self._draw_from(number, 0)
             loss, state = self._step(X, Y, state)
             sums.add(loss, Y)
             return state
-        counts = [(Y != UNSCORED).sum() for _, Y in minibatches]
-        total = torch.stack(counts).sum()
+        total = torch.stack([(Y != UNSCORED).sum() for _, Y in minibatches]).sum()
         self.optimizer.zero_grad(set_to_none=False)
-        for place, ((X, Y), count) in enumerate(zip(minibatches, counts, strict=True)):
+        for place, (X, Y) in enumerate((ranks.rows(X), ranks.rows(Y)) for X, Y in minibatches):
+            if len(X) == 0:  # the last minibatch of an epoch can have fewer rows than ranks
+                continue
             if state is None or not carry_state:
                 state = self.model.begin_state(len(X))
             self._draw_from(number, place)
+            count = (Y != UNSCORED).sum()
             share = (count.double() / total).to(self._dtype)
             loss, state = self._run("gradients", self.add_gradients, X, Y, state, share)
-            sums.add(loss, Y)
-        assert state is not None
+            # A rank whose rows are all padding has a mean of no losses, which is NaN.
+            sums.add(torch.where(count > 0, loss, 0.0) if ranks.size > 1 else loss, Y)
+        if self._gradients is not None:
+            ranks.add(self._gradients.buffer)
         self.apply_gradients()
         return state
 
@@ -166,19 +184,29 @@ class Trainer:
     def _draw_from(self, number: int, place: int) -> None:
         """Seed torch's generators for one minibatch of a step, if the model draws from them."""
         if self.model.has_dropout:
-            words = np.random.SeedSequence([self.seed, number, place]).generate_state(1, np.uint64)
+            seeds = [self.seed, number, place]
+            if self.ranks.rank > 0:  # other rows need other masks
+                seeds.append(self.ranks.rank)
+            words = np.random.SeedSequence(seeds).generate_state(1, np.uint64)
             torch.manual_seed(int(words[0]))
 
 
 @torch.no_grad()
-def validate(model: LanguageModel, tokens: Tensor, batch_size: int, num_steps: int) -> float:
+def validate(
+    model: LanguageModel,
+    tokens: Tensor,
+    batch_size: int,
+    num_steps: int,
+    ranks: Ranks = ALONE,
+) -> float:
     """Return the perplexity of ``tokens`` (N,), N at least 2, on the model's device.
 
     As in training with sequential partitioning, the stream is split into ``batch_size`` rows. Each
     is read from a state of zeros, ``num_steps`` tokens at a time. Products are in float32 and
     dropout is off. Each token after the first is scored exactly once, and the padding of the last
     row is not scored. If the rows would be shorter than ``num_steps``, there are fewer rows. The
-    perplexity can be ``inf`` or ``nan``. Raises ValueError if N is below 2 or a size below 1.
+    perplexity can be ``inf`` or ``nan``. Each of ``ranks`` reads some of the rows, and all return
+    the same. Raises ValueError if N is below 2 or a size below 1.
     """
     require_at_least(2, number_of_tokens=len(tokens))
     require_at_least(1, batch_size=batch_size, num_steps=num_steps)
@@ -186,15 +214,17 @@ def validate(model: LanguageModel, tokens: Tensor, batch_size: int, num_steps: i
     num_targets = len(tokens) - 1
     num_rows = min(batch_size, math.ceil(num_targets / num_steps))
     total = torch.zeros((), dtype=torch.float64, device=model.device)
-    state = model.begin_state(num_rows)
+    state = ranks.rows(model.begin_state(num_rows))
     was_training = model.training
     model.eval()
     with products_in("fp32", model.device):
         for X, Y in sequential_minibatches(tokens, num_rows, num_steps, 0, drop_last=False):
-            loss, state = model.loss(X, Y, state, reduction="sum")
+            if len(state) == 0:  # there can be fewer rows than ranks
+                break
+            loss, state = model.loss(ranks.rows(X), ranks.rows(Y), state, reduction="sum")
             total += loss
     model.train(was_training)
-    return perplexity(total.item() / num_targets)
+    return perplexity(ranks.add(total).item() / num_targets)
 
 
 def products_in(precision: Precision, device: torch.device) -> torch.autocast:
