@@ -15,7 +15,7 @@ import importlib
 import itertools
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -47,7 +47,7 @@ TARGETS: Final = (
 )
 
 # A function that trains on minibatches.
-Train = Callable[[list[Minibatch]], None]
+Train = Callable[[Sequence[Minibatch]], None]
 
 
 class TorchGRU(nn.Module):
@@ -87,23 +87,22 @@ class Model(nn.Module):
         return self.output(outputs), state  # (T, B, V), (B, H)
 
 
-def train_with(layer: nn.Module, hidden_size: int, precision: str) -> Train:
-    """Return a function that does one update of a model with ``layer`` per minibatch."""
-    model = Model(layer, hidden_size)
+def updates(model: nn.Module, state: Tensor, precision: str) -> Train:
+    """Return a function that does one update of ``model`` per minibatch, from ``state`` on."""
     weights = list(model.parameters())
     optimizer = torch.optim.SGD(weights, LR)
 
-    def train(minibatches: list[Minibatch]) -> None:
-        state = torch.zeros(B, hidden_size)
+    def train(minibatches: Sequence[Minibatch]) -> None:
+        last = state
         for X, Y in minibatches:
             with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-                logits, state = model(X, state)
+                logits, last = model(X, last)
             loss = F.cross_entropy(logits.flatten(0, 1).float(), Y.T.flatten())
             optimizer.zero_grad(set_to_none=False)
             loss.backward()
             nn.utils.clip_grad_norm_(weights, CLIP_NORM)
             optimizer.step()
-            state = state.detach().float()
+            last = last.detach().float()
 
     return train
 
@@ -144,7 +143,8 @@ def measure_point(
     torch.manual_seed(SEED)
     turns: dict[str, Callable[[list[Minibatch]], float]] = {}
     for (name, layer), precision in itertools.product(layers(), PRECISIONS):
-        train = train_with(layer(EMBEDDING, hidden_size), hidden_size, precision)
+        model = Model(layer(EMBEDDING, hidden_size), hidden_size)
+        train = updates(model, torch.zeros(B, hidden_size), precision)
         turns[f"{name}-{precision}"] = partial(timed, train)
     missing = {}
     with ExitStack() as workers:

@@ -18,16 +18,16 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.common import RESULTS, ROOT, describe_machine, file_name, positive
 from benchmarks.speed import report
+from benchmarks.speed.language_model import CLIP_NORM, LR, SEED, Train, updates
 from benchmarks.speed.memory import process_status
 from gru_lm.core.errors import UserError, run_main
 from gru_lm.core.files import write_json
@@ -37,7 +37,6 @@ from gru_lm.training.settings import Precision
 from gru_lm.training.trainer import Trainer
 
 EMBEDDING, H, B, T = 256, 256, 32, 35
-LR, CLIP_NORM, SEED = 0.5, 1.0, 0
 VOCABULARIES: Final = (28, 1_000, 10_000, 50_000)
 OURS: Final[dict[str, tuple[str, Precision]]] = {
     "full, fp32": ("full", "fp32"),
@@ -47,9 +46,6 @@ OURS: Final[dict[str, tuple[str, Precision]]] = {
 }
 PLAIN: Final = ("plain, fp32", "plain, bf16")
 TARGET: Final = {"vocabulary": 50_000, "tokens_per_second": 3_000, "peak_bytes": 1_500_000_000}
-
-# A function that trains on minibatches.
-Train = Callable[[Sequence[Minibatch]], None]
 
 
 class Plain(nn.Module):
@@ -64,27 +60,6 @@ class Plain(nn.Module):
     def forward(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         outputs, state = self.gru(self.embedding(tokens.T), state)
         return self.output(outputs), state  # (T, B, V), (1, B, H)
-
-
-def plain_loop(vocab_size: int, precision: str) -> Train:
-    """Return a function that does one update of ``Plain`` per minibatch."""
-    model = Plain(vocab_size)
-    weights = list(model.parameters())
-    optimizer = torch.optim.SGD(weights, LR)
-
-    def train(minibatches: Sequence[Minibatch]) -> None:
-        state = torch.zeros(1, B, H)
-        for X, Y in minibatches:
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-                logits, state = model(X, state)
-            loss = F.cross_entropy(logits.flatten(0, 1).float(), Y.T.flatten())
-            optimizer.zero_grad(set_to_none=False)
-            loss.backward()
-            nn.utils.clip_grad_norm_(weights, CLIP_NORM)
-            optimizer.step()
-            state = state.detach().float()
-
-    return train
 
 
 def our_loop(vocab_size: int, output: str, precision: Precision) -> Train:
@@ -104,7 +79,7 @@ def loop_of(name: str, vocab_size: int) -> Train:
     """Return the training loop of ``name``. Raises UserError if the vocabulary is too small."""
     torch.manual_seed(SEED)
     if name in PLAIN:
-        return plain_loop(vocab_size, name.rpartition(" ")[2])
+        return updates(Plain(vocab_size), torch.zeros(1, B, H), name.rpartition(" ")[2])
     return our_loop(vocab_size, *OURS[name])
 
 
