@@ -37,9 +37,10 @@ def main() -> None:
     unknown = ", ".join(
         f"{written.unknown[name] / size:.1%} {name}" for name, size in written.tokens.items()
     )
+    unit = "characters" if settings.tokens == "bpe" else "tokens"
     say(
         "prepare",
-        f"{sum(counts.values()):,} tokens, {written.vocabulary} in the vocabulary; split: {sizes}; "
+        f"{sum(counts.values()):,} {unit}, {written.vocabulary} in the vocabulary; split: {sizes}; "
         f"<unk>: {unknown}",
     )
 

@@ -160,6 +160,8 @@ def test_valid_training_values(tmp_path, old, new, expected):
         ("fetch.retries", 0),
         ("prepare.normalize", "none"),
         ("prepare.tokens", "word"),
+        ("prepare.tokens", "bpe"),
+        ("prepare.vocab_size", 2),
         ("prepare.reserved_tokens", ["<pad>", "<eos>"]),
         ("prepare.split", {"train": 0.8, "val": 0.1, "test": 0.1}),
         ("prepare.split", {"train": 2, "val": 2, "test": 2}),
@@ -580,6 +582,11 @@ BAD = {
         ["corpora.sample.encoding"],
     ),
     "encoding-module": (with_value("corpora.sample.encoding", "a.b"), ["corpora.sample.encoding"]),
+    "max-tokens-of-bpe": (
+        with_value("prepare", TREE["prepare"] | {"max_tokens": 30, "tokens": "bpe"}),
+        ["prepare: max_tokens is for char and word", "set vocab_size"],
+    ),
+    "vocab-size-one": (with_value("prepare.vocab_size", 1), ["prepare.vocab_size = 1"]),
     "max-tokens-one": (with_value("prepare.max_tokens", 1), ["prepare.max_tokens = 1"]),
     "max-tokens-no-place": (
         with_value("prepare", TREE["prepare"] | {"max_tokens": 3, "reserved_tokens": ["a", "b"]}),

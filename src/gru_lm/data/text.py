@@ -10,9 +10,13 @@ from gru_lm.core.errors import require_one_of
 from gru_lm.core.reading import decode_text, read_bytes, with_newlines
 
 Normalize = Literal["letters", "none"]
-TokenLevel = Literal["char", "word"]
+TokenLevel = Literal["char", "word", "bpe"]
 
-SEPARATORS: dict[TokenLevel, str] = {"char": "", "word": " "}  # between two tokens of a text
+SEPARATORS: dict[TokenLevel, str] = {
+    "char": "",
+    "word": " ",
+    "bpe": "",
+}  # between two tokens of a text
 
 LARGEST = 10**11  # bytes of a corpus that is read at once
 LONGEST_WORD = 1_000_000  # characters
@@ -47,9 +51,10 @@ def normalized_lines(text: str, normalize: Normalize) -> list[str]:
 def tokenize(text: str, normalize: Normalize, level: TokenLevel) -> list[str]:
     """Split ``text`` into characters, or into words separated by whitespace.
 
-    Raises ValueError for an unknown ``normalize`` or ``level``.
+    Raises ValueError for an unknown ``normalize`` or ``level``, and for the level ``bpe``, which
+    needs the merges of a vocabulary.
     """
-    require_one_of(get_args(TokenLevel), level=level)
+    require_one_of(("char", "word"), level=level)
     lines = normalized_lines(text, normalize)
     if level == "char":
         return list("".join(lines))

@@ -7,7 +7,8 @@ import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain, islice, repeat
 from operator import itemgetter
 from pathlib import Path
@@ -23,13 +24,15 @@ from gru_lm.core.errors import (
     require_at_least,
     require_one_of,
 )
-from gru_lm.core.files import read_json, write_json
+from gru_lm.core.files import in_pieces, read_json, write_json
+from gru_lm.data.byte_pairs import BytePairs, Merge, words
 from gru_lm.data.text import (
     SEPARATORS,
     Normalize,
     TokenLevel,
     join,
     normalized_fragment,
+    normalized_lines,
     tokenize,
 )
 
@@ -41,15 +44,17 @@ LARGEST = 1 << 26  # bytes of a vocabulary's file
 class Vocabulary:
     """The tokens in the order of their numbers, and the rules that split text into tokens.
 
-    Token 0 is ``<unk>``. ``level`` and ``normalize`` are saved, so later text is treated as the
-    corpus was.
+    Token 0 is ``<unk>``. ``level``, ``normalize`` and, at the level ``bpe``, ``merges`` are saved,
+    so later text is treated as the corpus was.
 
-    Raises ValueError if ``<unk>`` is not first, a token is duplicated or a rule is unknown.
+    Raises ValueError if ``<unk>`` is not first, a token is duplicated, a rule is unknown, a merge
+    is not of tokens to a token, or if there are merges at another level.
     """
 
     tokens: tuple[str, ...]
     level: TokenLevel = "char"
     normalize: Normalize = "none"
+    merges: tuple[Merge, ...] = field(default=(), repr=False)
     _ids: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -60,6 +65,11 @@ class Vocabulary:
             raise ValueError("duplicate token")
         require_one_of(get_args(TokenLevel), level=self.level)
         require_one_of(get_args(Normalize), normalize=self.normalize)
+        if self.merges and self.level != "bpe":
+            raise ValueError(f"merges at the level {self.level}")
+        for left, right in self.merges:
+            if not ids.keys() >= {left, right, left + right}:
+                raise ValueError(f"the merge of {left!r} and {right!r} is not of tokens to a token")
         object.__setattr__(self, "_ids", ids)
 
     @classmethod
@@ -106,6 +116,12 @@ class Vocabulary:
         )
         return cls(tuple(islice(chain(special, frequent), max_tokens)), level, normalize)
 
+    def with_merges(self, merges: Sequence[Merge]) -> Vocabulary:
+        """Return the vocabulary with ``merges`` and the tokens that they make, in their order."""
+        merged = dict.fromkeys(left + right for left, right in merges)
+        tokens = (*self.tokens, *(token for token in merged if token not in self._ids))
+        return replace(self, tokens=tokens, merges=tuple(merges))
+
     def __len__(self) -> int:
         return len(self.tokens)
 
@@ -113,9 +129,36 @@ class Vocabulary:
         """Return the numbers of ``tokens``: (N,) of the type ``dtype``."""
         return np.fromiter(map(self._ids.get, tokens, repeat(0)), dtype=self.dtype)
 
+    def split_words(self, found: Sequence[str]) -> list[str]:
+        """Return the tokens of the words ``found``, see ``encode_words``."""
+        return self._byte_pairs.split(found)
+
+    def encode_words(self, found: Sequence[str]) -> np.ndarray:
+        """Return the numbers of the tokens of the words ``found``: (N,) of the type ``dtype``.
+
+        At the level ``bpe``. The words are those of ``gru_lm.data.byte_pairs``.
+        """
+        return self._byte_pairs.encode(found, self.dtype)
+
+    @cached_property
+    def _byte_pairs(self) -> BytePairs:
+        return BytePairs(self._ids, self.merges, UNKNOWN)
+
+    def tokenize(self, text: str) -> list[str]:
+        """Normalise ``text`` and split it into tokens, which can be outside the vocabulary."""
+        if self.level == "bpe":
+            return self.split("".join(normalized_lines(text, self.normalize)))
+        return tokenize(text, self.normalize, self.level)
+
+    def split(self, text: str) -> list[str]:
+        """Split ``text``, which is normalised, into tokens."""
+        if self.level == "bpe":
+            return self.split_words(words(text))
+        return text.split() if self.level == "word" else list(text)
+
     def encode(self, text: str) -> np.ndarray:
         """Normalise, tokenise and encode ``text``: (N,) numbers of the type ``dtype``."""
-        return self.encode_tokens(tokenize(text, self.normalize, self.level))
+        return self.encode_tokens(self.tokenize(text))
 
     def __contains__(self, token: object) -> bool:
         return token in self._ids
@@ -134,10 +177,10 @@ class Vocabulary:
         text = normalized_fragment(text, self.normalize)
         parts = text.split() if self.level == "word" else list(text)
         if not all(part in self._ids for part in parts):
-            if self.level == "char":
+            if self.level != "word":
                 parts = list(unicodedata.normalize("NFC", text))
             parts = [token for part in parts for token in self._known_form(part)]
-        return parts
+        return self.split("".join(parts)) if self.level == "bpe" else parts
 
     def _known_form(self, part: str) -> Sequence[str]:
         """Return the tokens of ``part`` in the first Unicode form in which all are known."""
@@ -163,8 +206,18 @@ class Vocabulary:
 
     @property
     def unit(self) -> str:
-        """The name of a token in messages: ``character`` or ``word``."""
-        return {"char": "character", "word": "word"}[self.level]
+        """The name of a token in messages: ``character``, ``word`` or ``token``."""
+        return {"char": "character", "word": "word", "bpe": "token"}[self.level]
+
+    def characters(self, numbers: np.ndarray) -> int | None:
+        """Return the number of characters of the tokens ``numbers`` (N,), at the level ``bpe``.
+
+        ``<unk>`` is one character. At other levels the result is None.
+        """
+        if self.level != "bpe":
+            return None
+        lengths = np.array([1, *map(len, self.tokens[1:])])
+        return sum(int(lengths[piece].sum()) for piece in in_pieces(numbers))
 
     @property
     def dtype(self) -> np.dtype:
@@ -201,8 +254,16 @@ class Vocabulary:
             raise DamagedFile(path, "'tokens' is not a list of strings")
         if level not in get_args(TokenLevel) or normalize not in get_args(Normalize):
             raise DamagedFile(path, "'level' or 'normalize' is unknown")
+        merges = document.get("merges", [])
+        if not isinstance(merges, list) or not all(map(_is_merge, merges)):
+            raise DamagedFile(path, "'merges' is not a list of pairs of strings")
         try:
-            vocabulary = cls(tuple(tokens), cast(TokenLevel, level), cast(Normalize, normalize))
+            vocabulary = cls(
+                tuple(tokens),
+                cast(TokenLevel, level),
+                cast(Normalize, normalize),
+                tuple((left, right) for left, right in merges),
+            )
         except ValueError as error:
             raise DamagedFile(path, str(error)) from None
         if document.get("sha256") != vocabulary.fingerprint:
@@ -210,4 +271,10 @@ class Vocabulary:
         return vocabulary
 
     def _document(self) -> dict[str, object]:
-        return {"level": self.level, "normalize": self.normalize, "tokens": list(self.tokens)}
+        rules: dict[str, object] = {"level": self.level, "normalize": self.normalize}
+        merges = {"merges": self.merges} if self.level == "bpe" else {}
+        return rules | {"tokens": self.tokens} | merges
+
+
+def _is_merge(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) for v in value)

@@ -1,6 +1,7 @@
 """Read a corpus in pieces, and count and number its tokens.
 
-The tokens are those of ``gru_lm.data.text.tokenize``. Memory holds a piece of the text and the
+The tokens are those of ``gru_lm.data.text.tokenize``. With byte pairs they are the characters, of
+which ``gru_lm.preparation.byte_pairs`` makes tokens. Memory holds a piece of the text and the
 different tokens, and never all tokens.
 """
 
@@ -66,7 +67,8 @@ class Corpus:
     """The tokens of a text. ``pieces`` returns the text from its start, for each pass over it.
 
     Characters are read from the text in each pass. Words are looked up once: their numbers by first
-    occurrence are kept in the empty file ``scratch``, with 4 bytes per word.
+    occurrence are kept in the empty file ``scratch``, with 4 bytes per word. At the level ``bpe``
+    the tokens are characters.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class Corpus:
         scratch: IO[bytes],
     ) -> None:
         self._pieces, self._normalize, self._level = pieces, normalize, level
-        self._scratch, self._is_numbered = scratch, False
+        self.scratch, self._is_numbered = scratch, False
         self._words = _Numbering()
         self._others = CodeCounts()
 
@@ -90,7 +92,7 @@ class Corpus:
         counts = CodeCounts()
         for codes in _first(self._codes(), first):
             counts.add(codes)
-        if self._level == "char":
+        if self._level != "word":
             return {chr(code): count for code, count in counts.in_order()}
         words = list(self._words)
         return {words[code]: count for code, count in counts.in_order()}
@@ -101,7 +103,7 @@ class Corpus:
         ``count`` must have been called before.
         """
         codes = self._codes()
-        if self._level == "char":
+        if self._level != "word":
             table = np.zeros(CODES, vocabulary.dtype)
             for number, token in enumerate(vocabulary.tokens):
                 if len(token) == 1:
@@ -109,6 +111,12 @@ class Corpus:
         else:
             table = vocabulary.encode_tokens(self._words)
         return (table.take(piece, mode="clip") for piece in codes)
+
+    def texts(self) -> Iterator[str]:
+        """Yield the normalised text in pieces, at the levels ``char`` and ``bpe``."""
+        if self._normalize == "none":
+            return iter(self._pieces())
+        return (codes.tobytes().decode("ascii") for codes in self._codes())
 
     def dropped_letters(self, counts: Mapping[str, int]) -> tuple[float, str]:
         """Return the share of the letters that normalisation removes, and examples.
@@ -137,15 +145,15 @@ class Corpus:
                 pieces = (lines.decode("ascii") for lines in self._lines_of_letters())
             for words in _words(pieces):
                 codes = map(self._words.__getitem__, words)
-                self._scratch.write(np.fromiter(codes, np.uint32, len(words)).tobytes())
+                self.scratch.write(np.fromiter(codes, np.uint32, len(words)).tobytes())
                 if len(self._words) > MOST_WORDS:
                     raise UserError(
                         f"the corpus has over {MOST_WORDS:,} different words: set prepare.tokens "
                         "to char"
                     )
             self._is_numbered = True
-        self._scratch.seek(0)
-        while piece := self._scratch.read(16 * PIECE):
+        self.scratch.seek(0)
+        while piece := self.scratch.read(16 * PIECE):
             yield np.frombuffer(piece, np.uint32)
 
     def _lines_of_letters(self) -> Iterator[bytes]:

@@ -16,6 +16,8 @@ class Split(Section):
     """The sizes of the splits, which follow each other from the start of the corpus.
 
     They are either three numbers of tokens, or three fractions of the corpus that sum to at most 1.
+    With ``tokens: bpe`` they are numbers or fractions of characters, so that the splits have the
+    same text as with ``tokens: char``.
     """
 
     train: SplitSize
@@ -40,13 +42,17 @@ class Prepare(Section):
     only in the other splits are encoded as ``<unk>``. So are tokens that occur fewer than
     ``min_freq`` times among the counted ones. ``max_tokens`` is the largest size of the vocabulary,
     with ``<unk>`` and the reserved tokens: the most frequent tokens are kept.
+
+    With ``tokens: bpe`` these rules are for characters, except that ``vocab_size`` takes the place
+    of ``max_tokens``: merges of tokens are added until the vocabulary has so many entries.
     """
 
     normalize: Literal["letters", "none"]
-    tokens: Literal["char", "word"]
+    tokens: Literal["char", "word", "bpe"]
     vocabulary: Literal["all", "train"] = "all"
     min_freq: Annotated[int, Field(ge=0, le=10**9)]
     max_tokens: Annotated[int, Field(ge=2, le=10**9)] | None = None
+    vocab_size: Annotated[int, Field(ge=2, le=10**6)] = 1000
     reserved_tokens: Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=1000)]
     split: Split
 
@@ -60,6 +66,8 @@ class Prepare(Section):
     @model_validator(mode="after")
     def _place_for_a_token(self) -> Prepare:
         special = 1 + len(self.reserved_tokens)
+        if self.max_tokens is not None and self.tokens == "bpe":
+            raise ValueError("max_tokens is for char and word: with tokens = bpe set vocab_size")
         if self.max_tokens is not None and self.max_tokens <= special:
             raise ValueError(
                 f"max_tokens = {self.max_tokens} leaves no place for a token beside <unk> and the "
