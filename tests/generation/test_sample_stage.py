@@ -24,7 +24,10 @@ CHARACTERS = Vocabulary(("<unk>", "<pad>", *"abc \n\u202e"), "char", "none")
 WORDS = Vocabulary(("<unk>", "<pad>", "one", "two", "three"), "word", "none")
 
 
-@pytest.fixture(params=[CHARACTERS, WORDS], ids=["characters", "words"])
+PAIRS = Vocabulary(("<unk>", "<pad>", *"abc "), "bpe").with_merges([("a", "b"), (" ", "ab")])
+
+
+@pytest.fixture(params=[CHARACTERS, WORDS, PAIRS], ids=["characters", "words", "pairs"])
 def vocabulary(request):
     return request.param
 
@@ -58,7 +61,7 @@ def generated(model, vocabulary, prefix, seed=0, **options):
 
 
 COMMON = ("--length", "30", "--temperature", "1.5")
-START = {CHARACTERS: "ab\n", WORDS: "two one"}
+START = {CHARACTERS: "ab\n", WORDS: "two one", PAIRS: "abba ab"}
 
 
 def test_prefix_from_option_file_or_stdin(model, vocabulary, monkeypatch, capsys):
@@ -93,7 +96,7 @@ def test_each_sample_has_its_own_seed(model, vocabulary, monkeypatch, capsys):
 
 
 def test_streaming_prints_same_text(model, vocabulary, monkeypatch, capsys):
-    stop = "a b" if vocabulary is CHARACTERS else "two two"
+    stop = "two two" if vocabulary is WORDS else "a b"
     given = (*COMMON, "--samples", "2", "--stop", stop, "--prefix", START[vocabulary])
     assert sample(monkeypatch, capsys, *given, "--stream") == sample(monkeypatch, capsys, *given)
 

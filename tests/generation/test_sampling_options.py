@@ -148,7 +148,10 @@ def test_excluding_every_token_is_refused(model):
 WORDS = Vocabulary(("<unk>", "ab", "cab", "b", "a", "fa", "g", "e", "d"), "word", "letters")
 
 
-@pytest.mark.parametrize("vocabulary", [VOCABULARY, WORDS])
+PAIRS = Vocabulary(("<unk>", *"abcde "), "bpe", "letters").with_merges([("c", "a"), (" ", "e")])
+
+
+@pytest.mark.parametrize("vocabulary", [VOCABULARY, WORDS, PAIRS])
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("stop", ["a", "ab", "b c", "b", " ", "d e", "cab ab", "e e e e e e e"])
 def test_text_ends_at_first_stop_string(model, vocabulary, seed, stop):
@@ -158,9 +161,11 @@ def test_text_ends_at_first_stop_string(model, vocabulary, seed, stop):
     pieces = []
     whole = write(observe=pieces.append)
     assert "".join(pieces) == whole
-    ends = list(itertools.accumulate(pieces[1:]))  # the generated text after each token
-    expected = next((text for text in ends if text.endswith(stop)), ends[-1])
-    assert write(stop=stop) == pieces[0] + expected
+    generated = "".join(pieces[1:])
+    before, found, _ = generated.partition(stop)
+    observed = []
+    assert write(stop=stop, observe=observed.append) == pieces[0] + before + found
+    assert "".join(observed) == pieces[0] + before + found
 
 
 def test_stop_string_in_prefix_is_ignored(model):

@@ -41,7 +41,8 @@ def generate(
     ``top_p`` to the fewest tokens whose probabilities sum to at least p (nucleus sampling).
 
     ``excluded`` are the numbers of tokens that are never generated. Generation ends early when the
-    generated text, without the prefix, ends with ``stop``. ``observe`` is called with the text of
+    generated text, without the prefix, contains ``stop``; what the last token has after it is cut
+    off. ``observe`` is called with the text of
     the prefix and then with that of each token, including the space before a word, as soon as it
     is known. Joined, these texts are the result.
 
@@ -75,7 +76,7 @@ def generate(
     for token in numbers:
         stepper.feed(token)
     separator, tokens = vocabulary.separator, vocabulary.tokens
-    end = ""  # of the generated text, as long as ``stop``
+    end = ""  # of the generated text, where ``stop`` can have begun
     for _ in range(length):
         logits = stepper.logits()
         if allowed is not None:
@@ -90,10 +91,16 @@ def generate(
         else:
             token = _draw(torch.from_numpy(logits), temperature, top_k, top_p, generator)
         text = separator + tokens[token]
+        place = -1
+        if stop is not None:
+            place = (end + text).find(stop)
+            if place >= 0:
+                text = text[: place + len(stop) - len(end)]
+            end = (end + text)[1 - len(stop) :] if len(stop) > 1 else ""
         texts.append(text)
         if observe:
             observe(text)
-        if stop is not None and (end := (end + text)[-len(stop) :]) == stop:
+        if place >= 0:
             break
         stepper.feed(token)
     return "".join(texts)
