@@ -1,13 +1,14 @@
-"""Check that the perplexities of several revisions are comparable.
+"""Check that the results of several revisions are comparable.
 
 A perplexity depends on the corpus, the splits and the vocabulary. If they differ between two
-revisions, the difference in perplexity says nothing about the models.
+revisions, the difference in perplexity says nothing about the models. If the same text is only cut
+into other tokens, characters or byte pairs, the bits per character can be compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from gru_lm.core.errors import UserError
 from tools.revisions import Revision, hashes
@@ -15,16 +16,38 @@ from tools.revisions import Revision, hashes
 CORPUS: Final = "data/raw/corpus.json"
 PREPARED: Final = "data/prepared"
 SPLITS: Final = ("train", "val", "test")
+TOKENS: Final = {"prepare.tokens", "prepare.vocab_size", "prepare.max_tokens"}
 
 
-def check_comparable(revisions: Sequence[Revision]) -> None:
-    """Raise UserError unless all of ``revisions`` measured their models on the same data.
+Measure = Literal["perplexity", "bits per character"]
 
-    The message names the first pair that differs, and the difference.
+
+def common_measure(revisions: Sequence[Revision]) -> Measure:
+    """Return the measure by which the models of all ``revisions`` can be compared.
+
+    Raises UserError if they measured their models on different texts. The message names the first
+    pair that differs, and the difference.
     """
+    measure: Measure = "perplexity"
     for other in revisions[1:]:
         if reason := difference(revisions[0], other):
-            raise UserError(f"not comparable: {reason}")
+            if not _same_text(revisions[0], other):
+                raise UserError(f"not comparable: {reason}")
+            measure = "bits per character"
+    return measure
+
+
+def _same_text(first: Revision, other: Revision) -> bool:
+    """Return whether the two differ only in how the text is cut into characters or byte pairs."""
+    read = [_prepare_params(revision) for revision in (first, other)]
+    of_text = [{key: one[key] for key in one.keys() - TOKENS} for one in read]
+    return (
+        _corpora(first, other) is None
+        and of_text[0] == of_text[1]
+        and all(one.get("prepare.tokens") in ("char", "bpe") for one in read)
+        and all(one.get("prepare.max_tokens") is None for one in read)
+        and all(one.params.get("evaluate.max_tokens") is None for one in (first, other))
+    )
 
 
 def difference(first: Revision, other: Revision) -> str | None:

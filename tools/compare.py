@@ -6,8 +6,9 @@
 The arguments are experiments (``*`` and ``?`` match their names), branches, tags, commits and
 ``workspace``. Revisions whose params differ only in train.seed are runs of one setting. If runs of
 one setting have the same seed and different results, they are split into settings by code and data.
-Revisions measured on different data (corpus, splits or vocabulary) are refused. The tool writes
-compare.md, compare.csv and compare.png.
+Revisions measured on different data (corpus, splits or vocabulary) are refused, but the same text
+in characters and in byte pairs is compared by bits per character, otherwise by perplexity. The tool
+writes compare.md, compare.csv and compare.png.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any, Final
 
 from gru_lm.core.errors import UserError, one_line, run_main, say
 from gru_lm.core.files import write_bytes, write_text
-from tools.comparable import check_comparable
+from tools.comparable import Measure, common_measure
 from tools.markdown import code, table
 from tools.pictures import Row, comparison
 from tools.revisions import SEED, Revision, find_revisions, hashes, natural
@@ -42,7 +43,7 @@ class Run:
 
     revision: str
     seed: Any
-    perplexity: float
+    value: float  # the perplexity, or the bits per character
     tokens_per_second: float | None
     curve: Sequence[tuple[int, float]]
 
@@ -62,7 +63,7 @@ class Group:
 
     @property
     def values(self) -> list[float]:
-        return [run.perplexity for run in self.runs]
+        return [run.value for run in self.runs]
 
     @property
     def mean(self) -> float:
@@ -90,7 +91,16 @@ def show(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def group_runs(revisions: Sequence[Revision], split: str) -> list[Group]:
+def measured(revision: Revision, variant: str, split: str, measure: Measure) -> float | None:
+    """Return the result of a variant on ``split``, or None if the revision does not have it."""
+    if measure == "perplexity":
+        return revision.perplexity(variant, split)
+    return revision.bits_per_character(variant, split)
+
+
+def group_runs(
+    revisions: Sequence[Revision], split: str, measure: Measure = "perplexity"
+) -> list[Group]:
     """Group the runs by variant and setting, with the best setting of each variant first."""
     differing = differing_params(revisions)
     variants = list(dict.fromkeys(one for revision in revisions for one in revision.variants))
@@ -99,7 +109,7 @@ def group_runs(revisions: Sequence[Revision], split: str) -> list[Group]:
         read = {key for one in revisions for name in _stages(variant) for key in one.read_by(name)}
         own = f"model.{variant}."  # written to a file by the stage params
         keys = [key for key in differing if key in read or not read or key.startswith(own)]
-        groups += _group_variant(variant, revisions, split, keys)
+        groups += _group_variant(variant, revisions, split, measure, keys)
     return groups
 
 
@@ -115,17 +125,21 @@ def differing_params(revisions: Sequence[Revision]) -> list[str]:
 
 
 def _group_variant(
-    variant: str, revisions: Sequence[Revision], split: str, keys: Sequence[str]
+    variant: str,
+    revisions: Sequence[Revision],
+    split: str,
+    measure: Measure,
+    keys: Sequence[str],
 ) -> list[Group]:
     members: dict[tuple[str, ...], list[tuple[Revision, Run]]] = {}
     for revision in revisions:
-        perplexity = revision.perplexity(variant, split)
-        if perplexity is None:
+        value = measured(revision, variant, split, measure)
+        if value is None:
             continue
         run = Run(
             revision.name,
             revision.params.get(SEED),
-            perplexity,
+            value,
             revision.metric("timing", variant, "tokens_per_second"),
             revision.curves.get(variant, []),
         )
@@ -142,7 +156,7 @@ def _group_variant(
 
 def _seeds_disagree(pairs: Sequence[tuple[Revision, Run]]) -> bool:
     """Return whether two runs with the same setting and seed have different results."""
-    results = {(show(run.seed), run.perplexity) for _, run in pairs}
+    results = {(show(run.seed), run.value) for _, run in pairs}
     return len(results) > len({seed for seed, _ in results})
 
 
@@ -167,7 +181,7 @@ def _without_repeats(runs: Sequence[Run]) -> list[Run]:
     """Return one run per seed and result, as repeated results are no additional evidence."""
     found: dict[tuple[str, float], Run] = {}
     for run in runs:
-        found.setdefault((show(run.seed), run.perplexity), run)
+        found.setdefault((show(run.seed), run.value), run)
     return list(found.values())
 
 
@@ -175,14 +189,14 @@ def _param(revision: Revision, key: str) -> str:
     return show(revision.params[key]) if key in revision.params else "absent"
 
 
-def winner(groups: Sequence[Group], split: str, quote: Callable[[str], str] = str) -> str:
+def winner(groups: Sequence[Group], unit: str, quote: Callable[[str], str] = str) -> str:
     """Describe the best of one variant's ``groups``, which are sorted by their means.
 
-    ``quote`` formats the names of variants and settings.
+    ``unit`` is what was measured, such as "validation perplexity". ``quote`` formats the names of
+    variants and settings.
     """
     best = groups[0]
     variant, label = quote(best.variant), quote(best.label)
-    unit = f"{SPLIT_NAMES[split]} perplexity"
     if len(groups) == 1:
         return f"{variant}: only one setting ({label}), {unit} {best.mean:.4g}."
     second = groups[1]
@@ -211,12 +225,12 @@ def winner(groups: Sequence[Group], split: str, quote: Callable[[str], str] = st
     return f"{variant}: **{label}** wins. It {found}, beyond the noise: {uncertainty}."
 
 
-def markdown(groups: Sequence[Group], split: str, missing: Sequence[str]) -> str:
+def markdown(groups: Sequence[Group], unit: str, missing: Sequence[str]) -> str:
     """Return the report with the winner of each variant, the picture and the table."""
-    lines = [f"# Settings by {SPLIT_NAMES[split]} perplexity", ""]
+    lines = [f"# Settings by {unit}", ""]
     for variant in _variants(groups):
-        lines.append(f"- {winner([g for g in groups if g.variant == variant], split, code)}")
-    lines += ["", f"![Training curves, and {split} perplexity by setting](compare.png)", ""]
+        lines.append(f"- {winner([g for g in groups if g.variant == variant], unit, code)}")
+    lines += ["", f"![Training curves, and {unit} by setting](compare.png)", ""]
     header = ["variant", "setting", "seeds", "mean", "standard deviation", "min", "max", "tokens/s"]
     rows = []
     for group in groups:
@@ -235,7 +249,7 @@ def markdown(groups: Sequence[Group], split: str, missing: Sequence[str]) -> str
         "a winner with new seeds.",
     ]
     if missing:
-        lines += ["", f"Without {SPLIT_NAMES[split]} perplexity: {', '.join(map(code, missing))}."]
+        lines += ["", f"Without {unit}: {', '.join(map(code, missing))}."]
     return "\n".join(lines) + "\n"
 
 
@@ -263,17 +277,18 @@ def csv_table(groups: Sequence[Group]) -> str:
     return buffer.getvalue()
 
 
-def compare(names: Sequence[str], split: str, output: Path) -> list[Group]:
-    """Write the three files and return the groups."""
+def compare(names: Sequence[str], split: str, output: Path) -> tuple[list[Group], str]:
+    """Write the three files. Returns the groups and what was measured."""
     revisions = find_revisions(list(names))
-    measured = [r for r in revisions if any(r.perplexity(v, split) for v in r.variants)]
-    if not measured:
+    with_results = [r for r in revisions if any(r.perplexity(v, split) for v in r.variants)]
+    if not with_results:
         raise UserError(f"no perplexity on {split} in {', '.join(names)}: run dvc repro there")
-    check_comparable(measured)
-    groups = group_runs(measured, split)
+    measure = common_measure(with_results)
+    unit = f"{SPLIT_NAMES[split]} {measure}"
+    groups = group_runs(with_results, split, measure)
     variants = _variants(groups)
-    missing = [revision.name for revision in revisions if revision not in measured]
-    write_text(output / "compare.md", markdown(groups, split, missing))
+    missing = [revision.name for revision in revisions if revision not in with_results]
+    write_text(output / "compare.md", markdown(groups, unit, missing))
     write_text(output / "compare.csv", csv_table(groups))
     rows = {
         variant: [
@@ -283,8 +298,8 @@ def compare(names: Sequence[str], split: str, output: Path) -> list[Group]:
         ]
         for variant in variants
     }
-    write_bytes(output / "compare.png", comparison(rows, f"{SPLIT_NAMES[split]} perplexity"))
-    return groups
+    write_bytes(output / "compare.png", comparison(rows, unit))
+    return groups, unit
 
 
 def _variants(groups: Sequence[Group]) -> list[str]:
@@ -297,9 +312,9 @@ def main() -> None:
     parser.add_argument("--metric", choices=SPLIT_NAMES, default="val", help="the split")
     parser.add_argument("--output", type=Path, default=Path("comparison"), metavar="DIR")
     given = parser.parse_args()
-    groups = compare(given.names, given.metric, given.output)
+    groups, unit = compare(given.names, given.metric, given.output)
     for variant in _variants(groups):
-        print(one_line(winner([one for one in groups if one.variant == variant], given.metric)))
+        print(one_line(winner([one for one in groups if one.variant == variant], unit)))
     say("compare", f"wrote {given.output}/compare.md, compare.csv and compare.png")
 
 

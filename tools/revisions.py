@@ -215,6 +215,12 @@ class Revision:
         """Return the variant's exact perplexity on ``split`` with train.seed."""
         return self.metric("evaluate", variant, f"{split}.perplexity")
 
+    def bits_per_character(self, variant: str, split: str) -> float | None:
+        """Return the variant's bits per character on ``split``, None if a token is a word."""
+        tokens = self.params.get("prepare.tokens")
+        of = {"char": "bits_per_token", "bpe": "bits_per_character"}.get(str(tokens))
+        return None if of is None else self.metric("evaluate", variant, f"{split}.{of}")
+
     def perplexities(self, variant: str, split: str) -> dict[int, float]:
         """Return the variant's exact perplexity on ``split`` by seed, with train.seed first.
 

@@ -34,7 +34,8 @@ def run_sweep_of_scores(repository: Repository, scores: Mapping[float, list[floa
 
 def test_runs_are_grouped_by_setting(repository: Repository, tmp_path: Path) -> None:
     run_sweep_of_scores(repository, {0.5: [10.0, 12.0, 17.0], 2.0: [21.0, 22.0]})
-    groups = compare.compare(["sweep-*"], "val", tmp_path / "out")
+    groups, unit = compare.compare(["sweep-*"], "val", tmp_path / "out")
+    assert unit == "validation perplexity"
     assert [(group.label, group.num_seeds) for group in groups] == [
         ("train.lr=0.5", 3),
         ("train.lr=2", 2),
@@ -55,7 +56,7 @@ def test_runs_are_grouped_by_setting(repository: Repository, tmp_path: Path) -> 
 
 def test_metric_option(repository: Repository, tmp_path: Path) -> None:
     run_sweep_of_scores(repository, {0.5: [10.0, 12.0]})
-    (group,) = compare.compare(["sweep-*"], "test", tmp_path)
+    (group,), _ = compare.compare(["sweep-*"], "test", tmp_path)
     assert group.mean == pytest.approx(22.0)
     assert "test perplexity" in (tmp_path / "compare.md").read_text(encoding="utf-8")
 
@@ -76,7 +77,9 @@ def test_winner_and_uncertainty(
     scores: dict[float, list[float]], expected: str, repository: Repository
 ) -> None:
     run_sweep_of_scores(repository, scores)
-    sentence = compare.winner(compare.group_runs(find_revisions(["sweep-*"]), "val"), "val")
+    sentence = compare.winner(
+        compare.group_runs(find_revisions(["sweep-*"]), "val"), "validation perplexity"
+    )
     assert expected in sentence
     assert ("wins" in sentence) == ("wins" in expected)
     if scores.get(2.0) == [10.5, 11.5, 10.5, 11.5]:
@@ -89,7 +92,7 @@ def test_many_seeds_give_an_interval() -> None:
         return compare.Group("scratch", {"train.lr": str(mean)}, runs)
 
     # Variance 30/29, standard error sqrt(2/29) = 0.2626, times 1.96 = 0.515.
-    sentence = compare.winner([group(10), group(12)], "val")
+    sentence = compare.winner([group(10), group(12)], "validation perplexity")
     assert "its 95 % interval 1.49 to 2.51 (30 and 30 seeds)" in sentence
 
 
@@ -161,7 +164,8 @@ def test_revisions_with_different_texts_are_refused(repository: Repository, tmp_
         repository.results({"scratch": (9.0, 11.0)}, {"train": {"lr": lr, "seed": 0}}, data=data)
         repository.corpus("time_machine" if name == "a" else "tiny_shakespeare")
         repository.experiment(name)
-    labels = [group.label for group in compare.compare(["main", "a"], "val", tmp_path / "out")]
+    groups, _ = compare.compare(["main", "a"], "val", tmp_path / "out")
+    labels = [group.label for group in groups]
     assert labels == ["train.lr=0.5", "train.lr=1"]
     message = "^not comparable: main was trained on time_machine, b on tiny_shakespeare$"
     with pytest.raises(UserError, match=message):
@@ -200,3 +204,73 @@ def test_names_and_params_are_code(repository: Repository, tmp_path: Path) -> No
     shown = [without_spaces(text) for text in page.code]
     for text in (variant, f"train.a={value}", "@evil|<b>"):
         assert any(without_spaces(text) in one for one in shown), text
+
+
+def with_tokens(
+    repository: Repository, name: str, prepare: dict[str, object], bits: float, **params: object
+) -> None:
+    """Make an experiment with these ``bits`` per character on validation and test."""
+    seed = {"train": {"lr": 1.0, "seed": 0}}
+    given = {"normalize": "none", "split": {"train": 0.8}, **prepare}
+    repository.results({"scratch": (9.0, 9.0)}, {**seed, "prepare": given, **params}, data=name)
+    measured = {"perplexity": 9.0, "bits_per_token": 3 * bits, "tokens": 100}
+    if prepare["tokens"] == "bpe":
+        measured |= {"bits_per_character": bits, "characters": 300}
+    else:
+        measured["bits_per_token"] = bits
+    repository.write("metrics/evaluate/scratch.json", {"val": measured, "test": measured})
+    repository.experiment(name)
+
+
+CHARACTERS = {"tokens": "char"}
+PAIRS = {"tokens": "bpe", "vocab_size": 500}
+
+
+@pytest.fixture
+def committed(repository: Repository) -> Repository:
+    repository.results({"scratch": (10.0, 11.0)})
+    repository.corpus("time_machine")
+    repository.commit()
+    return repository
+
+
+def test_characters_and_byte_pairs_are_compared_by_character(
+    committed: Repository, tmp_path: Path
+) -> None:
+    with_tokens(committed, "characters", CHARACTERS, 2.25)
+    with_tokens(committed, "pairs", PAIRS, 2.0)
+    with_tokens(committed, "more", {**PAIRS, "vocab_size": 900}, 2.5)
+    groups, unit = compare.compare(["characters", "pairs", "more"], "val", tmp_path)
+    assert unit == "validation bits per character"
+    assert [(group.label, group.mean) for group in groups] == [
+        ("prepare.tokens=bpe, prepare.vocab_size=500", 2.0),
+        ("prepare.tokens=char, prepare.vocab_size=absent", 2.25),
+        ("prepare.tokens=bpe, prepare.vocab_size=900", 2.5),
+    ]
+    report = (tmp_path / "compare.md").read_text("utf-8")
+    assert "lowest mean validation bits per character, 2;" in report
+    alone, unit = compare.compare(["pairs"], "test", tmp_path)
+    assert (unit, alone[0].mean) == ("test perplexity", 9.0)
+
+
+@pytest.mark.parametrize(
+    "prepare, params",
+    [
+        ({"tokens": "word"}, {}),
+        ({**PAIRS, "split": {"train": 0.7}}, {}),
+        ({**PAIRS, "normalize": "letters"}, {}),
+        ({**PAIRS, "min_freq": 3}, {}),
+        ({"tokens": "char", "max_tokens": 20}, {}),
+        (PAIRS, {"evaluate": {"max_tokens": 50}}),
+    ],
+)
+def test_other_texts_are_not_compared_by_character(
+    prepare: dict[str, object],
+    params: dict[str, object],
+    committed: Repository,
+    tmp_path: Path,
+) -> None:
+    with_tokens(committed, "characters", CHARACTERS, 2.25)
+    with_tokens(committed, "other", prepare, 2.0, **params)
+    with pytest.raises(UserError, match="not comparable: characters has prepare"):
+        compare.compare(["characters", "other"], "val", tmp_path / "refused")
