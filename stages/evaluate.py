@@ -66,13 +66,18 @@ def main() -> None:
             observed = Observations(sums.add, lambda found: covered.add(found.surprise))
         score = evaluate(model, tokens, observe=observed.add)
         observed.end()
-        measured[name] = Score.model_validate(score.as_metrics())
+        characters = prepared.vocabulary.characters(tokens[1:])
+        found = measured[name] = Score.model_validate(score.as_metrics(characters))
         uncertainties[name] = sums.result()
-        say(f"evaluate@{variant}", f"{name} perplexity {measured[name].perplexity:.4g}")
+        bits = found.bits_per_character
+        by_character = "" if bits is None else f", {bits:.4g} bits per character"
+        say(f"evaluate@{variant}", f"{name} perplexity {found.perplexity:.4g}{by_character}")
     blocks = None
     if length := settings.block:
         in_blocks = {
-            name: evaluate_blocks(model, tokens, length).as_metrics()
+            name: evaluate_blocks(model, tokens, length).as_metrics(
+                prepared.vocabulary.characters(tokens[1:])
+            )
             for name, tokens in read.items()
         }
         blocks = Blocks.model_validate({"length": length, **in_blocks})
@@ -100,6 +105,7 @@ def main() -> None:
         test_perplexity=scores.test.perplexity,
         best_val_perplexity=best.perplexity if best else None,
         best_epoch=best.epoch if best else None,
+        val_bits_per_character=scores.val.bits_per_character,
     ).write(Path(f"metrics/{variant}.json"))
 
 

@@ -74,7 +74,10 @@ def replicate(variant: Variant, seed: int, ranks: Ranks) -> None:
             "epochs": last.epoch,
             "selected_epoch": selected.epoch,
             "scores": {
-                split: evaluate(run.model, tokens).as_metrics() for split, tokens in splits.items()
+                split: evaluate(run.model, tokens).as_metrics(
+                    prepared.vocabulary.characters(tokens[1:])
+                )
+                for split, tokens in splits.items()
             },
         }
     )

@@ -1,5 +1,6 @@
 """The stage evaluate scores the groups of targets by how often they were trained."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,29 @@ def test_invalid_times_trained_are_refused(project, times):
     with pytest.raises(DamagedFile, match=r"times_trained\.npy is damaged \(it is not a list"):
         stage.main()
     assert not Path("models").exists() and not Path("metrics").exists()
+
+
+def test_bits_per_character_are_measured_with_byte_pairs(tmp_path, project):
+    vocabulary = Vocabulary(("<unk>", "a", "aa"), "bpe", "none", (("a", "a"),))
+    tokens = project[1].numpy().astype(np.uint8)
+    Prepared.write(vocabulary, dict.fromkeys(("train", "val", "test"), tokens))
+    folder = Path("training/scratch")
+    for of_training in (folder, folder / BEST):
+        project[0].save(of_training, vocabulary.fingerprint)
+    write_array(folder / TIMES_TRAINED, project[2], vocabulary.fingerprint)
+    stage.main()
+    found = Scores.read(Path("metrics/evaluate/scratch.json")).val
+    lengths = tokens[1:].sum()  # the number of a token is its length
+    assert found.characters == lengths > found.tokens == 89
+    assert found.bits_per_character == pytest.approx(found.bits_per_token * 89 / lengths)
+    headline = json.loads(Path("metrics/scratch.json").read_text("utf-8"))
+    assert headline["val_bits_per_character"] == found.bits_per_character
+
+
+def test_characters_have_no_second_measure(project):
+    stage.main()
+    for path in ("metrics/evaluate/scratch.json", "metrics/scratch.json"):
+        assert "per_character" not in Path(path).read_text("utf-8")
 
 
 def test_blocks_are_measured_if_they_are_asked_for(project):

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from gru_lm.core.errors import UserError
 from gru_lm.data.prepared import Prepared
-from gru_lm.data.text import tokenize
 from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.evaluation import score as module
 from gru_lm.evaluation.perplexity import evaluate
@@ -27,7 +26,8 @@ pytestmark = pytest.mark.usefixtures("process_wide_settings")
 CHARACTERS = Vocabulary(("<unk>", *"abc \n"), "char", "none")
 LETTERS = Vocabulary(("<unk>", *" abcde"), "char", "letters")
 WORDS = Vocabulary(("<unk>", "ab", "c", "a", "abba", "cab"), "word", "none")
-VOCABULARIES = {"characters": CHARACTERS, "letters": LETTERS, "words": WORDS}
+PAIRS = Vocabulary(("<unk>", *"abc \n"), "bpe").with_merges([("a", "b"), (" ", "c"), ("ab", "b")])
+VOCABULARIES = {"characters": CHARACTERS, "letters": LETTERS, "words": WORDS, "pairs": PAIRS}
 each_vocabulary = pytest.mark.parametrize("vocabulary", VOCABULARIES.values(), ids=VOCABULARIES)
 TEXT = "ab c\n\nabba, cab é\nc c c\n c ab  abba\n中\nab"
 
@@ -43,7 +43,7 @@ def random_model(vocabulary, variant="scratch"):
 
 def by_hand(model, vocabulary, text):
     """Return all tokens, and the log2 probabilities (N - 1, V) after each but the last."""
-    tokens = tokenize(text, vocabulary.normalize, vocabulary.level)
+    tokens = vocabulary.tokenize(text)
     numbers = torch.tensor(vocabulary.encode(text).astype(int))
     with torch.no_grad():
         logits, _ = model(numbers[None, :-1], model.begin_state(1))
@@ -95,14 +95,12 @@ def test_lines_add_up_to_text(vocabulary):
     assert numbers == sorted(set(numbers))
     for line in lines:
         (text,) = (TEXT.split("\n")[line.line - 1],)
-        ending = "\n" if vocabulary is CHARACTERS and line.line < 7 else ""
-        tokens = tokenize(text + ending, vocabulary.normalize, vocabulary.level)
+        ending = "\n" if vocabulary in (CHARACTERS, PAIRS) and line.line < 7 else ""
+        tokens = vocabulary.tokenize(text + ending)
         assert line.text == vocabulary.separator.join(tokens)
         assert line.tokens == len(tokens) - (line.line == 1)
     for surprise in found.hardest:
-        assert surprise.token in tokenize(
-            TEXT.split("\n")[surprise.line - 1] + "\n", vocabulary.normalize, vocabulary.level
-        )
+        assert surprise.token in vocabulary.tokenize(TEXT.split("\n")[surprise.line - 1] + "\n")
 
 
 @each_vocabulary
@@ -153,7 +151,7 @@ def test_zero_surprises_on_request():
 @each_vocabulary
 @pytest.mark.parametrize("text", ["", "a", "\n"])
 def test_too_short_text_is_refused(vocabulary, text):
-    count = len(tokenize(text, vocabulary.normalize, vocabulary.level))
+    count = len(vocabulary.tokenize(text))
     with pytest.raises(UserError, match=f"the text has {count} tokens .*at least 2 are needed"):
         score(random_model(vocabulary), vocabulary, [text])
 

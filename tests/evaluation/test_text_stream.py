@@ -1,11 +1,14 @@
 """A text that is split while it is read has the tokens of the whole text."""
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gru_lm.core.errors import UserError
 from gru_lm.data.text import tokenize
+from gru_lm.data.vocabulary import Vocabulary
 from gru_lm.evaluation import text_stream
 from gru_lm.evaluation.text_stream import tokens_by_line
 
@@ -23,7 +26,8 @@ def cut(text, places):
 @settings(max_examples=150, deadline=None)
 @given(text=texts, places=st.lists(st.integers(0, 40), max_size=6))
 def test_pieces_have_tokens_of_whole_text(normalize, level, text, places):
-    parts = list(tokens_by_line(cut(text, places), normalize, level))
+    vocabulary = Vocabulary(("<unk>",), level, normalize)
+    parts = list(tokens_by_line(cut(text, places), vocabulary))
     assert [token for _, tokens in parts for token in tokens] == tokenize(text, normalize, level)
     # The tokens of each line are those of the line as a text of its own.
     by_line = {}
@@ -36,8 +40,25 @@ def test_pieces_have_tokens_of_whole_text(normalize, level, text, places):
         assert by_line[number] == tokenize(line + ending, normalize, level)
 
 
+@pytest.mark.parametrize("normalize", ["letters", "none"])
+@settings(max_examples=150, deadline=None)
+@given(text=texts, places=st.lists(st.integers(0, 40), max_size=6))
+def test_byte_pairs_belong_to_line_of_first_character(normalize, text, places):
+    alphabet = Vocabulary(("<unk>", *"abz B.é"), "bpe", normalize)
+    vocabulary = alphabet.with_merges([("a", "b"), (" ", "z"), ("a", "a"), ("ab", "z"), ("b", "a")])
+    parts = [
+        (line, one) for line, some in tokens_by_line(cut(text, places), vocabulary) for one in some
+    ]
+    assert [token for _, token in parts] == vocabulary.tokenize(text)
+    characters = Vocabulary(("<unk>",), "char", normalize)
+    lines = [line for line, some in tokens_by_line([text], characters) for _ in some]
+    starts = itertools.accumulate((len(token) for _, token in parts), initial=0)
+    assert [line for line, _ in parts] == [lines[start] for start in [*starts][:-1]]
+
+
 def test_endless_word_is_refused(monkeypatch):
     monkeypatch.setattr(text_stream, "LONGEST_WORD", 100)
-    assert len(list(tokens_by_line(["a" * 50] * 2, "none", "word"))) == 3
+    words = Vocabulary(("<unk>",), "word")
+    assert len(list(tokens_by_line(["a" * 50] * 2, words))) == 3
     with pytest.raises(UserError, match="over 100 characters"):
-        list(tokens_by_line(["a" * 50] * 3, "none", "word"))
+        list(tokens_by_line(["a" * 50] * 3, words))

@@ -199,6 +199,16 @@ def test_metadata_suffice_to_generate_text(kind):
     assert f"reset gate {reset_of(kind)} the recurrent product" in description
 
 
+def test_metadata_have_byte_pairs():
+    alphabet = Vocabulary(("<unk>", *"ab "), "bpe")
+    vocabulary = alphabet.with_merges([(" ", "a"), (" a", "b")])
+    session = open_session(to_onnx(random_model("concise", len(vocabulary), 2, 0), vocabulary))
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert metadata["level"] == "bpe"
+    assert json.loads(metadata["merges"]) == [[" ", "a"], [" a", "b"]]
+    assert json.loads(metadata["vocabulary"]) == ["<unk>", "a", "b", " ", " a", " ab"]
+
+
 @given(tokens=st.lists(st.text(min_size=1), unique=True, max_size=20))
 @settings(max_examples=25, deadline=None)
 def test_tokens_round_trip_through_metadata(tokens):

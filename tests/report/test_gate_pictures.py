@@ -93,7 +93,7 @@ def test_activity_axes_have_full_scale_without_lines(studies):
 
 def test_word_level_has_no_activity():
     words = dict.fromkeys(LOOKS, gate_study(places=None).activity)
-    assert findings.activity(words).startswith("Words have no letters")
+    assert findings.activity(words).startswith("The tokens are not characters")
     assert is_picture(activity(LOOKS, words))
 
 

@@ -28,8 +28,10 @@ class Score:
     nats: float
     tokens: int
 
-    def as_metrics(self) -> dict[str, float | int]:
-        """Return perplexity, bits per token (character or word) and the number of tokens.
+    def as_metrics(self, characters: int | None = None) -> dict[str, float | int]:
+        """Return perplexity, bits per token and the number of tokens.
+
+        With the number of ``characters`` in the tokens, also that number and bits per character.
 
         Raises UserError if the perplexity is not finite, as after a diverged training, and
         ValueError without tokens.
@@ -41,11 +43,15 @@ class Score:
                 f"the perplexity for a cross-entropy of {mean:.4g} nats per token is too large for "
                 "a float; lower train.lr or train.clip_norm and train the model again"
             )
-        return {
+        metrics: dict[str, float | int] = {
             "perplexity": math.exp(mean),
             "bits_per_token": mean / math.log(2),
             "tokens": self.tokens,
         }
+        if characters is not None:
+            metrics["bits_per_character"] = self.nats / math.log(2) / characters
+            metrics["characters"] = characters
+        return metrics
 
 
 @torch.inference_mode()

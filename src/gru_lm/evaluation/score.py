@@ -113,7 +113,7 @@ def score(
     """
     require_at_least(0, hardest=hardest)
     found, between = TextScore(), len(vocabulary.separator)
-    stream = _flat(tokens_by_line(pieces, vocabulary.normalize, vocabulary.level))
+    stream = _flat(tokens_by_line(pieces, vocabulary))
     opening = list(itertools.islice(stream, 1))
     context = [token for _, token in opening]  # the last tokens that were read
     inputs = vocabulary.encode_tokens(context).astype(np.int64)

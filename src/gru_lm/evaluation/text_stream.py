@@ -3,22 +3,50 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator
 
 from gru_lm.core.errors import UserError
+from gru_lm.data.byte_pairs import words_in_pieces
 from gru_lm.data.text import LONGEST_WORD, Normalize, TokenLevel
+from gru_lm.data.vocabulary import Vocabulary
 
 
 def tokens_by_line(
-    pieces: Iterable[str], normalize: Normalize, level: TokenLevel
+    pieces: Iterable[str], vocabulary: Vocabulary
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield pairs of a line's number, from 1, and some of its tokens.
 
     The text is what ``pieces`` join to. Its lines end with ``\\n``, which belongs to the line that
-    it ends. All tokens in their order are those of ``data.text.tokenize``.
+    it ends. All tokens in their order are those of ``vocabulary.tokenize``. A token of several
+    characters belongs to the line of the first.
 
     Raises UserError for a word of over a million characters.
     """
+    if vocabulary.level != "bpe":
+        yield from _by_line(pieces, vocabulary.normalize, vocabulary.level)
+        return
+    ends: deque[tuple[int, int]] = deque()  # lines, with the number of characters up to their end
+
+    def texts() -> Iterator[str]:
+        end = 0
+        for line, characters in _by_line(pieces, vocabulary.normalize, "char"):
+            end += len(characters)
+            ends.append((line, end))
+            yield "".join(characters)
+
+    place = 0
+    for words in words_in_pieces(texts()):
+        for token in vocabulary.split_words(words):
+            while ends[0][1] <= place:
+                ends.popleft()
+            yield ends[0][0], [token]
+            place += len(token)
+
+
+def _by_line(
+    pieces: Iterable[str], normalize: Normalize, level: TokenLevel
+) -> Iterator[tuple[int, list[str]]]:
     splitter, line = _Splitter(normalize, level), 1
     for piece in pieces:
         first, *others = piece.split("\n")

@@ -128,7 +128,8 @@ class UncertaintySums:
     def result(self) -> dict[str, Any]:
         """Return ``calibration``, ``overall``, ``position_in_word`` and ``character_class``.
 
-        A group without a token is left out. The last two are None at word level.
+        A group without a token is left out. The last two are None unless the tokens are
+        characters.
 
         Raises ValueError if another number of predictions was added.
         """

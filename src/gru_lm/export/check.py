@@ -35,8 +35,8 @@ def to_onnx(model: LanguageModel, vocabulary: Vocabulary) -> bytes:
     """Return the ONNX file of ``model``, with ``vocabulary`` in its metadata.
 
     The metadata are those of the graph (``variant``, and ``reset`` for a GRU), ``level``,
-    ``normalize`` and ``vocabulary``, which is the list of tokens as JSON. The same model gives the
-    same bytes.
+    ``normalize`` and ``vocabulary``, which is the list of tokens as JSON, with byte pairs also
+    ``merges``, a list of pairs. The same model gives the same bytes.
 
     Raises UserError if the file would exceed ONNX's limit of 2 GiB.
     """
@@ -54,7 +54,8 @@ def to_onnx(model: LanguageModel, vocabulary: Vocabulary) -> bytes:
             "level": vocabulary.level,
             "normalize": vocabulary.normalize,
             "vocabulary": json.dumps(vocabulary.tokens),  # ASCII, so any token is safe
-        },
+        }
+        | ({"merges": json.dumps(vocabulary.merges)} if vocabulary.level == "bpe" else {}),
     )
     onnx.checker.check_model(file, full_check=True)
     data: bytes = file.SerializeToString(deterministic=True)

@@ -1,7 +1,8 @@
 """Sentences for the page. Each states a finding about the results it is given.
 
-A token is a ``unit``, which is a character or a word. Nothing is chosen by its result on the test
-split, and models are ranked only if they differ by more than their spread over the seeds.
+A token is a ``unit``, which is a character, a word or a token of byte pairs. Nothing is chosen by
+its result on the test split, and models are ranked only if they differ by more than their spread
+over the seeds.
 """
 
 from __future__ import annotations
@@ -10,12 +11,17 @@ from collections.abc import Iterable, Mapping
 
 from gru_lm.report.drawing.findings import bits_per_token, place
 from gru_lm.report.wording import capitalised, listed, span
+from gru_lm.results.scores import Scores
 from gru_lm.results.seeds import Spread, Summary
 from gru_lm.results.training import Axis, Training
 
 
 def of_page(
-    summary: Summary, training: Mapping[str, Training], tokens: int, unit: str
+    summary: Summary,
+    training: Mapping[str, Training],
+    scores: Mapping[str, Scores],
+    tokens: int,
+    unit: str,
 ) -> list[str]:
     """Return the conclusions in their order; ``tokens`` is the size of the vocabulary."""
     found = [
@@ -23,6 +29,7 @@ def of_page(
         at_the_best_epoch(summary, tokens, axis_of(training)),
         ranking(summary, unit),
         beside_baselines(summary, unit),
+        by_character(summary, scores),
     ]
     return [sentence for sentence in found if sentence]
 
@@ -151,4 +158,23 @@ def beside_baselines(summary: Summary, unit: str) -> str:
         f"The best baseline on the validation split is {best}, with {val[best]:.2f} bits per "
         f"{unit}; {who} {take} {on_val}. On the test split {best} takes {test[best]:.2f} and "
         f"{who} {on_test}."
+    )
+
+
+def by_character(summary: Summary, scores: Mapping[str, Scores]) -> str:
+    """Give the bits per character on validation, the same measure for all kinds of tokens.
+
+    The sentence is empty unless the tokens are byte pairs.
+    """
+    of_val = next(iter(scores.values())).val  # every model has read the same tokens
+    if of_val.characters is None:
+        return ""
+    length = of_val.characters / of_val.tokens
+    bits = [one.val.bits_per_token.mean / length for one in summary.models.values()]
+    names = list(summary.models)
+    who, take = (names[0], "takes") if len(names) == 1 else ("the models", "take")
+    return (
+        f"A token of the validation split has {length:.2f} characters on average, so {who} {take} "
+        f"{span(bits, '{:.2f}'.format)} bits per character there. This figure can be compared with "
+        "those of other kinds of tokens."
     )

@@ -52,7 +52,7 @@ class Inputs:
 
     @property
     def unit(self) -> str:
-        """The name of a token, "character" or "word"."""
+        """The name of a token: "character", "word" or "token"."""
         return self.vocabulary.unit
 
     @cached_property

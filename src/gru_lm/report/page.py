@@ -109,7 +109,11 @@ def render(inputs: Inputs, pictures: Sequence[Picture]) -> str:
         passages=PASSAGES,
         blind_guess=math.log2(len(inputs.vocabulary)),
         conclusions=conclusions.of_page(
-            inputs.summary, inputs.training, len(inputs.vocabulary), inputs.unit
+            inputs.summary,
+            inputs.training,
+            inputs.scores,
+            len(inputs.vocabulary),
+            inputs.unit,
         ),
         kept=conclusions.kept(inputs.training),
         best_known=all(one.best_val for one in inputs.training.values()),

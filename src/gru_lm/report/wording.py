@@ -22,12 +22,15 @@ def visible(token: str) -> tuple[str, str]:
     """Return the text that shows ``token`` and its name. White space is shown as a symbol."""
     if token in VISIBLE:
         return VISIBLE[token]
+    symbols = "".join(VISIBLE[char][0] if char in VISIBLE else char for char in token)
+    if VISIBLE.keys() >= set(token):
+        return symbols, ", ".join(VISIBLE[char][1] for char in token)
     if all(unicodedata.category(character)[0] in "CZ" for character in token):
         number = " ".join(f"U+{ord(character):04X}" for character in token)
         return number, number
     if unicodedata.combining(token[0]):
-        return f"◌{token}", token  # a combining accent needs a base character
-    return token, token
+        return f"◌{symbols}", token  # a combining accent needs a base character
+    return symbols, token
 
 
 def figures(value: float) -> str:

@@ -72,7 +72,7 @@ class PlaceMeans(Result):
 class Activity(Result):
     """Means of the gates at each place, by split; None for a place that does not occur.
 
-    A split is None at word level.
+    A split is None if the tokens are not characters.
     """
 
     train: dict[Place, PlaceMeans | None] | None

@@ -47,7 +47,7 @@ class Group(Result):
 
 
 class SplitUncertainty(Result):
-    """One split. The groups are None at word level; a group without a token is left out."""
+    """One split. Without characters the groups are None; a group without a token is left out."""
 
     calibration: Calibration
     overall: Group

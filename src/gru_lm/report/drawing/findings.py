@@ -1,6 +1,7 @@
 """Titles of the pictures. Each title states a finding about the results it is given.
 
-A token is a ``unit``, which is a character or a word. The keys of mappings are variants.
+A token is a ``unit``, which is a character, a word or a token of byte pairs. The keys of
+mappings are variants.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def activity(measured: Mapping[str, Activity]) -> str:
     """State the place at which each gate is lowest on the training split, if variants agree."""
     places = {name: one.split("train") for name, one in measured.items()}
     if not all(places.values()):
-        return "Words have no letters: there is no activity by place to show"
+        return "The tokens are not characters: there is no activity by place to show"
     found = {gate: _lowest_place(places.values(), gate) for gate in GATE_NAMES}
     if found["Z"] and found["Z"] == found["R"]:
         where = PLACES_IN_TEXT[found["Z"]]

@@ -34,7 +34,7 @@ from gru_lm.report.style import (
 from gru_lm.report.wording import GATE_NAMES, visible
 from gru_lm.results.gates import Activity, Gate, GateArrays, Place
 
-SHOWN: Final = {"character": 72, "word": 30}  # most tokens in a heat map
+SHOWN: Final = {"character": 72, "word": 30, "token": 40}  # most tokens in a heat map
 ROWS: Final = 48  # most units in a heat map
 LETTERS: Final = 7.5  # points, the size of the tokens
 WIDE: Final = 0.2  # inches; a wider character is rotated
@@ -108,10 +108,10 @@ def evenly_spaced(count: int, most: int) -> np.ndarray:
 def _columns(labels: list[str], unit: str) -> tuple[list[str], list[bool]]:
     """Return the first ``labels`` that fit, and for each of them whether it is rotated.
 
-    Words are rotated. At character level, labels wider than WIDE are, such as code points.
+    At character level, labels wider than WIDE are rotated, such as code points, otherwise all.
     """
     widths = [width_of(label, LETTERS, MONO) for label in labels]
-    turned = [unit == "word" or width > WIDE for width in widths]
+    turned = [unit != "character" or width > WIDE for width in widths]
     needed = max(
         height_of(label, LETTERS, MONO) if turn else width
         for label, width, turn in zip(labels, widths, turned, strict=True)
@@ -182,7 +182,8 @@ def time_constants(
 def activity(looks: Mapping[str, Look], measured: Mapping[str, Activity]) -> bytes:
     """Draw the mean of each gate at word starts, inside words and at spaces.
 
-    At word level there are no such places, and the picture is a notice. Returns a PNG.
+    If the tokens are not characters, there are no such places, and the picture is a notice. Returns
+    a PNG.
     """
     if not all(one.split("train") for one in measured.values()):
         return notice(findings.activity(measured))

@@ -34,8 +34,9 @@ BELOW: Final = 0.36  # distance of the single seeds below the mean, in rows
 def held_out(looks: Mapping[str, Look], summary: Summary, unit: str) -> bytes:
     """Draw bits per token on each split, one row per predictor, the best on validation on top.
 
-    A token is a ``unit``, which is a character or a word. Single seeds are below the mean of a
-    model, all of up to three seeds, otherwise the lowest, median and highest. Returns a PNG.
+    A token is a ``unit``, which is a character, a word or a token of byte pairs. Single seeds
+    are below the mean of a model, all of up to three seeds, otherwise the lowest, median and
+    highest. Returns a PNG.
     """
     models, seeds = summary.models, len(summary.seeds)
     bits = {split: findings.bits_per_token(summary, split) for split in SPLIT_NAMES}

@@ -144,8 +144,8 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 def where_uncertain(looks: Mapping[str, Look], uncertainty: Mapping[str, Uncertainty]) -> bytes:
     """Draw reached and expected perplexity by place in the word and kind of character.
 
-    The upper row is validation, the lower training. At word level there is one panel per split,
-    for the whole split. Returns a PNG.
+    The upper row is validation, the lower training. If the tokens are not characters, there is
+    one panel per split, for the whole split. Returns a PNG.
     """
     panels: list[tuple[str, Mapping[str, str], str]] = [
         (part, labels, title)
@@ -153,7 +153,7 @@ def where_uncertain(looks: Mapping[str, Look], uncertainty: Mapping[str, Uncerta
         if _present(uncertainty, part, labels)
     ]
     figure = empty_figure(height=6.4 if panels else 4.6)
-    panels = panels or [("", {}, "(at word level a token has neither place nor kind)")]
+    panels = panels or [("", {}, "(only characters have a place and a kind)")]
     present = [_present(uncertainty, part, labels) for part, labels, _ in panels]
     present[0] = ["all", *present[0]]
     widths = [max(len(groups), 2) for groups in present]
@@ -187,7 +187,7 @@ def where_uncertain(looks: Mapping[str, Look], uncertainty: Mapping[str, Uncerta
 
 
 def _groups(measured: SplitUncertainty, part: str) -> dict[str, Group]:
-    """Return the groups ``position_in_word`` or ``character_class``; none at word level."""
+    """Return the groups ``position_in_word`` or ``character_class``; none without characters."""
     found: Any = getattr(measured, part) if part else None
     return dict(found or {})
 

@@ -1,6 +1,6 @@
 /* The passage to explore. The element #data holds this JSON document:
 
-   unit        the name of a token: character or word
+   unit        the name of a token: character, word or token
    lineBreak   the sign for a line break
    space       the sign for a space
    scaleTop    the surprise, in bits, at the end of the colour scale
@@ -74,6 +74,7 @@
     passage.setAttribute("aria-label", `${split === "train" ? "Training" : "Validation"} text`);
     passage.replaceChildren();
     for (const token of tokens) {
+      if (token.textContent.length > 1 && token.textContent.startsWith(data.space)) passage.append(make("wbr"));
       passage.append(token);
       if (token.textContent === data.lineBreak) passage.append(make("br"));
       else if (words) passage.append(" ");
