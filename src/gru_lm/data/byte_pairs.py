@@ -25,7 +25,7 @@ Merge = tuple[str, str]  # the two tokens that are joined
 # A line break; letters, up to three digits, or other characters, with one space before them; spaces
 # up to the last before a word. \p{M} are accents and vowel signs that are characters of their own.
 WORD: Final = r"\n| ?[\p{L}\p{M}]+| ?\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}]+|[^\S\n]+(?!\S)|[^\S\n]"
-KNOWN_WORDS: Final = 1 << 19  # of which the numbers are kept
+KNOWN_WORDS: Final = 1 << 18  # of which the numbers are kept
 
 
 def words(text: str) -> list[str]:

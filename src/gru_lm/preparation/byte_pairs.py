@@ -17,6 +17,7 @@ from gru_lm.data.vocabulary import Vocabulary
 LEARNED: Final = 1 << 24  # characters, at most, from which merges are learned
 BLOCK: Final = 1 << 16  # characters of a text that are used, or left out, together
 READ: Final = 1 << 22  # bytes read at a time
+WORDS: Final = 1 << 17  # different ones, at most, from which merges are learned
 RARE: Final = 2  # two neighbours that occur together less often are not merged
 
 
@@ -27,7 +28,8 @@ def learn_merges(
 
     ``texts`` join to the text, of which the first ``characters`` are used. If it is longer than
     ``LEARNED``, blocks at equal distances are used. Each merge joins the two neighbours that occur
-    most often within words. Words with characters outside ``alphabet`` are left out. There are
+    most often within words. Words with characters outside ``alphabet`` are left out, and so are
+    further words after ``WORDS`` different ones, which a text without spaces can have. There are
     fewer merges if no other neighbours occur twice.
 
     Raises UserError if ``vocab_size`` leaves no place for a merge.
@@ -40,20 +42,26 @@ def learn_merges(
             "different characters with <unk> and the reserved tokens (prepare.min_freq leaves out "
             "rare characters)"
         )
-    known = frozenset(token for token in alphabet.tokens if len(token) == 1)
+    letters = frozenset(token for token in alphabet.tokens if len(token) == 1)
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - (len(alphabet) - len(known)),
+        vocab_size=vocab_size - (len(alphabet) - len(letters)),
         min_frequency=RARE,
-        initial_alphabet=sorted(known),
+        initial_alphabet=sorted(letters),
         show_progress=False,
     )
     tokenizer = Tokenizer(models.BPE())
+    known: set[str] = set()
+
+    def of_known(found: Iterable[str]) -> Iterator[str]:
+        for word in found:
+            if word not in known:
+                if len(known) == WORDS or not letters.issuperset(word):
+                    continue
+                known.add(word)
+            yield word
+
     tokenizer.train_from_iterator(
-        (
-            [word for word in found if known.issuperset(word)]
-            for found in words_in_pieces(_blocks(texts, characters))
-        ),
-        trainer,
+        ([*of_known(found)] for found in words_in_pieces(_blocks(texts, characters))), trainer
     )
     return [(left, right) for left, right in json.loads(tokenizer.to_str())["model"]["merges"]]
 
