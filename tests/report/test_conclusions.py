@@ -4,6 +4,7 @@ import pytest
 from examples import model_summary, summary, training
 
 from gru_lm.report import conclusions
+from gru_lm.results.scores import Score, Scores
 from gru_lm.results.seeds import Summary
 from gru_lm.results.training import Best
 
@@ -109,3 +110,17 @@ def test_scores_are_of_kept_weights(selected, text):
     by_step = one.model_copy(update={"axis": "step"})
     steps = text.replace("epoch", "step").replace(str(selected), str(9 * selected))
     assert conclusions.kept({"a": by_step}) == steps
+
+
+def test_bits_per_character_are_given_with_byte_pairs():
+    def scores(**characters):
+        one = Score(perplexity=4.0, bits_per_token=2.0, tokens=100, **characters)
+        return {"a": Scores(train=one, val=one, test=one)}
+
+    assert conclusions.by_character(results(5.0, 6.0), scores()) == ""
+    of = scores(bits_per_character=0.8, characters=250)
+    assert conclusions.by_character(results(5.0, 6.0), of).startswith(
+        "A token of the validation split has 2.50 characters on average, so the models take "
+        "2.00\u20132.40 bits per character there."
+    )
+    assert "so a takes 2.00 bits per character" in conclusions.by_character(results(5.0), of)

@@ -49,6 +49,7 @@ def test_pictures_have_common_width(looks):
         (["a"] * 3, "character"),
         (["$", "\n", "\t", "é", "ж", "\u0301", "\u00a0"] * 5, "character"),
         (["incomprehensibilities", "$x$", "a"] * 30, "word"),
+        ([" the", "$", "\n", "  ", " traveller"] * 20, "token"),
     ],
 )
 def test_heat_map_of_any_text(tokens, unit):
