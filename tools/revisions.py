@@ -217,9 +217,17 @@ class Revision:
 
     def bits_per_character(self, variant: str, split: str) -> float | None:
         """Return the variant's bits per character on ``split``, None if a token is a word."""
-        tokens = self.params.get("prepare.tokens")
-        of = {"char": "bits_per_token", "bpe": "bits_per_character"}.get(str(tokens))
+        of = {"char": "bits_per_token", "bpe": "bits_per_character"}.get(self._tokens)
         return None if of is None else self.metric("evaluate", variant, f"{split}.{of}")
+
+    def characters(self, variant: str, split: str) -> float | None:
+        """Return the number of characters predicted on ``split``, None if a token is a word."""
+        of = {"char": "tokens", "bpe": "characters"}.get(self._tokens)
+        return None if of is None else self.metric("evaluate", variant, f"{split}.{of}")
+
+    @property
+    def _tokens(self) -> str:
+        return str(self.params.get("prepare.tokens"))
 
     def perplexities(self, variant: str, split: str) -> dict[int, float]:
         """Return the variant's exact perplexity on ``split`` by seed, with train.seed first.

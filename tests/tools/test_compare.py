@@ -207,17 +207,21 @@ def test_names_and_params_are_code(repository: Repository, tmp_path: Path) -> No
 
 
 def with_tokens(
-    repository: Repository, name: str, prepare: dict[str, object], bits: float, **params: object
+    repository: Repository,
+    name: str,
+    prepare: dict[str, object],
+    bits: float,
+    characters: int = 298,
 ) -> None:
     """Make an experiment with these ``bits`` per character on validation and test."""
     seed = {"train": {"lr": 1.0, "seed": 0}}
     given = {"normalize": "none", "split": {"train": 0.8}, **prepare}
-    repository.results({"scratch": (9.0, 9.0)}, {**seed, "prepare": given, **params}, data=name)
+    repository.results({"scratch": (9.0, 9.0)}, {**seed, "prepare": given}, data=name)
     measured = {"perplexity": 9.0, "bits_per_token": 3 * bits, "tokens": 100}
     if prepare["tokens"] == "bpe":
-        measured |= {"bits_per_character": bits, "characters": 300}
+        measured |= {"bits_per_character": bits, "characters": characters}
     else:
-        measured["bits_per_token"] = bits
+        measured |= {"bits_per_token": bits, "tokens": 300}
     repository.write("metrics/evaluate/scratch.json", {"val": measured, "test": measured})
     repository.experiment(name)
 
@@ -254,23 +258,23 @@ def test_characters_and_byte_pairs_are_compared_by_character(
 
 
 @pytest.mark.parametrize(
-    "prepare, params",
+    "prepare, characters",
     [
-        ({"tokens": "word"}, {}),
-        ({**PAIRS, "split": {"train": 0.7}}, {}),
-        ({**PAIRS, "normalize": "letters"}, {}),
-        ({**PAIRS, "min_freq": 3}, {}),
-        ({"tokens": "char", "max_tokens": 20}, {}),
-        (PAIRS, {"evaluate": {"max_tokens": 50}}),
+        ({"tokens": "word"}, 300),
+        ({**PAIRS, "split": {"train": 0.7}}, 300),
+        ({**PAIRS, "normalize": "letters"}, 300),
+        ({**PAIRS, "min_freq": 3}, 300),
+        ({"tokens": "char", "max_tokens": 20}, 300),
+        (PAIRS, 500),  # evaluate.max_tokens
     ],
 )
 def test_other_texts_are_not_compared_by_character(
     prepare: dict[str, object],
-    params: dict[str, object],
+    characters: int,
     committed: Repository,
     tmp_path: Path,
 ) -> None:
     with_tokens(committed, "characters", CHARACTERS, 2.25)
-    with_tokens(committed, "other", prepare, 2.0, **params)
+    with_tokens(committed, "other", prepare, 2.0, characters)
     with pytest.raises(UserError, match="not comparable: characters has prepare"):
         compare.compare(["characters", "other"], "val", tmp_path / "refused")
