@@ -193,3 +193,14 @@ def test_memory_of_pieces_is_bounded():
     assert sizes == {"train": len(vocabulary.split(STORY * 50))}
     found = list(itertools.chain(*(piece.tolist() for _, piece in numbers)))
     assert vocabulary.decode(found) == STORY * 50
+
+
+def test_error_of_the_text_is_passed_on():
+    """The library that learns calls back into Python for the text."""
+
+    def texts():
+        yield "ab ab "
+        raise UserError("the text was changed while it was read")
+
+    with pytest.raises(UserError, match="was changed while"):
+        learn_merges(texts(), 100, Vocabulary(("<unk>", *"ab "), "bpe"), 20)

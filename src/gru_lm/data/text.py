@@ -12,11 +12,8 @@ from gru_lm.core.reading import decode_text, read_bytes, with_newlines
 Normalize = Literal["letters", "none"]
 TokenLevel = Literal["char", "word", "bpe"]
 
-SEPARATORS: dict[TokenLevel, str] = {
-    "char": "",
-    "word": " ",
-    "bpe": "",
-}  # between two tokens of a text
+# Between two tokens of a text.
+SEPARATORS: dict[TokenLevel, str] = {"char": "", "word": " ", "bpe": ""}
 
 LARGEST = 10**11  # bytes of a corpus that is read at once
 LONGEST_WORD = 1_000_000  # characters

@@ -42,9 +42,8 @@ def generate(
 
     ``excluded`` are the numbers of tokens that are never generated. Generation ends early when the
     generated text, without the prefix, contains ``stop``; what the last token has after it is cut
-    off. ``observe`` is called with the text of
-    the prefix and then with that of each token, including the space before a word, as soon as it
-    is known. Joined, these texts are the result.
+    off. ``observe`` is called with the text of the prefix and then with that of each token,
+    including the space before a word, as soon as it is known. Joined, these texts are the result.
 
     Raises UserError if the prefix has no tokens, if the model cannot write ``stop``, or if a logit
     is not finite. Raises ValueError if ``length`` is below 0, ``temperature`` is not above 0,
