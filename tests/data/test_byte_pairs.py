@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from gru_lm.core.errors import UserError
 from gru_lm.data import byte_pairs as module
-from gru_lm.data.byte_pairs import BytePairs, words, words_in_pieces
+from gru_lm.data.byte_pairs import BytePairs, words
+from gru_lm.data.text import words_in_pieces
 from gru_lm.data.vocabulary import Vocabulary
 
 few = settings(deadline=None, max_examples=200)
@@ -44,14 +45,14 @@ def test_words_join_to_text_however_it_is_cut(text, places):
     assert all(word == "\n" or "\n" not in word for word in found)
     ends = sorted({place % (len(text) + 1) for place in places} | {len(text)})
     pieces = [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-    assert list(itertools.chain(*words_in_pieces(pieces))) == found
+    assert list(itertools.chain(*words_in_pieces(pieces, words))) == found
 
 
 def test_endless_word_is_refused(monkeypatch):
-    monkeypatch.setattr(module, "LONGEST_WORD", 100)
-    assert list(words_in_pieces(["a" * 50] * 2)) == [[], [], ["a" * 100]]
-    with pytest.raises(UserError, match=r"over 100 characters .* set prepare\.tokens to char"):
-        list(words_in_pieces(["a" * 50] * 3))
+    monkeypatch.setattr("gru_lm.data.text.LONGEST_WORD", 100)
+    assert list(words_in_pieces(["a" * 50] * 2, words)) == [[], [], ["a" * 100]]
+    with pytest.raises(UserError, match=r"over 100 characters: set prepare\.tokens to char"):
+        list(words_in_pieces(["a" * 50] * 3, words))
 
 
 def merged(word, merges):

@@ -133,6 +133,7 @@ def test_bits_per_character_are_measured_with_byte_pairs(tmp_path, project):
     lengths = tokens[1:].sum()  # the number of a token is its length
     assert found.characters == lengths > found.tokens == 89
     assert found.bits_per_character == pytest.approx(found.bits_per_token * 89 / lengths)
+    assert found.perplexity_per_character == pytest.approx(2**found.bits_per_character)
     headline = json.loads(Path("metrics/scratch.json").read_text("utf-8"))
     assert headline["val_bits_per_character"] == found.bits_per_character
 

@@ -106,7 +106,7 @@ def test_share_of_dropped_letters_in_pieces():
 
 
 def test_word_of_a_million_characters_is_refused(monkeypatch):
-    monkeypatch.setattr(module, "LONGEST_WORD", 10)
+    monkeypatch.setattr("gru_lm.data.text.LONGEST_WORD", 10)
     assert corpus_of(lambda: ["a" * 5, "a" * 5], "none", "word").count() == {"a" * 10: 1}
     for normalize in ("letters", "none"):
         with pytest.raises(

@@ -11,14 +11,11 @@ Units, arXiv:1508.07909. It is computed by the library ``tokenizers`` of Hugging
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Final
 
 import numpy as np
-
-from gru_lm.core.errors import UserError
-from gru_lm.data.text import LONGEST_WORD
 
 Merge = tuple[str, str]  # the two tokens that are joined
 
@@ -34,24 +31,6 @@ def words(text: str) -> list[str]:
 
     found: list[str] = regex.findall(WORD, text)
     return found
-
-
-def words_in_pieces(pieces: Iterable[str]) -> Iterator[list[str]]:
-    """Yield the ``words`` of the text that ``pieces`` join to, in lists.
-
-    Raises UserError for a word of over a million characters.
-    """
-    held = ""
-    for piece in pieces:
-        found = words(held + piece)
-        held = found.pop() if found else ""  # the next piece can continue or cut it
-        if len(held) > LONGEST_WORD:
-            raise UserError(
-                f"a run of letters or other signs has over {LONGEST_WORD:,} characters without a "
-                "space between them: set prepare.tokens to char"
-            )
-        yield found
-    yield [held] if held else []
 
 
 class BytePairs:

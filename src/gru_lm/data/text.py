@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
-from gru_lm.core.errors import require_one_of
+from gru_lm.core.errors import UserError, require_one_of
 from gru_lm.core.reading import decode_text, read_bytes, with_newlines
 
 Normalize = Literal["letters", "none"]
@@ -56,6 +57,28 @@ def tokenize(text: str, normalize: Normalize, level: TokenLevel) -> list[str]:
     if level == "char":
         return list("".join(lines))
     return [word for line in lines for word in line.split()]
+
+
+def words_in_pieces(
+    pieces: Iterable[str], split: Callable[[str], list[str]] = str.split
+) -> Iterator[list[str]]:
+    """Yield the words of the text that ``pieces`` join to, in lists. ``split`` splits a text.
+
+    The last word of a piece can go on in the next one, so it is held back. Raises UserError for a
+    word of over a million characters.
+    """
+    held = ""
+    for piece in pieces:
+        text = held + piece
+        words = split(text)
+        held = words.pop() if words and text.endswith(words[-1]) else ""
+        if len(held) > LONGEST_WORD:
+            raise UserError(
+                f"the text has a word of over {LONGEST_WORD:,} characters: set prepare.tokens to "
+                "char, or use a text with spaces between the words"
+            )
+        yield words
+    yield [held] if held else []
 
 
 def normalized_fragment(text: str, normalize: Normalize) -> str:

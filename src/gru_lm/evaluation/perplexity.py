@@ -31,7 +31,8 @@ class Score:
     def as_metrics(self, characters: int | None = None) -> dict[str, float | int]:
         """Return perplexity, bits per token and the number of tokens.
 
-        With the number of ``characters`` in the tokens, also that number and bits per character.
+        With the number of ``characters`` in the tokens, also that number, and perplexity and bits
+        per character.
 
         Raises UserError if the perplexity is not finite, as after a diverged training, and
         ValueError without tokens.
@@ -49,6 +50,7 @@ class Score:
             "tokens": self.tokens,
         }
         if characters is not None:
+            metrics["perplexity_per_character"] = math.exp(self.nats / characters)
             metrics["bits_per_character"] = self.nats / math.log(2) / characters
             metrics["characters"] = characters
         return metrics

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from gru_lm.core.errors import UserError
-from gru_lm.data.byte_pairs import words_in_pieces
-from gru_lm.data.text import LONGEST_WORD, Normalize, TokenLevel
+from gru_lm.data.byte_pairs import words
+from gru_lm.data.text import LONGEST_WORD, Normalize, TokenLevel, words_in_pieces
 from gru_lm.data.vocabulary import Vocabulary
 
 
@@ -36,8 +36,8 @@ def tokens_by_line(
             yield "".join(characters)
 
     place = 0
-    for words in words_in_pieces(texts()):
-        for token in vocabulary.split_words(words):
+    for found in words_in_pieces(texts(), words):
+        for token in vocabulary.split_words(found):
             while ends[0][1] <= place:
                 ends.popleft()
             yield ends[0][0], [token]

@@ -14,10 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self, cast
 
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from gru_lm.core.errors import DamagedFile, UnusableFile, UserError, require_at_least
@@ -163,7 +164,7 @@ class LanguageModel(nn.Module, ABC):
                     "train.clip_norm"
                 )
         tensors = {name: weight.detach().cpu() for name, weight in weights.items()}
-        data = safetensors.torch.save(tensors)
+        data = to_bytes(tensors)
         write_bytes(folder / WEIGHTS, data)
         write_json(
             folder / CONFIG,
@@ -237,7 +238,7 @@ def tensors_in(data: bytes) -> dict[str, Tensor]:
     Raises ValueError if it is damaged, or has a type of numbers that is unknown.
     """
     try:
-        return safetensors.torch.load(data)
+        return from_bytes(data)
     except SafetensorError as error:
         raise ValueError(str(error)) from None
     except KeyError as error:

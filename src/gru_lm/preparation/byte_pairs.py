@@ -11,7 +11,8 @@ from typing import IO, Final
 import numpy as np
 
 from gru_lm.core.errors import UserError
-from gru_lm.data.byte_pairs import Merge, words_in_pieces
+from gru_lm.data.byte_pairs import Merge, words
+from gru_lm.data.text import words_in_pieces
 from gru_lm.data.vocabulary import Vocabulary
 
 LEARNED: Final = 1 << 24  # characters, at most, from which merges are learned
@@ -60,9 +61,8 @@ def learn_merges(
                 known.add(word)
             yield word
 
-    tokenizer.train_from_iterator(
-        ([*of_known(found)] for found in words_in_pieces(_blocks(texts, characters))), trainer
-    )
+    learned = words_in_pieces(_blocks(texts, characters), words)
+    tokenizer.train_from_iterator(([*of_known(found)] for found in learned), trainer)
     return [(left, right) for left, right in json.loads(tokenizer.to_str())["model"]["merges"]]
 
 
@@ -93,7 +93,7 @@ def encode_splits(
     """
     sizes: dict[str, int] = {}
     for name, of_split in groupby(parts, itemgetter(0)):
-        for found in words_in_pieces(text for _, text in of_split):
+        for found in words_in_pieces((text for _, text in of_split), words):
             numbers = vocabulary.encode_words(found)
             sizes[name] = sizes.get(name, 0) + len(numbers)
             scratch.write(numbers.tobytes())

@@ -17,7 +17,7 @@ import numpy as np
 
 from gru_lm.core.errors import UserError
 from gru_lm.core.reading import ANY, decoded_pieces, opened
-from gru_lm.data.text import LONGEST_WORD, Normalize, TokenLevel
+from gru_lm.data.text import Normalize, TokenLevel, words_in_pieces
 from gru_lm.data.vocabulary import Vocabulary
 
 PIECE = 1 << 18  # bytes of the text read at a time
@@ -143,7 +143,7 @@ class Corpus:
             pieces = self._pieces()
             if self._normalize == "letters":
                 pieces = (lines.decode("ascii") for lines in self._lines_of_letters())
-            for words in _words(pieces):
+            for words in words_in_pieces(pieces):
                 codes = map(self._words.__getitem__, words)
                 self.scratch.write(np.fromiter(codes, np.uint32, len(words)).tobytes())
                 if len(self._words) > MOST_WORDS:
@@ -231,22 +231,6 @@ def _without_blanks(text: np.ndarray) -> np.ndarray:
     starts, line_ends = np.flatnonzero(first), np.flatnonzero(text == ord("\n"))
     first[starts[np.searchsorted(starts, line_ends, "right") - 1]] = False
     return text[letter | first]
-
-
-def _words(pieces: Iterable[str]) -> Iterator[list[str]]:
-    """Yield the words of a text in lists. A word can be split between two pieces."""
-    held = ""
-    for piece in pieces:
-        text = held + piece
-        words = text.split()
-        held = words.pop() if words and not text[-1].isspace() else ""
-        if len(held) > LONGEST_WORD:
-            raise UserError(
-                f"a word of the corpus has over {LONGEST_WORD:,} characters: set prepare.tokens to "
-                "char, or use a text with spaces between the words"
-            )
-        yield words
-    yield [held] if held else []
 
 
 def _first(pieces: Iterable[Any], count: int | None) -> Iterator[Any]:

@@ -12,19 +12,22 @@ from gru_lm.results import NotNegative, Perplexity, Positive, Result
 class Score(Result):
     """Perplexity, bits per token and the number of tokens of one split.
 
-    The bits per character and the number of characters are in the file only with byte pairs: bits
-    per token cannot be compared between texts cut into different tokens.
+    The measures per character and the number of characters are in the file only with byte pairs:
+    those per token cannot be compared between texts cut into different tokens.
     """
 
     perplexity: Perplexity
     bits_per_token: NotNegative
     tokens: Positive
+    perplexity_per_character: Perplexity | None = None
     bits_per_character: NotNegative | None = None
     characters: Positive | None = None
 
     @model_serializer(mode="wrap")
     def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_none(dump(self), "bits_per_character", "characters")
+        return _without_none(
+            dump(self), "perplexity_per_character", "bits_per_character", "characters"
+        )
 
 
 class Blocks(Result):
