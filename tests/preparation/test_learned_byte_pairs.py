@@ -2,7 +2,10 @@
 
 import io
 import itertools
+import tempfile
+import tracemalloc
 from collections import Counter
+from itertools import repeat
 
 import pytest
 from hypothesis import given, settings
@@ -174,25 +177,20 @@ def test_vocabulary_is_loaded_with_its_merges(tmp_path):
     assert len(loaded.encode(text)) < len(text)
 
 
-def test_memory_of_pieces_is_bounded():
-    """Only the different words and one piece are in memory, and not the text."""
-    read = 0
-
-    def pieces():
-        nonlocal read
-        for _ in range(50):
-            read += 1
-            yield STORY
-
-    alphabet = Vocabulary.build(STORY, "bpe")
-    parts = (("train", piece) for piece in pieces())
-    vocabulary = alphabet.with_merges(learned(STORY, 60))
-    scratch = io.BytesIO()
-    sizes, numbers = module.encode_splits(parts, vocabulary, scratch)
-    assert read == 50
-    assert sizes == {"train": len(vocabulary.split(STORY * 50))}
-    found = list(itertools.chain(*(piece.tolist() for _, piece in numbers)))
-    assert vocabulary.decode(found) == STORY * 50
+def test_memory_does_not_grow_with_text(monkeypatch):
+    monkeypatch.setattr(module, "READ", 1 << 12)
+    vocabulary = Vocabulary.build(STORY, "bpe").with_merges(learned(STORY, 60))
+    peaks = []
+    for number in (200, 1600):
+        with tempfile.TemporaryFile() as scratch:
+            tracemalloc.start()
+            parts = repeat(("train", STORY), number)
+            sizes, numbers = module.encode_splits(parts, vocabulary, scratch)
+            total = sum(len(piece) for _, piece in numbers)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        assert total == sizes["train"] == len(vocabulary.split(STORY * number))
+    assert peaks[1] < 1.3 * peaks[0]
 
 
 def test_error_of_the_text_is_passed_on():
